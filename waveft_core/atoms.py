@@ -1,0 +1,183 @@
+"""THE definition of the atoms: what one coefficient of C is worth in dW.
+
+    dW = D_m^T C D_n          C [M, N],  dW [m, n]           (paper section 3, equation 3)
+
+Coefficient (i, j) is worth the outer product of column i of D_m^T and column j of D_n^T: two short filters, so k*k
+entries of dW for filters of length k.  With C cut into quadrants,
+
+    C = [[aa, ad],        first letter: rows, second: columns;  a = low-pass, d = high-pass
+         [da, dd]]
+
+the first M/2 rows use the low-pass filter and the others the high-pass one, likewise for columns.  Training, merging,
+dense dW and gradients all read these atoms; nothing else in the project knows what a wavelet is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pywt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import WaveFTError
+
+IDENTITY = "identity"
+MODES = ("periodization", "zero")
+
+
+@lru_cache(maxsize=1)
+def wavelets() -> tuple[str, ...]:
+    """Returns every wavelet that the format knows: PyWavelets' db, sym and coif families, and `identity`."""
+    return (*(name for family in ("db", "sym", "coif") for name in pywt.wavelist(family)), IDENTITY)
+
+
+def check_wavelet(wavelet: object, mode: object) -> None:
+    """Refuses what is no wavelet or mode of the format.
+
+    Raises:
+        WaveFTError: naming what was expected.
+    """
+    if wavelet not in wavelets():
+        hint = ' Use "db1".' if wavelet == "haar" else ""
+        raise WaveFTError(
+            f"wavelet: expected one of PyWavelets' db1..db38, sym2..sym20, coif1..coif17 or identity, got {wavelet!r}.{hint}"
+        )
+    if mode not in MODES:
+        raise WaveFTError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}.")
+    if wavelet == IDENTITY and mode != "periodization":
+        raise WaveFTError(f'mode: expected "periodization" with wavelet "identity", got {mode!r}.')
+
+
+@lru_cache(maxsize=128)
+def filters(wavelet: str) -> np.ndarray:
+    """Returns the synthesis filters, low-pass first, [2, k] float64: PyWavelets' `rec_lo` and `rec_hi`."""
+    if wavelet == IDENTITY:
+        return np.ones((1, 1))
+    found = pywt.Wavelet(wavelet)
+    taps = np.array([found.rec_lo, found.rec_hi])
+    taps.flags.writeable = False
+    return taps
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One side of the transform: D [count, size], a row per coefficient, `k` taps in each.
+
+    Attributes:
+        size: length of the weight's axis (m or n).
+        count: number of coefficients along it (M or N).
+        positions: [count, k] int64, the entry that each tap falls on; -1 where it falls outside and is cropped.
+        taps: [count, k] float64, zero where cropped.
+    """
+
+    wavelet: str
+    mode: str
+    size: int
+    count: int
+    positions: np.ndarray
+    taps: np.ndarray
+
+    def analyze(self, x: Tensor) -> Tensor:
+        """Returns `D x` of every row of `x` [T, size], transposed: [count, T], in x's dtype.
+
+        Transposed because the gradient's dot products run over tokens.  The band's filter is applied as strided adds
+        (the polyphase form), never as a matrix, and straight into the transposed result: one pass over memory a tap.
+        """
+        if self.wavelet == IDENTITY:
+            return x.t().contiguous()
+        bank = filters(self.wavelet)
+        k, half = bank.shape[1], self.count // 2
+        padded = self._padded(x, k, 2 * half)
+        out = x.new_empty(self.count, x.shape[0])
+        for band, taps in enumerate(bank):
+            part = out[band * half : (band + 1) * half]
+            phases = [padded[:, t : t + 2 * half - 1 : 2].t() for t in range(k)]  # each [half, T], no copy
+            order = np.argsort(-np.abs(taps), kind="stable")  # the largest tap leads, so no ratio exceeds 1
+            lead, second = int(order[0]), int(order[1])
+            torch.add(phases[lead], phases[second], alpha=taps[second] / taps[lead], out=part)
+            for t in order[2:]:
+                part.add_(phases[t], alpha=taps[t] / taps[lead])
+            part.mul_(float(taps[lead]))
+        return out
+
+    def _padded(self, x: Tensor, k: int, length: int) -> Tensor:
+        """Returns x with what the filter's taps see beyond its ends: [T, length + k - 2]."""
+        if self.mode == "zero":
+            return F.pad(x, (k - 2, length - self.size)) if (k > 2 or length > self.size) else x
+        if k == 2:
+            return x
+        source = np.arange(length + k - 2) - (k // 2 - 1)
+        return x.index_select(1, torch.from_numpy(source % self.size).to(x.device))
+
+
+def coefficient_count(wavelet: str, mode: str, size: int) -> int:
+    """Returns how many coefficients an axis of `size` entries has (M from m, N from n)."""
+    if mode == "zero":
+        return 2 * ((size + filters(wavelet).shape[1] - 1) // 2)
+    return size
+
+
+def coeffs_shape(wavelet: str, mode: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Returns (M, N), the shape of C for a weight of `shape`.
+
+    Raises:
+        WaveFTError: an odd size under periodization.
+    """
+    m, n = matrix_shape(shape)
+    if wavelet != IDENTITY and mode == "periodization" and (m % 2 or n % 2):
+        raise WaveFTError(
+            f"weight shape {list(shape)}: expected even sizes under periodization, got [{m}, {n}]. "
+            'Leave the layer out, or use mode = "zero".'
+        )
+    return coefficient_count(wavelet, mode, m), coefficient_count(wavelet, mode, n)
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Returns (m, n) of a weight: a convolution [out, in, kh, kw] is seen as [out, in*kh*kw]."""
+    m, *rest = shape
+    return m, int(np.prod(rest, dtype=np.int64))
+
+
+@lru_cache(maxsize=256)
+def axis(wavelet: str, mode: str, size: int) -> Axis:
+    """Returns one side of the transform; `pywt.idwt(..., mode)` of a unit coefficient gives the same taps."""
+    bank = filters(wavelet)
+    k = bank.shape[1]
+    count = coefficient_count(wavelet, mode, size)
+    if wavelet == IDENTITY:
+        return Axis(wavelet, mode, size, count, np.arange(size)[:, None], np.ones((size, 1)))
+    start = 2 * np.arange(count // 2)[:, None] + np.arange(k)  # [count/2, k]
+    if mode == "periodization":
+        places = (start - (k // 2 - 1)) % size
+        inside = np.ones_like(places, dtype=bool)
+    else:
+        places = start - (k - 2)
+        inside = (places >= 0) & (places < size)
+    positions = np.tile(np.where(inside, places, -1), (2, 1))
+    taps = np.concatenate([np.where(inside, bank[band], 0.0) for band in (0, 1)])
+    return Axis(wavelet, mode, size, count, positions, taps)
+
+
+def atoms(
+    wavelet: str, mode: str, shape: tuple[int, ...], indices: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where each coefficient's atom lies and its entries, coefficient by coefficient.
+
+    Args:
+        indices: [p] flat in C.
+
+    Returns:
+        entries [p, k*k] int64, flat in the weight, -1 where cropped; taps [p, k*k] float64.
+    """
+    m, n = matrix_shape(shape)
+    across = coeffs_shape(wavelet, mode, shape)[1]
+    rows, columns = axis(wavelet, mode, m), axis(wavelet, mode, n)
+    i, j = np.divmod(indices.astype(np.int64), across)
+    row, column = rows.positions[i][:, :, None], columns.positions[j][:, None, :]  # [p, k, 1], [p, 1, k]
+    entries = np.where((row < 0) | (column < 0), -1, row * n + column)
+    taps = rows.taps[i][:, :, None] * columns.taps[j][:, None, :]
+    return entries.reshape(len(indices), -1), taps.reshape(len(indices), -1)

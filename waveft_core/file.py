@@ -1,0 +1,203 @@
+"""The adapter's file: load and save, as docs/format.md says."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .adapter import FILE_DTYPES, Adapter, Layer, check_layer
+from .errors import Refusal, listed
+from .header import HEADER, Header, parse_header
+
+PARTS = ("waveft_indices", "waveft_shape", "waveft_values")
+_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int32: "I32", torch.uint8: "U8"}
+
+
+def load(path: str | os.PathLike[str]) -> Adapter:
+    """Returns the adapter in the file at `path`, its tensors on the CPU and copied off the file.
+
+    Raises:
+        WaveFTError: no such file, or anything that docs/format.md says a reader must refuse.
+    """
+    with _opened(path) as file:
+        fail = Refusal(path)
+        metadata = file.metadata() or {}
+        names = list(file.keys())
+        slices = {name: file.get_slice(name) for name in names}
+        header = _header_of(file, slices, metadata, fail)
+        _check_rules(names, fail)
+        for name in names:  # before anything is read: dtype and rank of every tensor
+            if name != HEADER:
+                _check_declared(name, slices[name].get_dtype(), slices[name].get_shape(), fail)
+        tensors = {name: file.get_tensor(name).clone() for name in names if name != HEADER}
+    return _assembled(header, tensors, metadata, str(path), fail)
+
+
+def from_tensors(tensors: Mapping[str, Tensor], source: str, metadata: Mapping[str, str] | None = None) -> Adapter:
+    """Returns the adapter that `tensors` hold: for loaders that hand on a file's tensors without its metadata.
+
+    Args:
+        tensors: by the file's names, the header tensor among them.
+        source: the file's name, for messages.
+
+    Raises:
+        WaveFTError: as `load`.
+    """
+    fail = Refusal(source)
+    if HEADER not in tensors:
+        raise fail(None, "tensors", f"a tensor {HEADER}", "none", "This is no WaveFT adapter.")
+    held = tensors[HEADER]
+    if held.dtype != torch.uint8 or held.dim() != 1:
+        raise fail(None, HEADER, "U8 [len]", f"{held.dtype} {list(held.shape)}", "The file is damaged.")
+    header = parse_header(held.cpu().numpy().tobytes(), metadata, fail)
+    _check_rules(tensors, fail)
+    for name, tensor in tensors.items():
+        if name != HEADER:
+            _check_declared(name, _NAMES.get(tensor.dtype, str(tensor.dtype)), list(tensor.shape), fail)
+    return _assembled(header, dict(tensors), metadata or {}, source, fail)
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns what the file says of itself, without reading any coefficient.
+
+    Returns:
+        the header's keys, and `layers` (their number), `coefficients` (in all), `metadata`.
+
+    Raises:
+        WaveFTError: not a WaveFT file, or a header that a reader must refuse.
+    """
+    with _opened(path) as file:
+        fail = Refusal(path)
+        metadata = file.metadata() or {}
+        names = list(file.keys())
+        slices = {name: file.get_slice(name) for name in names}
+        header = _header_of(file, slices, metadata, fail)
+        _check_rules(names, fail)
+        counts = [slices[name].get_shape()[0] for name in names if name.endswith(".waveft_values")]
+    rest = {key: value for key, value in metadata.items() if key != "waveft"}
+    return {**header.to_dict(), "layers": len(counts), "coefficients": sum(counts), "metadata": rest}
+
+
+def save(
+    adapter: Adapter,
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes `adapter` to `path`: whole or not at all, and the same adapter is the same bytes.
+
+    Args:
+        metadata: strings for the file's `__metadata__`, over the adapter's own.
+        dtype: of the values in the file: float32, float16 or bfloat16.
+
+    Raises:
+        WaveFTError: values that `dtype` cannot hold, or metadata that are not strings.
+        OSError: the folder is missing or not writable.
+    """
+    path = Path(path)
+    fail = Refusal(path)
+    strings = {**adapter.metadata, **(metadata or {}), "waveft": adapter.header.to_json()}
+    wrong = [key for key, value in strings.items() if not isinstance(value, str)]
+    if wrong:
+        raise fail(None, "metadata", "strings", f"other values under {listed(wrong)}", "Convert them with str() or json.")
+    if dtype not in FILE_DTYPES:
+        raise fail(None, "dtype", "float32, float16 or bfloat16", dtype, "Use float32.")
+    layers = {name: Layer(layer.values.to(dtype), layer.indices, layer.shape) for name, layer in adapter.layers.items()}
+    for name, layer in layers.items():
+        check_layer(name, layer, adapter.wavelet, adapter.mode, adapter.scaling, fail)
+    tensors = {HEADER: torch.tensor(list(adapter.header.to_json().encode()), dtype=torch.uint8)}
+    for name, layer in layers.items():
+        tensors[f"{name}.waveft_values"] = layer.values.cpu().contiguous()
+        tensors[f"{name}.waveft_indices"] = layer.indices.cpu().contiguous()
+        tensors[f"{name}.waveft_shape"] = torch.tensor(layer.shape, dtype=torch.int32)
+    write_atomically(path, _sorted_header(safetensors.torch.save(tensors, strings)))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes `content` to a temporary file beside `path`, syncs it and renames it: no reader sees half of one."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """Returns a safetensors file with its JSON header in sorted order; the library writes metadata in random order."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # safetensors' own padding: the data stays aligned to 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+
+
+def _opened(path: str | os.PathLike[str]) -> Any:
+    fail = Refusal(path)
+    if not Path(path).is_file():
+        raise fail(None, "file", "an existing .safetensors file", "no such file", "Check the path.")
+    try:
+        return safetensors.safe_open(path, framework="pt", device="cpu")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise fail(None, "file", "a whole safetensors file", str(error), "Copy or download it again.") from None
+
+
+def _header_of(file: Any, slices: Mapping[str, Any], metadata: Mapping[str, str], fail: Refusal) -> Header:
+    if HEADER not in slices:
+        raise fail(None, "tensors", f"a tensor {HEADER}", "none", "This is a safetensors file but no WaveFT adapter.")
+    held = slices[HEADER]
+    if held.get_dtype() != "U8" or len(held.get_shape()) != 1:
+        raise fail(None, HEADER, "U8 [len]", f"{held.get_dtype()} {held.get_shape()}", "The file is damaged.")
+    return parse_header(file.get_tensor(HEADER).numpy().tobytes(), metadata, fail)
+
+
+def _check_rules(names: Iterable[str], fail: Refusal) -> None:
+    """Refuses tensors under no rule of the format, and layers that lack one of their three."""
+    held: dict[str, set[str]] = {}
+    for name in names:
+        layer, dot, part = name.partition(".")
+        if name == HEADER:
+            continue
+        if not (layer and dot and part in PARTS):
+            raise fail(None, "tensors", "<layer>." + "|".join(PARTS), f'"{name}"', "It is no WaveFT file, or of a later version.")
+        held.setdefault(layer, set()).add(part)
+    for layer, parts in held.items():
+        if len(parts) != len(PARTS):
+            raise fail(layer, "tensors", ", ".join(PARTS), ", ".join(sorted(parts)), "The file is damaged.")
+
+
+def _check_declared(name: str, dtype: str, shape: list[int], fail: Refusal) -> None:
+    layer, _, part = name.partition(".")
+    expected = ("F32", "F16", "BF16") if part == "waveft_values" else ("I32",)
+    if dtype not in expected:
+        raise fail(layer, part, " or ".join(expected), dtype, "The file is damaged.")
+    if len(shape) != 1:
+        raise fail(layer, part, "one axis", f"shape {shape}", "The file is damaged.")
+
+
+def _assembled(header: Header, tensors: dict[str, Tensor], metadata: Mapping[str, str], source: str, fail: Refusal) -> Adapter:
+    layers = {}
+    for name in sorted(key.removesuffix(".waveft_values") for key in tensors if key.endswith(".waveft_values")):
+        shape = tensors[f"{name}.waveft_shape"].tolist()
+        layers[name] = Layer(tensors[f"{name}.waveft_values"], tensors[f"{name}.waveft_indices"], tuple(shape))
+    rest = {key: value for key, value in metadata.items() if key != "waveft"}
+    return Adapter(layers, header.wavelet, header.mode, header.scaling, header.locations, rest, source)

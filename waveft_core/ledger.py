@@ -1,0 +1,199 @@
+"""One ledger per weight: W0's original bits at the touched entries, and the updates that are active there.
+
+    entry = round(W0 + sum over active updates of factor * IDWT(C))      factor = scaling * strength
+
+in float32 (float64 on float64), rounded once to the weight's dtype.  Every attach, merge, change of strength, detach and
+undo, in any order, goes through here and rewrites the touched entries from their originals; when the last update leaves,
+W0 is back bit for bit.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from .errors import WaveFTError
+from .plan import Plan, arithmetic_dtype
+
+WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Update:
+    """One adapter's share in one weight.
+
+    Attributes:
+        layer: the layer's name, for messages.
+        plan: where its coefficients fall.
+        values: [p]; read at every write, so a trained tensor may change in place.
+        factor: scaling * strength. Zero leaves the update out altogether, so that W0's bits stand.
+    """
+
+    def __init__(self, layer: str, plan: Plan, values: Tensor, factor: float) -> None:
+        self.layer, self.plan, self.values, self.factor = layer, plan, values, factor
+
+    def contribution(self, device: torch.device) -> Tensor:
+        """Returns factor * IDWT(C) at the plan's entries, [E]."""
+        self.plan = self.plan.to(device)
+        return self.plan.sums(self.values.detach().to(device)).mul_(self.factor)
+
+
+class Ledger:
+    """The touched entries of one weight. Found by `ledger_of`; lives as long as someone holds it."""
+
+    def __init__(self, weight: Tensor, layer: str) -> None:
+        self.weight = weight
+        self.layer = layer
+        self.updates: list[Update] = []
+        self.entries = torch.empty(0, dtype=torch.int64, device=weight.device)
+        self.originals = weight.new_empty(0)
+        self.written = self.originals
+        self._places: list[Tensor | None] = []
+        self._seen = _fingerprint(weight)
+
+    def add(self, update: Update) -> None:
+        """Makes `update` active."""
+        self._regroup([*self.updates, update])
+
+    def remove(self, update: Update) -> None:
+        """Takes `update` out; the last one out leaves W0."""
+        self._regroup([other for other in self.updates if other is not update])
+
+    def write(self) -> None:
+        """Rewrites the touched entries from their originals and the active updates."""
+        self.follow()
+        if self.entries.numel():
+            self._put(self.planned())
+
+    def planned(self) -> Tensor:
+        """Returns what `write` would put at the touched entries, [E] in the weight's dtype."""
+        wide = arithmetic_dtype(self.weight.dtype)
+        active = [(update, place) for update, place in zip(self.updates, self._places, strict=True) if update.factor != 0.0]
+        if not active:
+            return self.originals
+        if len(self.updates) == 1:
+            total = active[0][0].contribution(self.weight.device)
+        else:
+            total = torch.zeros(self.entries.numel(), dtype=wide, device=self.weight.device)
+            for update, place in active:  # places are unique within an update: no two adds meet
+                assert place is not None
+                total.index_add_(0, place, update.contribution(self.weight.device))
+        return total.add_(self.originals.to(wide)).to(self.weight.dtype)
+
+    def follow(self) -> None:
+        """Moves with a weight that was cast or sent to another device; refuses one whose content someone else wrote.
+
+        Raises:
+            WaveFTError: the touched entries are not those that were last written.
+        """
+        seen = _fingerprint(self.weight)
+        if seen == self._seen:
+            return
+        device, dtype = self.weight.device, self.weight.dtype
+        check_weight(self.weight, self.layer)
+        self.entries = self.entries.to(device)
+        expected = self.written.to(device, dtype)
+        if self.entries.numel() and not _same_bits(self._current(), expected):
+            raise WaveFTError(
+                f'layer "{self.layer}": expected the weight as it was last written, got another content: something else '
+                "wrote to it while an adapter was in it. Detach or undo the adapter before you change its base weights."
+            )
+        self.originals, self.written = self.originals.to(device, dtype), expected
+        self._places = [None if place is None else place.to(device) for place in self._places]
+        self._mark()
+
+    def recapture(self) -> None:
+        """Takes the weight's present content as a new W0 (a state dict was loaded) and puts the updates into it."""
+        self.entries = self.entries.to(self.weight.device)
+        self.originals = self._current()
+        self.written = self.originals
+        self._mark()
+        self.write()
+
+    def original_weight(self) -> Tensor:
+        """Returns a copy of W0."""
+        self.follow()
+        copy = self.weight.detach().clone()
+        copy.view(-1).index_copy_(0, self.entries, self.originals)
+        return copy
+
+    def _regroup(self, updates: list[Update]) -> None:
+        self.follow()
+        if self.entries.numel():
+            self._put(self.originals)
+        self.updates = updates
+        device = self.weight.device
+        for update in updates:
+            update.plan = update.plan.to(device)
+        if len(updates) == 1:
+            self.entries, self._places = updates[0].plan.entries, [None]
+        elif updates:
+            self.entries = torch.unique(torch.cat([update.plan.entries for update in updates]))
+            self._places = [torch.searchsorted(self.entries, update.plan.entries) for update in updates]
+        else:
+            self.entries, self._places = torch.empty(0, dtype=torch.int64, device=device), []
+        self.originals = self.written = self._current()
+        self.write()
+
+    def _current(self) -> Tensor:
+        return self.weight.detach().view(-1).index_select(0, self.entries)
+
+    def _put(self, content: Tensor) -> None:
+        with torch.no_grad():  # not through .data: autograd must see a rewrite between a forward and its backward
+            self.weight.view(-1).index_copy_(0, self.entries, content)
+        self.written = content
+        self._mark()
+
+    def _mark(self) -> None:
+        self._seen = _fingerprint(self.weight)
+        _LEDGERS[self.weight.data_ptr()] = self
+
+
+_LEDGERS: WeakValueDictionary[int, Ledger] = WeakValueDictionary()
+
+
+def ledger_of(weight: Tensor, layer: str) -> Ledger:
+    """Returns the ledger of `weight`, the one that is alive or a new one.
+
+    Raises:
+        WaveFTError: `weight` cannot hold an update.
+    """
+    check_weight(weight, layer)
+    for ledger in list(_LEDGERS.values()):
+        if ledger.weight is weight:
+            ledger.follow()
+            return ledger
+    found = _LEDGERS.get(weight.data_ptr())
+    if found is not None and found.weight.data_ptr() == weight.data_ptr() and found.weight.shape == weight.shape:
+        found.follow()
+        return found
+    return Ledger(weight, layer)
+
+
+def check_weight(weight: Tensor, layer: str) -> None:
+    """Refuses a weight that cannot hold an update.
+
+    Raises:
+        WaveFTError: a meta tensor, a dtype without the arithmetic, or a non-contiguous weight.
+    """
+    if weight.is_meta:
+        raise WaveFTError(f'layer "{layer}": expected a weight with data, got a meta tensor. Load the model first.')
+    if weight.dtype not in WEIGHT_DTYPES:
+        expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in WEIGHT_DTYPES)
+        raise WaveFTError(
+            f'layer "{layer}": expected a weight of {expected}, got {str(weight.dtype).removeprefix("torch.")}. '
+            "Load the model without quantisation."
+        )
+    if not weight.is_contiguous():
+        raise WaveFTError(f'layer "{layer}": expected a contiguous weight, got strides {weight.stride()}. Call .contiguous().')
+
+
+def _fingerprint(weight: Tensor) -> tuple[object, ...]:
+    version = -1 if weight.is_inference() else weight._version
+    return weight.data_ptr(), weight.dtype, weight.device, version, weight.is_contiguous()
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.view(_BITS[a.element_size()]), b.view(_BITS[b.element_size()]))

@@ -1,0 +1,109 @@
+"""Merges an adapter into a model's weights or a state dict, in place, and takes it out again bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+
+from .adapter import Adapter
+from .errors import WaveFTError
+from .ledger import Ledger, Update, check_weight, ledger_of
+from .plan import arithmetic_dtype, make_plan
+from .targets import Models, StateDict, Target, resolve
+
+
+class Merged:
+    """An adapter that is in some weights. Drop it to keep the merge for good; `undo` takes it out.
+
+    Attributes:
+        layers: names of the merged layers.
+    """
+
+    def __init__(self, placed: list[tuple[Ledger, Update]], strength: float, scaling: float) -> None:
+        self._placed = placed
+        self._strength, self._scaling = strength, scaling
+        self.layers = tuple(update.layer for _, update in placed)
+
+    @property
+    def strength(self) -> float:
+        """The dial: dW is multiplied by it. Setting it rewrites the touched entries; 0 gives W0's own bits."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, strength: float) -> None:
+        before = self._strength
+        try:
+            self._set(strength)
+            _refuse_overflow([ledger for ledger, _ in self._placed])
+        except BaseException:
+            self._set(before)
+            raise
+
+    def _set(self, strength: float) -> None:
+        self._strength = strength
+        for ledger, update in self._placed:
+            update.factor = self._scaling * strength
+            ledger.write()
+
+    def undo(self) -> None:
+        """Takes the adapter out. With no other update active the weights are W0 bit for bit; a second call does nothing.
+
+        Raises:
+            WaveFTError: something else wrote to one of the weights meanwhile; nothing is changed then.
+        """
+        for ledger, _ in self._placed:
+            ledger.follow()
+        for ledger, update in self._placed:
+            ledger.remove(update)
+        self._placed = []
+
+
+def merge(
+    target: Models | StateDict, adapter: Adapter, strength: float = 1.0, leave_out: Collection[str] = ()
+) -> Merged:
+    """Writes W0 + strength * dW into the target's weights, whole or not at all.
+
+    Args:
+        target: a model, a mapping of components (`{"unet": ..., "te1": ...}`), or a state dict of `<path>.weight` tensors.
+        strength: the user's dial.
+        leave_out: components of the adapter that are not applied, by name.
+
+    Raises:
+        WaveFTError: a layer that the target lacks or of another shape, a weight that cannot hold the update, or a merged
+            weight that is not finite.
+    """
+    places = resolve(target, adapter, leave_out)
+    for place in places:
+        check_weight(place.weight, place.path)
+    placed: list[tuple[Ledger, Update]] = []
+    try:
+        for place in places:
+            placed.append(_place(place, adapter, strength))
+        _refuse_overflow([ledger for ledger, _ in placed])
+    except BaseException:
+        for ledger, update in placed:
+            ledger.remove(update)
+        raise
+    return Merged(placed, strength, adapter.scaling)
+
+
+def _place(place: Target, adapter: Adapter, strength: float) -> tuple[Ledger, Update]:
+    layer = adapter.layers[place.name]
+    wide = arithmetic_dtype(place.weight.dtype)
+    plan = make_plan(adapter.wavelet, adapter.mode, layer.shape, layer.indices, wide)
+    update = Update(place.name, plan, layer.values.to(place.weight.device), adapter.scaling * strength)
+    ledger = ledger_of(place.weight, place.path)
+    ledger.add(update)
+    return ledger, update
+
+
+def _refuse_overflow(ledgers: list[Ledger]) -> None:
+    """Raises WaveFTError where a written entry is not finite and its original was."""
+    for ledger in ledgers:
+        broken = ~torch.isfinite(ledger.written) & torch.isfinite(ledger.originals)
+        if bool(broken.any()):
+            raise WaveFTError(
+                f'layer "{ledger.layer}": expected a finite merged weight, got {int(broken.sum())} entries beyond '
+                f"{str(ledger.weight.dtype).removeprefix('torch.')}. Use a smaller strength, or a base of a wider dtype."
+            )

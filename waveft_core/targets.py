@@ -1,0 +1,161 @@
+"""Finds the layers: those that a spec's targets match, and those that an adapter's names mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor, nn
+
+from .adapter import Adapter
+from .errors import Refusal, WaveFTError, listed, nearest
+from .keys import layer_names, unwrapped
+
+Models: TypeAlias = nn.Module | Mapping[str, nn.Module]
+StateDict: TypeAlias = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place for an update: the file's layer name, the path for messages, the module (None in a state dict), its weight."""
+
+    name: str
+    path: str
+    module: nn.Module | None
+    weight: Tensor
+
+
+def parts(models: Models) -> Mapping[str | None, nn.Module]:
+    """Returns the components of `models`; a model on its own is the component None."""
+    return {None: models} if isinstance(models, nn.Module) else dict(models)
+
+
+def select(models: Models, targets: tuple[str, ...] | str) -> list[Target]:
+    """Returns the linear layers that `targets` match, in the models' own order.
+
+    Args:
+        targets: path suffixes matched at a component's boundary, or one regular expression for the whole path.
+
+    Raises:
+        WaveFTError: nothing matched in one of the models (naming the nearest paths), or a match that cannot be trained.
+    """
+    selected: list[Target] = []
+    for component, model in parts(models).items():
+        modules = dict(model.named_modules())
+        matched = [path for path in modules if _matches(unwrapped(path), targets)]
+        linear = [path for path, module in modules.items() if isinstance(module, nn.Linear)]
+        if not matched:
+            wanted = [targets] if isinstance(targets, str) else targets
+            close = dict.fromkeys(name for suffix in wanted for name in nearest(suffix, linear))
+            of = f' of "{component}"' if component else ""
+            raise WaveFTError(
+                f"targets {targets!r}: expected to match linear layers{of}, got none. Nearest names: {listed(close)}."
+            )
+        names = layer_names(modules, component)
+        shared = _shared(names)
+        for path in matched:
+            _check_trainable(path, modules, shared.get(names[path], [path]))
+            module = modules[path]
+            assert isinstance(module, nn.Linear)
+            selected.append(Target(names[path], f"{component}.{path}" if component else path, module, module.weight))
+    _check_unshared(selected)
+    return selected
+
+
+def resolve(target: Models | StateDict, adapter: Adapter, leave_out: Collection[str] = ()) -> list[Target]:
+    """Returns where each of the adapter's layers belongs, in the adapter's order.
+
+    Args:
+        leave_out: components whose layers are not applied, e.g. `{"te1", "te2"}`.
+
+    Raises:
+        WaveFTError: a layer that the target lacks, a name that fits two, or a weight of another shape.
+    """
+    fail = Refusal(adapter.source)
+    omitted = tuple(f"lora_{component}_" for component in leave_out)
+    wanted = [name for name in adapter.layers if not name.startswith(omitted)] if omitted else list(adapter.layers)
+    if not wanted:
+        raise fail(None, "layers", "some to apply", f"only those left out ({listed(leave_out)})", "Leave out less.")
+    found: dict[str, list[Target]] = {}
+    for place in _places(target):
+        found.setdefault(place.name, []).append(place)
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        trained = adapter.metadata.get("modelspec.architecture") or adapter.metadata.get("ss_base_model_version") or "unknown"
+        apart = sorted({name.split("_")[1] for name in missing})
+        raise fail(
+            None,
+            f"{len(missing)} of {len(wanted)} layers",
+            "layers that the target model has",
+            f"none of the names {listed(missing)}",
+            f"The file was trained for: {trained}. Apply it to that model, or give every component it holds "
+            f'(here {", ".join(apart)}), or name those to leave out.',
+        )
+    chosen = []
+    for name in wanted:
+        if len(found[name]) > 1:
+            fits = listed(place.path for place in found[name])
+            raise fail(name, "name", "one module of that name", fits, "Rename one of them in the model.")
+        place = found[name][0]
+        if tuple(place.weight.shape) != adapter.layers[name].shape:
+            expected, got = list(adapter.layers[name].shape), list(place.weight.shape)
+            raise fail(name, f'weight of "{place.path}"', expected, got, "The file was trained for another model.")
+        chosen.append(place)
+    return chosen
+
+
+def _places(target: Models | StateDict) -> Iterator[Target]:
+    """Yields every weight that a layer's name could mean."""
+    if isinstance(target, Mapping) and any(isinstance(value, Tensor) for value in target.values()):
+        weights = {key.removesuffix(".weight"): value for key, value in target.items() if key.endswith(".weight")}
+        for path, name in layer_names(weights).items():
+            held = weights[path]
+            assert isinstance(held, Tensor)
+            yield Target(name, path, None, held)
+        return
+    for component, model in parts(target).items():  # type: ignore[arg-type]
+        modules = dict(model.named_modules())
+        for path, name in layer_names(modules, component).items():
+            weight = getattr(modules[path], "weight", None)
+            if isinstance(weight, Tensor):
+                yield Target(name, f"{component}.{path}" if component else path, modules[path], weight)
+
+
+def _matches(path: str, targets: tuple[str, ...] | str) -> bool:
+    if isinstance(targets, str):
+        return re.fullmatch(targets, path) is not None
+    return any(path == suffix or path.endswith(f".{suffix}") for suffix in targets)
+
+
+def _shared(names: Mapping[str, str]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for path, name in names.items():
+        grouped.setdefault(name, []).append(path)
+    return {name: paths for name, paths in grouped.items() if len(paths) > 1}
+
+
+def _check_trainable(path: str, modules: Mapping[str, nn.Module], same_name: list[str]) -> None:
+    module = modules[path]
+    remedy = "Leave it out of the targets."
+    if not isinstance(module, nn.Linear):
+        raise WaveFTError(f'layer "{path}": expected nn.Linear, got {type(module).__name__}. {remedy}')
+    if isinstance(modules.get(path.rpartition(".")[0]), nn.MultiheadAttention):
+        raise WaveFTError(
+            f'layer "{path}": expected a layer whose forward runs, got the out_proj of nn.MultiheadAttention, '
+            f"which uses the weight without it. {remedy}"
+        )
+    if len(same_name) > 1:
+        raise WaveFTError(f'layer "{path}": expected a name of its own in the file, got one with {listed(same_name)}. {remedy}')
+
+
+def _check_unshared(selected: list[Target]) -> None:
+    owners: dict[int, str] = {}
+    for target in selected:
+        other = owners.setdefault(target.weight.data_ptr(), target.path)
+        if other != target.path and not target.weight.is_meta:
+            raise WaveFTError(
+                f'layer "{target.path}": expected a weight of its own, got the one of "{other}". '
+                "Leave both out of the targets, or untie them."
+            )
