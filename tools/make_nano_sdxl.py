@@ -46,7 +46,9 @@ def make_tokenizer(folder: Path, pad_token: str) -> CLIPTokenizer:
     words = vocabulary()
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.train_from_iterator(words * 3, trainers.BpeTrainer(vocab_size=4000, end_of_word_suffix="</w>", min_frequency=1))
+    tokenizer.train_from_iterator(
+        words * 3, trainers.BpeTrainer(vocab_size=4000, end_of_word_suffix="</w>", min_frequency=1)
+    )
     learned = json.loads(tokenizer.to_str())["model"]["merges"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [tuple(pair) for pair in learned]
@@ -54,11 +56,16 @@ def make_tokenizer(folder: Path, pad_token: str) -> CLIPTokenizer:
     entries += list(dict.fromkeys(a + b for a, b in merges if a + b not in entries))
     entries += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(entries)}), encoding="utf-8")
+    (folder / "vocab.json").write_text(
+        json.dumps({token: index for index, token in enumerate(entries)}), encoding="utf-8"
+    )
     lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     made = CLIPTokenizer(
-        vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), pad_token=pad_token, model_max_length=TOKENS
+        vocab=str(folder / "vocab.json"),
+        merges=str(folder / "merges.txt"),
+        pad_token=pad_token,
+        model_max_length=TOKENS,
     )
     made.save_pretrained(folder)
     return made
@@ -127,7 +134,9 @@ def to_tensor(images: list[Image.Image]) -> torch.Tensor:
 
 def edges(pixels: torch.Tensor) -> torch.Tensor:
     """Returns the pictures' differences along both axes, so that the VAE's loss sees sharpness."""
-    return torch.cat([(pixels[..., 1:] - pixels[..., :-1]).flatten(1), (pixels[..., 1:, :] - pixels[..., :-1, :]).flatten(1)], 1)
+    return torch.cat(
+        [(pixels[..., 1:] - pixels[..., :-1]).flatten(1), (pixels[..., 1:, :] - pixels[..., :-1, :]).flatten(1)], 1
+    )
 
 
 def train_vae(work: Path, steps: int, batch: int, device: str) -> AutoencoderKL:
@@ -152,7 +161,9 @@ def train_vae(work: Path, steps: int, batch: int, device: str) -> AutoencoderKL:
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(step)).to(device)
         decoded = vae.decode(latents + 0.05 * noise).sample  # a decoder that forgives what the UNet gets slightly wrong
         error = (decoded - pixels).square().mean() + 0.1 * (edges(decoded) - edges(pixels)).abs().mean()
-        hue = torch.nn.functional.avg_pool2d(decoded - pixels, 8).square().mean()  # else one colour axis is learned last
+        hue = (
+            torch.nn.functional.avg_pool2d(decoded - pixels, 8).square().mean()
+        )  # else one colour axis is learned last
         loss = error + 4 * hue + 1e-3 * latents.square().mean()  # the last: what KL would do to the means
         optimizer.zero_grad()
         loss.backward()
@@ -187,7 +198,9 @@ def make_latents(work: Path, vae: AutoencoderKL, count: int, device: str) -> dic
     return made
 
 
-def train_unet(work: Path, pool: dict, tokenizer: CLIPTokenizer, steps: int, batch: int, rate: float, device: str) -> dict:
+def train_unet(
+    work: Path, pool: dict, tokenizer: CLIPTokenizer, steps: int, batch: int, rate: float, device: str
+) -> dict:
     """Returns the exponential averages of UNet and text encoders, trained together on the pool of latents."""
     torch.manual_seed(1)
     nets = make_models(len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id)
@@ -199,7 +212,9 @@ def train_unet(work: Path, pool: dict, tokenizer: CLIPTokenizer, steps: int, bat
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99))
     scheduler = make_scheduler()
     scale = 1 / pool["latents"].float().std().item()
-    ids = tokenizer([text for four in pool["captions"] for text in four], padding="max_length", return_tensors="pt").input_ids
+    ids = tokenizer(
+        [text for four in pool["captions"] for text in four], padding="max_length", return_tensors="pt"
+    ).input_ids
     ids = ids.view(len(pool["captions"]), 4, TOKENS)
     state, step = work / "unet.pt", 0
     if state.exists():
@@ -229,7 +244,9 @@ def train_unet(work: Path, pool: dict, tokenizer: CLIPTokenizer, steps: int, bat
         noise = torch.randn(clean.shape, generator=generator).to(device)
         timesteps = torch.randint(1000, (batch,), generator=generator).to(device)
         noisy = scheduler.add_noise(clean, noise, timesteps)
-        predicted = nets["unet"](noisy, timesteps, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids}).sample
+        predicted = nets["unet"](
+            noisy, timesteps, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids}
+        ).sample
         snr = compute_snr(scheduler, timesteps) if device == "cpu" else alphas[timesteps] / (1 - alphas[timesteps])
         weight = snr.clamp(max=5.0) / snr
         loss = (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
@@ -263,7 +280,9 @@ def make_scheduler() -> EulerDiscreteScheduler:
     )
 
 
-def export(out: Path, vae: AutoencoderKL, nets: dict, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]) -> StableDiffusionXLPipeline:
+def export(
+    out: Path, vae: AutoencoderKL, nets: dict, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]
+) -> StableDiffusionXLPipeline:
     """Writes the pipeline in fp16, diffusers' layout, and returns it in fp32."""
     vae = copy.deepcopy(vae)
     vae.register_to_config(scaling_factor=nets["scale"])
@@ -310,7 +329,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--pictures", type=int, default=40000)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--peek", action="store_true", help="export and draw the grid from the state as it is, training nothing")
+    parser.add_argument(
+        "--peek", action="store_true", help="export and draw the grid from the state as it is, training nothing"
+    )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     tokenizers = (

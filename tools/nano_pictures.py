@@ -35,7 +35,12 @@ SHAPES = (
 )  # fmt: skip
 TEXTURES = ("plain", "striped", "dotted")
 SCENES = ("on the grass", "on the beach", "in the snow", "at night", "on a wooden table", "in front of a brick wall")
-POSITIONS = {"on the left": (-0.2, 0.0), "on the right": (0.2, 0.0), "at the top": (0.0, -0.2), "at the bottom": (0.0, 0.2)}
+POSITIONS = {
+    "on the left": (-0.2, 0.0),
+    "on the right": (0.2, 0.0),
+    "at the top": (0.0, -0.2),
+    "at the bottom": (0.0, 0.2),
+}
 Point = tuple[float, float]
 
 
@@ -103,13 +108,18 @@ def draw(picture: Picture, rng: random.Random) -> Image.Image:
     canvas.paste(_fill(picture.texture, color, radius, rng), (0, 0), mask)
     pen = ImageDraw.Draw(canvas)
     for kind, points, tone in details:
-        tint = {"dark": _mix(color, (0, 0, 0), 0.6), "light": (250, 250, 245), "eye": (20, 20, 25), "wood": (110, 72, 42)}[tone]
+        tint = {
+            "dark": _mix(color, (0, 0, 0), 0.6),
+            "light": (250, 250, 245),
+            "eye": (20, 20, 25),
+            "wood": (110, 72, 42),
+        }[tone]
         (pen.ellipse if kind == "ellipse" else pen.polygon)(points, fill=tint)
     return canvas.resize((SIZE_PX, SIZE_PX), Image.Resampling.BOX)
 
 
 def random_texture(rng: random.Random) -> Image.Image:
-    """Returns blurred coloured noise with a few blobs, `SIZE_PX` square: what teaches the VAE more than flat figures."""
+    """Returns blurred coloured noise with a few blobs, `SIZE_PX` square: it teaches the VAE more than flat figures."""
     image = Image.new("RGB", (SIZE_PX, SIZE_PX), tuple(rng.randrange(256) for _ in range(3)))
     for cells in rng.sample((2, 4, 8, 16, 32, 64), 3):
         noise = Image.frombytes("RGB", (cells, cells), rng.randbytes(3 * cells * cells))
@@ -117,7 +127,9 @@ def random_texture(rng: random.Random) -> Image.Image:
     pen = ImageDraw.Draw(image)
     for _ in range(rng.randrange(6)):
         x, y, r = rng.uniform(0, SIZE_PX), rng.uniform(0, SIZE_PX), rng.uniform(2, 20)
-        pen.ellipse((x - r, y - r * rng.uniform(0.3, 1), x + r, y + r), fill=tuple(rng.randrange(256) for _ in range(3)))
+        pen.ellipse(
+            (x - r, y - r * rng.uniform(0.3, 1), x + r, y + r), fill=tuple(rng.randrange(256) for _ in range(3))
+        )
     return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1)))
 
 

@@ -4,6 +4,19 @@ from .adapter import Adapter, Layer
 from .errors import WaveFTError
 from .file import load, save
 from .merge import Merged, merge
-from .tuning import SDXL_ATTENTION, Spec, Tuning, attach
+from .spec import SDXL_ATTENTION, Spec
+from .tuning import Tuning, attach
 
-__all__ = ["SDXL_ATTENTION", "Adapter", "Layer", "Merged", "Spec", "Tuning", "WaveFTError", "attach", "load", "merge", "save"]
+__all__ = [
+    "SDXL_ATTENTION",
+    "Adapter",
+    "Layer",
+    "Merged",
+    "Spec",
+    "Tuning",
+    "WaveFTError",
+    "attach",
+    "load",
+    "merge",
+    "save",
+]

@@ -93,7 +93,9 @@ class Adapter:
         entries = math.prod(found.shape)
         if entries > max_entries:
             fail = Refusal(self.source)
-            raise fail(layer, "shape", f"at most {max_entries} entries", list(found.shape), "Give a larger max_entries.")
+            raise fail(
+                layer, "shape", f"at most {max_entries} entries", list(found.shape), "Give a larger max_entries."
+            )
         dtype = dtype or found.values.dtype
         device = torch.device(device) if device is not None else found.values.device
         dense = torch.zeros(entries, dtype=arithmetic_dtype(dtype), device=device)
@@ -113,7 +115,9 @@ class Adapter:
         found = self._layer(layer)
         if tuple(weight.shape) != found.shape:
             fail = Refusal(self.source)
-            raise fail(layer, "weight", list(found.shape), list(weight.shape), "The file was trained for another model.")
+            raise fail(
+                layer, "weight", list(found.shape), list(weight.shape), "The file was trained for another model."
+            )
         wide = arithmetic_dtype(weight.dtype)
         plan = make_plan(self.wavelet, self.mode, found.shape, found.indices, wide).to(weight.device)
         rows, columns = plan.entries // weight[0].numel(), plan.entries % weight[0].numel()
@@ -127,7 +131,9 @@ class Adapter:
 
     def _layer(self, name: str) -> Layer:
         if name not in self.layers:
-            raise Refusal(self.source)(name, "layer", "one of the adapter's", "no such layer", f"It has {listed(self.layers)}.")
+            raise Refusal(self.source)(
+                name, "layer", "one of the adapter's", "no such layer", f"It has {listed(self.layers)}."
+            )
         return self.layers[name]
 
 
@@ -156,7 +162,9 @@ def check_layer(name: str, layer: Layer, wavelet: str, mode: str, scaling: float
         wrong = _wrong_index(indices, across * along)
         raise fail(name, "waveft_indices", f"strictly increasing within [0, {across * along})", wrong, damaged)
     if not bool(torch.isfinite(values).all()):
-        raise fail(name, "waveft_values", "finite numbers", "NaN or infinity", "The training diverged: use an earlier file.")
+        raise fail(
+            name, "waveft_values", "finite numbers", "NaN or infinity", "The training diverged: use an earlier file."
+        )
     if float(values.abs().max()) * abs(scaling) > torch.finfo(torch.float32).max:
         raise fail(name, "waveft_values", "scaling * values within float32", "a larger product", damaged)
 

@@ -14,6 +14,7 @@ dense dW and gradients all read these atoms; nothing else in the project knows w
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -44,7 +45,8 @@ def check_wavelet(wavelet: object, mode: object) -> None:
     if wavelet not in wavelets():
         hint = ' Use "db1".' if wavelet == "haar" else ""
         raise WaveFTError(
-            f"wavelet: expected one of PyWavelets' db1..db38, sym2..sym20, coif1..coif17 or identity, got {wavelet!r}.{hint}"
+            f"wavelet: expected one of PyWavelets' db1..db38, sym2..sym20, coif1..coif17, or identity, "
+            f"got {wavelet!r}.{hint}"
         )
     if mode not in MODES:
         raise WaveFTError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}.")
@@ -117,7 +119,7 @@ class Axis:
 def coefficient_count(wavelet: str, mode: str, size: int) -> int:
     """Returns how many coefficients an axis of `size` entries has (M from m, N from n)."""
     if mode == "zero":
-        return 2 * ((size + filters(wavelet).shape[1] - 1) // 2)
+        return 2 * ((size + int(filters(wavelet).shape[1]) - 1) // 2)
     return size
 
 
@@ -139,7 +141,7 @@ def coeffs_shape(wavelet: str, mode: str, shape: tuple[int, ...]) -> tuple[int, 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """Returns (m, n) of a weight: a convolution [out, in, kh, kw] is seen as [out, in*kh*kw]."""
     m, *rest = shape
-    return m, int(np.prod(rest, dtype=np.int64))
+    return m, math.prod(rest)
 
 
 @lru_cache(maxsize=256)
@@ -162,9 +164,7 @@ def axis(wavelet: str, mode: str, size: int) -> Axis:
     return Axis(wavelet, mode, size, count, positions, taps)
 
 
-def atoms(
-    wavelet: str, mode: str, shape: tuple[int, ...], indices: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def atoms(wavelet: str, mode: str, shape: tuple[int, ...], indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns where each coefficient's atom lies and its entries, coefficient by coefficient.
 
     Args:

@@ -21,6 +21,7 @@ class Refusal:
         self.prefix = f'adapter "{source}", ' if str(source) else "adapter, "
 
     def __call__(self, layer: str | None, what: str, expected: object, got: object, remedy: str) -> WaveFTError:
+        """Returns the error; `layer` is None for what concerns the whole file."""
         place = f'layer "{layer}", ' if layer is not None else ""
         return WaveFTError(f"{self.prefix}{place}{what}: expected {expected}, got {got}. {remedy}")
 

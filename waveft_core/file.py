@@ -108,7 +108,9 @@ def save(
     strings = {**adapter.metadata, **(metadata or {}), "waveft": adapter.header.to_json()}
     wrong = [key for key, value in strings.items() if not isinstance(value, str)]
     if wrong:
-        raise fail(None, "metadata", "strings", f"other values under {listed(wrong)}", "Convert them with str() or json.")
+        raise fail(
+            None, "metadata", "strings", f"other values under {listed(wrong)}", "Convert them with str() or json."
+        )
     if dtype not in FILE_DTYPES:
         raise fail(None, "dtype", "float32, float16 or bfloat16", dtype, "Use float32.")
     layers = {name: Layer(layer.values.to(dtype), layer.indices, layer.shape) for name, layer in adapter.layers.items()}
@@ -146,7 +148,9 @@ def _umask() -> int:
 def _sorted_header(content: bytes) -> bytes:
     """Returns a safetensors file with its JSON header in sorted order; the library writes metadata in random order."""
     length = int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    header = json.dumps(
+        json.loads(content[8 : 8 + length]), sort_keys=True, ensure_ascii=False, separators=(",", ":")
+    ).encode()
     header += b" " * (-len(header) % 8)  # safetensors' own padding: the data stays aligned to 8 bytes
     return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
@@ -178,7 +182,13 @@ def _check_rules(names: Iterable[str], fail: Refusal) -> None:
         if name == HEADER:
             continue
         if not (layer and dot and part in PARTS):
-            raise fail(None, "tensors", "<layer>." + "|".join(PARTS), f'"{name}"', "It is no WaveFT file, or of a later version.")
+            raise fail(
+                None,
+                "tensors",
+                "<layer>." + "|".join(PARTS),
+                f'"{name}"',
+                "It is no WaveFT file, or of a later version.",
+            )
         held.setdefault(layer, set()).add(part)
     for layer, parts in held.items():
         if len(parts) != len(PARTS):
@@ -194,7 +204,9 @@ def _check_declared(name: str, dtype: str, shape: list[int], fail: Refusal) -> N
         raise fail(layer, part, "one axis", f"shape {shape}", "The file is damaged.")
 
 
-def _assembled(header: Header, tensors: dict[str, Tensor], metadata: Mapping[str, str], source: str, fail: Refusal) -> Adapter:
+def _assembled(
+    header: Header, tensors: dict[str, Tensor], metadata: Mapping[str, str], source: str, fail: Refusal
+) -> Adapter:
     layers = {}
     for name in sorted(key.removesuffix(".waveft_values") for key in tensors if key.endswith(".waveft_values")):
         shape = tensors[f"{name}.waveft_shape"].tolist()

@@ -2,14 +2,15 @@
 
     dL/dC = factor * D_m (dL/dW) D_n^T,   dL/dW = sum over tokens t of dy_t x_t^T
 
-Two ways to the same numbers: `sampled` transforms dy and x and takes p dot products over tokens; `dense` makes dL/dW with
-one GEMM and gathers each atom's k*k entries.  Neither makes a tensor of the weight's size that outlives its layer.
+Two ways to the same numbers: `sampled` transforms dy and x and takes p dot products over tokens; `dense` makes dL/dW
+with one GEMM and gathers each atom's k*k entries.  Neither makes a tensor of the weight's size that outlives its layer.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Sampler:
     rows: Tensor
     columns: Tensor
     factor: float
-    _on: dict[torch.device, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
+    _starts: Tensor | None = None
 
     @classmethod
     def of(cls, wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, factor: float) -> Sampler:
@@ -65,7 +66,7 @@ class Sampler:
     def sampling_pays(self) -> bool:
         """Returns whether the sampled way is the cheaper one on a CPU, per token."""
         m, n = self.shape
-        taps = axis(self.wavelet, self.mode, n).positions.shape[1]
+        taps = int(axis(self.wavelet, self.mode, n).positions.shape[1])
         return (m + n) * taps * _TAP_NS + self.rows.numel() * _TERM_NS < m * n * _GEMM_NS
 
     def sampled(self, x: Tensor, grad: Tensor) -> Tensor:
@@ -89,65 +90,53 @@ class Sampler:
             weight_grad = torch.mm(grad.t(), x, out_dtype=wide)  # 16-bit inputs, accumulated and kept in float32
         else:
             weight_grad = grad.to(wide).t() @ x.to(wide)
-        m, n = self.shape
-        rows, row_taps, columns, column_taps = self._tables(x.device, wide)
-        blocks = weight_grad.view(-1)[rows[self.rows_on(x.device)][:, :, None] * n + columns[self.columns_on(x.device)][:, None, :]]
-        across = torch.einsum("pab,pb->pa", blocks, column_taps[self.columns_on(x.device)])
-        return (across * row_taps[self.rows_on(x.device)]).sum(dim=1)
+        n = self.shape[1]
+        rows, columns = self._places(x.device)
+        row_places, row_taps = _table(self.wavelet, self.mode, self.shape[0], x.device, wide)
+        column_places, column_taps = _table(self.wavelet, self.mode, n, x.device, wide)
+        entries = row_places[rows][:, :, None] * n + column_places[columns][:, None, :]  # [p, k, k]
+        across = torch.einsum("pab,pb->pa", weight_grad.view(-1)[entries], column_taps[columns])
+        return (across * row_taps[rows]).sum(dim=1)
 
-    def rows_on(self, device: torch.device) -> Tensor:
-        """Returns `rows` on `device`, moved once."""
+    def _places(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Returns the rows and columns on `device`, moved there once."""
         if self.rows.device != device:
             self.rows, self.columns = self.rows.to(device), self.columns.to(device)
-        return self.rows
-
-    def columns_on(self, device: torch.device) -> Tensor:
-        """Returns `columns` on `device`, moved once."""
-        self.rows_on(device)
-        return self.columns
-
-    def _tables(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns positions (cropped ones at 0, their taps being 0) and taps of both axes on `device`."""
-        return (*_table(self.wavelet, self.mode, self.shape[0], device, dtype),
-                *_table(self.wavelet, self.mode, self.shape[1], device, dtype))  # fmt: skip
+        return self.rows, self.columns
 
     def _pattern(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Returns zeros [M, N] in CSR form with the p positions stored."""
-        if device not in self._on:
-            across, along = coeffs_shape(self.wavelet, self.mode, self.shape)
-            starts = torch.searchsorted(self.rows.to(device), torch.arange(across + 1, device=device))
-            self._on[device] = (starts, self.columns.to(device), torch.tensor([across, along]))
-        starts, columns, size = self._on[device]
+        rows, columns = self._places(device)
+        across, along = coeffs_shape(self.wavelet, self.mode, self.shape)
+        if self._starts is None or self._starts.device != device:
+            self._starts = torch.searchsorted(rows, torch.arange(across + 1, device=device))
         zeros = torch.zeros(columns.numel(), dtype=dtype, device=device)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(starts, columns, zeros, tuple(size.tolist()), check_invariants=False)
+            return torch.sparse_csr_tensor(self._starts, columns, zeros, (across, along), check_invariants=False)
 
 
-_TABLES: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
-
-
+@lru_cache(maxsize=64)
 def _table(wavelet: str, mode: str, size: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    key = (wavelet, mode, size, device, dtype)
-    if key not in _TABLES:
-        side = axis(wavelet, mode, size)
-        positions = torch.from_numpy(side.positions.clip(min=0)).to(device)
-        _TABLES[key] = positions, torch.from_numpy(side.taps).to(device, dtype)
-    return _TABLES[key]
+    """Returns an axis's positions (cropped ones at 0, their taps being 0) and its taps, on `device`."""
+    side = axis(wavelet, mode, size)
+    return torch.from_numpy(side.positions.clip(min=0)).to(device), torch.from_numpy(side.taps).to(device, dtype)
 
 
 class Tap(torch.autograd.Function):
     """Hands the layer's output on unchanged, and gives the coefficients their gradient on the way back."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, output: Tensor, x: Tensor, values: Tensor, sampler: Sampler) -> Tensor:
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, output: Tensor, x: Tensor, values: Tensor, sampler: Sampler
+    ) -> Tensor:
         """Returns `output`, the same memory; saves the layer's input `x`."""
         ctx.save_for_backward(x)
         ctx.sampler, ctx.dtype = sampler, values.dtype  # type: ignore[attr-defined]
         return output.detach()  # not a view for autograd: the model may go on to change it in place
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         """Returns the output's gradient unchanged and the values' own."""
         (x,) = ctx.saved_tensors

@@ -1,8 +1,8 @@
 """Layer names: diffusers' module paths, the original SDXL checkpoint's, and the file's `lora_unet_*`, by rule.
 
-Nothing here is a table of layers.  The original UNet counts its blocks through (`input_blocks.0`, `.1`, ...) where diffusers
-counts in levels (`down_blocks.1.attentions.0`), so the numbers follow from how many resnets each level of *this* UNet has
-and whether it ends in a down- or upsampler.
+Nothing here is a table of layers.  The original UNet counts its blocks through (`input_blocks.0`, `.1`, ...) where
+diffusers counts in levels (`down_blocks.1.attentions.0`), so the numbers follow from how many resnets each level of
+*this* UNet has and whether it ends in a down- or upsampler.
 """
 
 from __future__ import annotations
@@ -123,7 +123,10 @@ def layer_names(paths: Iterable[str], component: str | None = None) -> dict[str,
     paths = list(paths)
     plain = {path: unwrapped(path) for path in paths}
     if component in TEXT_ENCODERS:
-        return {path: f"lora_{component}_text_model_" + _flat(name.removeprefix("text_model.")) for path, name in plain.items()}
+        return {
+            path: f"lora_{component}_text_model_" + _flat(name.removeprefix("text_model."))
+            for path, name in plain.items()
+        }
     if component in (None, "unet") and is_diffusers_unet(plain.values()):
         originals = original_paths(plain.values())
         return {path: "lora_unet_" + _flat(originals.get(name, name)) for path, name in plain.items()}

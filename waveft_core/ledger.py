@@ -2,9 +2,9 @@
 
     entry = round(W0 + sum over active updates of factor * IDWT(C))      factor = scaling * strength
 
-in float32 (float64 on float64), rounded once to the weight's dtype.  Every attach, merge, change of strength, detach and
-undo, in any order, goes through here and rewrites the touched entries from their originals; when the last update leaves,
-W0 is back bit for bit.
+in float32 (float64 on float64), rounded once to the weight's dtype.  Every attach, merge, change of strength, detach
+and undo, in any order, goes through here and rewrites the touched entries from their originals; when the last update
+leaves, W0 is back bit for bit.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Ledger:
     def planned(self) -> Tensor:
         """Returns what `write` would put at the touched entries, [E] in the weight's dtype."""
         wide = arithmetic_dtype(self.weight.dtype)
-        active = [(update, place) for update, place in zip(self.updates, self._places, strict=True) if update.factor != 0.0]
+        active = [
+            (update, place) for update, place in zip(self.updates, self._places, strict=True) if update.factor != 0.0
+        ]
         if not active:
             return self.originals
         if len(self.updates) == 1:
@@ -97,8 +99,8 @@ class Ledger:
         expected = self.written.to(device, dtype)
         if self.entries.numel() and not _same_bits(self._current(), expected):
             raise WaveFTError(
-                f'layer "{self.layer}": expected the weight as it was last written, got another content: something else '
-                "wrote to it while an adapter was in it. Detach or undo the adapter before you change its base weights."
+                f'layer "{self.layer}": expected the weight as it was last written, got another content: '
+                "something else wrote to it while an adapter was in it. Detach or undo the adapter before you change its base weights."
             )
         self.originals, self.written = self.originals.to(device, dtype), expected
         self._places = [None if place is None else place.to(device) for place in self._places]
@@ -187,7 +189,9 @@ def check_weight(weight: Tensor, layer: str) -> None:
             "Load the model without quantisation."
         )
     if not weight.is_contiguous():
-        raise WaveFTError(f'layer "{layer}": expected a contiguous weight, got strides {weight.stride()}. Call .contiguous().')
+        raise WaveFTError(
+            f'layer "{layer}": expected a contiguous weight, got strides {weight.stride()}. Call .contiguous().'
+        )
 
 
 def _fingerprint(weight: Tensor) -> tuple[object, ...]:

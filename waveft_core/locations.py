@@ -55,15 +55,15 @@ def draw(locations: str, layer: str, wavelet: str, mode: str, shape: tuple[int, 
 def _peft(wavelet: str, mode: str, shape: tuple[int, int], coefficients: int, seed: int) -> np.ndarray:
     """Returns PEFT's positions in our C, ascending, [p] int32.
 
-    PEFT draws on the m x n window inside its padded plane and feeds the right half of the columns to the *row* high-pass
-    filter: its off-diagonal quadrants are ours swapped.
+    PEFT draws on the m x n window inside its padded plane and feeds the right half of the columns to the *row*
+    high-pass filter: its off-diagonal quadrants are ours swapped.
     """
     m, n = shape
     k = filters(wavelet).shape[1]
     if wavelet != IDENTITY and mode == "periodization" and k > 2:
         raise WaveFTError(
-            f'locations "peft:{seed}": expected wavelet "db1" under periodization, got "{wavelet}", whose atoms PEFT pads '
-            'with zeros instead. Use mode = "zero", or locations = "uniform:SEED".'
+            f'locations "peft:{seed}": expected wavelet "db1" under periodization, got "{wavelet}", whose atoms PEFT '
+            'pads with zeros instead. Use mode = "zero", or locations = "uniform:SEED".'
         )
     if coefficients > m * n:
         raise WaveFTError(f'locations "peft:{seed}": expected at most m*n = {m * n} coefficients, got {coefficients}.')

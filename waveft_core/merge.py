@@ -47,7 +47,7 @@ class Merged:
             ledger.write()
 
     def undo(self) -> None:
-        """Takes the adapter out. With no other update active the weights are W0 bit for bit; a second call does nothing.
+        """Takes the adapter out; the last one out leaves W0 bit for bit. A second call does nothing.
 
         Raises:
             WaveFTError: something else wrote to one of the weights meanwhile; nothing is changed then.
@@ -65,13 +65,14 @@ def merge(
     """Writes W0 + strength * dW into the target's weights, whole or not at all.
 
     Args:
-        target: a model, a mapping of components (`{"unet": ..., "te1": ...}`), or a state dict of `<path>.weight` tensors.
+        target: a model, a mapping of components (`{"unet": ..., "te1": ...}`), or a state dict whose weights are
+            `<module path>.weight`.
         strength: the user's dial.
         leave_out: components of the adapter that are not applied, by name.
 
     Raises:
-        WaveFTError: a layer that the target lacks or of another shape, a weight that cannot hold the update, or a merged
-            weight that is not finite.
+        WaveFTError: a layer that the target lacks or of another shape, a weight that cannot hold the update, or a
+            merged weight that is not finite.
     """
     places = resolve(target, adapter, leave_out)
     for place in places:
@@ -105,5 +106,5 @@ def _refuse_overflow(ledgers: list[Ledger]) -> None:
         if bool(broken.any()):
             raise WaveFTError(
                 f'layer "{ledger.layer}": expected a finite merged weight, got {int(broken.sum())} entries beyond '
-                f"{str(ledger.weight.dtype).removeprefix('torch.')}. Use a smaller strength, or a base of a wider dtype."
+                f"{str(ledger.weight.dtype).removeprefix('torch.')}. Use a smaller strength, or a wider dtype."
             )

@@ -2,8 +2,8 @@
 
 An entry's sum runs over its contributions in ascending coefficient order, whatever the device or thread count.  Atomic
 scatter-adds do not promise an order, so the contributions are stored as jagged diagonals: diagonal d holds the d-th
-contribution of every entry that has more than d of them, and the entries are sorted by how many they have.  Each diagonal
-is then one gather, one multiply and one add over a prefix: no padding, no atomics, the same bits everywhere.
+contribution of every entry that has more than d of them, and the entries are sorted by how many they have.  Each
+diagonal is then one gather, one multiply and one add over a prefix: no padding, no atomics, the same bits everywhere.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ StateDict: TypeAlias = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Target:
-    """A place for an update: the file's layer name, the path for messages, the module (None in a state dict), its weight."""
+    """A place for an update: the layer's name in the file, its path, its module (None in a state dict), its weight."""
 
     name: str
     path: str
@@ -29,7 +29,9 @@ class Target:
 
 def parts(models: Models) -> Mapping[str | None, nn.Module]:
     """Returns the components of `models`; a model on its own is the component None."""
-    return {None: models} if isinstance(models, nn.Module) else dict(models)
+    found: dict[str | None, nn.Module] = {}
+    found.update({None: models} if isinstance(models, nn.Module) else models)
+    return found
 
 
 def select(models: Models, targets: tuple[str, ...] | str) -> list[Target]:
@@ -83,7 +85,9 @@ def resolve(target: Models | StateDict, adapter: Adapter, leave_out: Collection[
         found.setdefault(place.name, []).append(place)
     missing = [name for name in wanted if name not in found]
     if missing:
-        trained = adapter.metadata.get("modelspec.architecture") or adapter.metadata.get("ss_base_model_version") or "unknown"
+        trained = (
+            adapter.metadata.get("modelspec.architecture") or adapter.metadata.get("ss_base_model_version") or "unknown"
+        )
         apart = sorted({name.split("_")[1] for name in missing})
         raise fail(
             None,
@@ -91,7 +95,7 @@ def resolve(target: Models | StateDict, adapter: Adapter, leave_out: Collection[
             "layers that the target model has",
             f"none of the names {listed(missing)}",
             f"The file was trained for: {trained}. Apply it to that model, or give every component it holds "
-            f'(here {", ".join(apart)}), or name those to leave out.',
+            f"(here {', '.join(apart)}), or name those to leave out.",
         )
     chosen = []
     for name in wanted:
@@ -147,7 +151,9 @@ def _check_trainable(path: str, modules: Mapping[str, nn.Module], same_name: lis
             f"which uses the weight without it. {remedy}"
         )
     if len(same_name) > 1:
-        raise WaveFTError(f'layer "{path}": expected a name of its own in the file, got one with {listed(same_name)}. {remedy}')
+        raise WaveFTError(
+            f'layer "{path}": expected a name of its own in the file, got one with {listed(same_name)}. {remedy}'
+        )
 
 
 def _check_unshared(selected: list[Target]) -> None:
