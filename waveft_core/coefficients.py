@@ -63,7 +63,8 @@ class Coefficients(nn.Module):
         if module.weight is not self.ledger.weight:
             raise WaveFTError(
                 f'layer "{self.update.layer}": expected the weight that the adapter was attached to, got '
-                "another in its place (an offload, or load_state_dict with assign=True). Detach first, then attach again."
+                "another in its place (an offload, or load_state_dict with assign=True). Detach first, then attach "
+                "again."
             )
         if self.stale():
             self.write()

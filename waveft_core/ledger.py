@@ -100,7 +100,8 @@ class Ledger:
         if self.entries.numel() and not _same_bits(self._current(), expected):
             raise WaveFTError(
                 f'layer "{self.layer}": expected the weight as it was last written, got another content: '
-                "something else wrote to it while an adapter was in it. Detach or undo the adapter before you change its base weights."
+                "something else wrote to it while an adapter was in it. Detach or undo the adapter before you change "
+                "its base weights."
             )
         self.originals, self.written = self.originals.to(device, dtype), expected
         self._places = [None if place is None else place.to(device) for place in self._places]

@@ -29,9 +29,9 @@ class Target:
 
 def parts(models: Models) -> Mapping[str | None, nn.Module]:
     """Returns the components of `models`; a model on its own is the component None."""
-    found: dict[str | None, nn.Module] = {}
-    found.update({None: models} if isinstance(models, nn.Module) else models)
-    return found
+    if isinstance(models, nn.Module):
+        return {None: models}
+    return {component: model for component, model in models.items()}  # noqa: C416 - mypy: the key's type is wider here
 
 
 def select(models: Models, targets: tuple[str, ...] | str) -> list[Target]:

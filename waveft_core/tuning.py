@@ -196,7 +196,8 @@ class Tuning:
         if len(idle) == len(layers) and blocked:
             raise WaveFTError(
                 f"layers {listed(blocked)}: expected gradients after the backward pass, got none, since they ran "
-                "under no_grad only. With reentrant gradient checkpointing an input must require grad: use use_reentrant=False."
+                "under no_grad only. With reentrant gradient checkpointing an input must require grad: use "
+                "use_reentrant=False."
             )
         if unrun:
             warnings.warn(
