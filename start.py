@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Sets up WaveFT's own virtual environment, `.venv`, and runs things in it.
+
+    python3 start.py train JOB.toml [arguments of `python -m trainer`]
+    python3 start.py test [arguments of pytest]
+    python3 start.py nox [arguments of nox]       the developers' commands: check, test, slow, docs, bench
+
+On Windows say `py start.py ...`.  Nothing but Python 3.11 or newer is needed, and nothing outside `.venv` is changed.
+The first run downloads PyTorch and the libraries of constraints.txt; later runs find them and begin at once.
+
+PyTorch comes from pip's package index.  For another build set PIP_EXTRA_INDEX_URL before the first run:
+https://download.pytorch.org/whl/cpu is the small one for Linux machines without a GPU; on Windows with an NVIDIA GPU,
+take the address of a CUDA build from https://pytorch.org/get-started/locally.
+"""
+
+# Python 3.6 must be able to read this file, so that it can say what is missing: no newer syntax or modules at the top,
+# annotations in quotes.
+
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+OLDEST = (3, 11)
+SAID_ABOVE_BYTES = 20e6  # downloads smaller than this are not worth a line
+SAY_EVERY_S = 20
+
+REMEDIES = (  # what pip says -> what helps; the first that matches is told
+    (r"No space left|Errno 28|not enough space", "The disk is full: free about 8 GB, then run the same command again."),
+    (
+        r"NameResolution|name resolution|NewConnectionError|ConnectTimeout|ReadTimeout|ProxyError|getaddrinfo|SSLError",
+        "The package index was not reached: check the network (behind a proxy, set HTTPS_PROXY), then run it again.",
+    ),
+    (
+        r"No matching distribution found for torch\b",
+        "There is no such PyTorch for Python {python} on {machine}: run start.py with another Python (3.11 to 3.13).",
+    ),
+    (r"", "Run the same command again; if it fails again, delete the folder .venv first."),
+)
+
+
+class SetupError(Exception):
+    """The environment cannot be made; the message says what was found and what to do."""
+
+
+def main(arguments: "list[str]") -> int:
+    """Runs one command line; returns the exit status of what it ran."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        return 0 if arguments else 2
+    try:
+        extras, command = plan(arguments, ROOT)
+        check_python()
+        python = make_environment(ROOT)
+        install(ROOT, python, extras)
+    except SetupError as error:
+        print(f"start.py: {error}", file=sys.stderr)
+        return 2
+    print("Running: python " + " ".join(map(shlex.quote, command)), flush=True)
+    return run([str(python), *command])
+
+
+def plan(arguments: "list[str]", root: Path) -> "tuple[tuple[str, ...], list[str]]":
+    """Returns the extras that a command needs and what Python is to run, from the clone's root."""
+    name, rest = arguments[0], arguments[1:]
+    if name == "test":
+        return ("train", "dev"), ["-m", "pytest", *rest]
+    if name == "nox":
+        return ("train", "dev"), ["-m", "nox", *rest]
+    if name != "train":
+        raise SetupError(f'command: expected train, test or nox, got "{name}". See `python3 start.py --help`.')
+    if not rest or rest[0].startswith("-"):
+        raise SetupError("train: expected a job file first, e.g. `python3 start.py train jobs/quickstart.toml`.")
+    here = Path(rest[0]).absolute()
+    job = here if here.is_file() else root / rest[0]
+    if not job.is_file():
+        raise SetupError(f'train, job file "{rest[0]}": expected a file here or in {root}, got none. See `jobs/`.')
+    # The trainer runs in the clone's root; a job from elsewhere is named in full.
+    name = job.relative_to(root).as_posix() if root in job.parents else str(job)
+    return ("train",), ["-m", "trainer", "--config", name, *rest[1:]]
+
+
+def check_python() -> None:
+    """Refuses a Python that is too old or that cannot make virtual environments."""
+    if sys.version_info[:2] < OLDEST:
+        raise SetupError(
+            f"Python: expected {OLDEST[0]}.{OLDEST[1]} or newer, got {platform.python_version()} ({sys.executable}). "
+            "Install one (https://www.python.org/downloads) and run start.py with it, e.g. `python3.12 start.py ...`."
+        )
+    if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
+        raise SetupError(
+            f"Python's venv and ensurepip modules: expected both, got {sys.executable} without. "
+            "On Debian and Ubuntu: `sudo apt install python3-venv`, then run the same command again."
+        )
+
+
+def make_environment(root: Path) -> Path:
+    """Makes `.venv` unless there is one that works; returns its Python."""
+    folder = root / ".venv"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if python.exists() and _succeeds([str(python), "-c", "import pip"]):
+        return python
+    print(f"Making the virtual environment {folder}", flush=True)
+    # Not sys.executable: that may be the broken environment's own.
+    base = getattr(sys, "_base_executable", None) or sys.executable
+    made = subprocess.run([base, "-m", "venv", "--clear", str(folder)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise SetupError(
+            f"virtual environment {folder}: `{base} -m venv` failed:\n{_tail(made.stdout + made.stderr)}\n"
+            "On Debian and Ubuntu: `sudo apt install python3-venv`. Else delete the folder and run it again."
+        )
+    return python
+
+
+def install(root: Path, python: Path, extras: "tuple[str, ...]") -> None:
+    """Installs the core's dependencies and those of `extras`, PyTorch first; nothing where that was done already."""
+    constraints = root / "constraints.txt"
+    needed = {extra: requirements(root, extra) for extra in extras}
+    stamps = {extra: root / ".venv" / f"installed-{extra}" for extra in extras}
+    prints = {
+        extra: hashlib.sha256(json.dumps(lines).encode() + constraints.read_bytes()).hexdigest()
+        for extra, lines in needed.items()
+    }
+    missing = [extra for extra, stamp in stamps.items() if not stamp.is_file() or stamp.read_text() != prints[extra]]
+    if not missing:
+        print(f"Using {root / '.venv'}, which is up to date", flush=True)
+        return
+    log = root / ".venv" / "pip.log"
+    log.write_bytes(b"")
+    pip = [str(python), "-m", "pip", "install", "-c", str(constraints), "--no-input", "--progress-bar", "off"]
+    pip.append("--disable-pip-version-check")
+    begin = time.monotonic()
+    print("Installing PyTorch, the largest part (once; later runs begin at once)", flush=True)
+    run_pip([*pip, "torch"], log)
+    print(f"Installing the libraries of: {', '.join(missing)}", flush=True)
+    run_pip([*pip, *sorted({line for extra in missing for line in needed[extra]})], log)
+    for extra in missing:  # last: an interrupted installation must not look finished
+        stamps[extra].write_text(prints[extra])
+    print(f"The environment is ready ({time.monotonic() - begin:.0f} s)", flush=True)
+
+
+def requirements(root: Path, extra: str) -> "list[str]":
+    """Returns the core's requirements and those of one extra, as pyproject.toml lists them."""
+    import tomllib  # not at the top: the module came with Python 3.11
+
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [*project["dependencies"], *project["optional-dependencies"][extra]]
+
+
+def run_pip(command: "list[str]", log: Path) -> None:
+    """Runs pip with its output in `log`; says the large downloads and, now and then, that it goes on."""
+    environment = {**os.environ, "PIP_USER": "0"}  # with `install.user` in its settings pip refuses an environment
+    begin = said = time.monotonic()
+    start = seen = log.stat().st_size
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=environment)
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)
+            news = log.read_bytes()[seen:]
+            news = news[: news.rfind(b"\n") + 1]
+            seen += len(news)
+            lines = [line for line in news.decode(errors="replace").splitlines() if _is_news(line)]
+            if not lines and time.monotonic() - said > SAY_EVERY_S:
+                lines = [f"still at work, {time.monotonic() - begin:.0f} s"]
+            for line in lines:
+                said = time.monotonic()
+                print("  " + line.strip(), flush=True)
+    finally:
+        if process.poll() is None:  # this process was told to stop
+            process.terminate()
+            process.wait()
+    if process.returncode:
+        raise SetupError(_pip_failure(log.read_bytes()[start:].decode(errors="replace"), log))
+
+
+def run(command: "list[str]") -> int:
+    """Runs `command` in the clone's root; returns its exit status as a shell gives it."""
+    # Windows consoles default to an old code page, in which a caption may not print.
+    process = subprocess.Popen(command, cwd=ROOT, env={"PYTHONUTF8": "1", **os.environ})
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    while True:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            continue  # the child got the same Ctrl-C; the trainer saves its work before it ends
+        return status if status >= 0 else 128 - status
+
+
+def _succeeds(command: "list[str]") -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def _is_news(line: str) -> bool:
+    size = re.search(r"^\s*Downloading .*\(([\d.]+) (kB|MB|GB)\)", line)
+    return size is not None and float(size[1]) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}[size[2]] >= SAID_ABOVE_BYTES
+
+
+def _pip_failure(output: str, log: Path) -> str:
+    remedy = next(text for pattern, text in REMEDIES if re.search(pattern, output))
+    remedy = remedy.format(python=platform.python_version(), machine=platform.platform(terse=True))
+    return f"pip could not install the libraries. Its last lines (all of them: {log}):\n{_tail(output)}\n{remedy}"
+
+
+def _tail(text: str, lines: int = 12) -> str:
+    return "\n".join("  | " + line for line in text.strip().splitlines()[-lines:])
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that pip is stopped too
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("start.py: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

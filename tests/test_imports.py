@@ -1,0 +1,187 @@
+"""Law 1 of the house: waveft_core <- trainer, waveft_core <- comfy_nodes, nothing else, and no cycles."""
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("waveft_core", "trainer", "comfy_nodes")
+CORE_MAY_IMPORT = {"torch", "numpy", "safetensors", "pywt", "ptwt"}
+CORE_LAZILY = {"ptwt"}  # optional: inside functions only
+STRANGERS = {
+    "waveft_core": {"trainer", "comfy_nodes"},
+    "trainer": {"comfy_nodes", "comfy", "comfy_api"},
+    "comfy_nodes": {"trainer"},
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module by its absolute name, counted from the clone's root."""
+
+    name: str
+    names: tuple[str, ...]  # after `from name import`
+    relative: bool
+    lazy: bool  # inside a function
+    line: int
+
+
+def imports(module: str, source: str, is_package: bool) -> Iterator[Import]:
+    """Yields every import of a module's source, `importlib.import_module("literal")` included."""
+    package = module.split(".") if is_package else module.split(".")[:-1]
+
+    def absolute(name: str, level: int) -> str:
+        base = package[: len(package) - (level - 1)] if level else []
+        return ".".join([*base, *([name] if name else [])])
+
+    def walk(node: ast.AST, lazy: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            inside = lazy or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield Import(alias.name, (), False, lazy, child.lineno)
+            elif isinstance(child, ast.ImportFrom):
+                names = tuple(alias.name for alias in child.names)
+                yield Import(absolute(child.module or "", child.level), names, child.level > 0, lazy, child.lineno)
+            elif isinstance(child, ast.Call) and child.args and isinstance(child.args[0], ast.Constant):
+                called = getattr(child.func, "attr", getattr(child.func, "id", ""))
+                if called in ("import_module", "__import__") and isinstance(child.args[0].value, str):
+                    name = child.args[0].value
+                    level = len(name) - len(name.lstrip("."))
+                    yield Import(absolute(name.lstrip("."), level), (), level > 0, lazy, child.lineno)
+            yield from walk(child, inside)
+
+    yield from walk(ast.parse(source), lazy=False)
+
+
+def targets(imported: Import, modules: Mapping[str, str]) -> set[str]:
+    """The project's modules that an import reads: `from .a import b` is a.b where that is a module, else a."""
+    found = {f"{imported.name}.{name}".lstrip(".") for name in imported.names} & modules.keys()
+    rest = [name for name in imported.names if f"{imported.name}.{name}".lstrip(".") not in modules]
+    if (rest or not imported.names) and imported.name in modules:
+        found.add(imported.name)
+    return found
+
+
+def violations(modules: Mapping[str, str], packages: frozenset[str]) -> list[str]:
+    """Every breach of the law in `modules` (dotted name -> source), `packages` being those that are folders."""
+    faults = []
+    graph: dict[str, set[str]] = {}
+    for module, source in modules.items():
+        home = module.partition(".")[0]
+        graph[module] = set()
+        for imported in imports(module, source, module in packages):
+            # `from .. import trainer` names the package only after the `import`
+            tops = {imported.name.partition(".")[0]} if imported.name else set(imported.names)
+            where = f"{module}, line {imported.line}"
+            faults += [f"{where}: {home} must not import {top}" for top in sorted(tops & STRANGERS[home])]
+            if home == "waveft_core":
+                faults += _core_faults(imported, tops, where)
+            graph[module] |= targets(imported, modules) - {module}
+    return faults + _cycles(graph)
+
+
+def _core_faults(imported: Import, tops: set[str], where: str) -> Iterator[str]:
+    if "waveft_core" in tops and not imported.relative:
+        yield f"{where}: the core imports itself relatively"
+    for top in sorted(tops - CORE_MAY_IMPORT - sys.stdlib_module_names - set(PACKAGES)):
+        yield f"{where}: the core must not import {top}"
+    if tops & CORE_LAZILY and not imported.lazy:
+        yield f"{where}: the core imports {imported.name} only inside functions"
+
+
+def _cycles(graph: Mapping[str, set[str]]) -> list[str]:
+    faults: list[str] = []
+    state: dict[str, int] = {}  # 1: on the path, 2: done
+
+    def visit(module: str, path: list[str]) -> None:
+        state[module] = 1
+        for other in sorted(graph[module]):
+            if state.get(other) == 1:
+                faults.append("cycle: " + " -> ".join([*path[path.index(other) :], other]))
+            elif other not in state:
+                visit(other, [*path, other])
+        state[module] = 2
+
+    for module in sorted(graph):
+        if module not in state:
+            visit(module, [module])
+    return faults
+
+
+def _on_disk() -> tuple[dict[str, str], frozenset[str]]:
+    modules, packages = {}, set()
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            if parts[-1] == "__init__":
+                parts = parts[:-1]
+                packages.add(".".join(parts))
+            modules[".".join(parts)] = path.read_text(encoding="utf-8")
+    return modules, frozenset(packages)
+
+
+def test_the_packages_keep_the_law():
+    modules, packages = _on_disk()
+    assert packages >= set(PACKAGES), "a package is missing: the law was not checked"
+    assert violations(modules, packages) == []
+
+
+CORE = {"waveft_core": "", "waveft_core.atoms": "import torch"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({"waveft_core.a": "import trainer"}, "waveft_core must not import trainer"),
+        ({"waveft_core.a": "def f():\n    from comfy_nodes.patch import x"}, "waveft_core must not import comfy_nodes"),
+        ({"waveft_core.a": "from .. import trainer"}, "waveft_core must not import trainer"),
+        ({"waveft_core.a": "import diffusers"}, "core must not import diffusers"),
+        ({"waveft_core.a": "import importlib\nimportlib.import_module('peft')"}, "core must not import peft"),
+        ({"waveft_core.a": "from waveft_core.atoms import x"}, "relatively"),
+        ({"waveft_core.a": "import ptwt"}, "only inside functions"),
+        ({"trainer": "", "trainer.a": "from comfy_nodes import x"}, "trainer must not import comfy_nodes"),
+        ({"trainer": "", "trainer.a": "from ..comfy_nodes import x"}, "trainer must not import comfy_nodes"),
+        ({"comfy_nodes": "", "comfy_nodes.a": "from ..trainer import loop"}, "comfy_nodes must not import trainer"),
+        ({"waveft_core.a": "from .b import x", "waveft_core.b": "from . import a"}, "cycle"),
+        ({"waveft_core.a": "from .b import x", "waveft_core.b": "def f():\n    from .a import y"}, "cycle"),
+        ({"trainer": "from .a import x", "trainer.a": "from . import x"}, "cycle: trainer -> trainer.a -> trainer"),
+    ],
+)
+def test_a_breach_is_found(extra, expected):
+    modules = CORE | extra
+    faults = violations(modules, frozenset(name for name in modules if "." not in name))
+    assert len(faults) == 1, faults
+    assert expected in faults[0]
+
+
+def test_what_the_law_allows_is_let_through():
+    modules = CORE | {
+        "waveft_core": "from .atoms import x",
+        "waveft_core.delta": "import math\nfrom .atoms import x\ndef f():\n    import ptwt",
+        "trainer": "",
+        "trainer.loop": "from waveft_core import x\nimport diffusers",
+        "comfy_nodes": "",
+        "comfy_nodes.core": "from ..waveft_core import x\nimport comfy.utils",
+    }
+    assert violations(modules, frozenset({"waveft_core", "trainer", "comfy_nodes"})) == []
+
+
+def test_the_cores_front_page_holds_imports_and_names_only():
+    tree = ast.parse((ROOT / "waveft_core" / "__init__.py").read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    for node in tree.body[1:]:
+        dunder = isinstance(node, ast.Assign) and all(ast.unparse(name).startswith("__") for name in node.targets)
+        assert dunder or isinstance(node, ast.Import | ast.ImportFrom), ast.unparse(node)
+
+
+def test_the_wheel_carries_the_core_whole_and_nothing_else():
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    _, packages = _on_disk()
+    assert sorted(tool["packages"]) == sorted(name for name in packages if name.partition(".")[0] == "waveft_core")
+    assert (ROOT / "waveft_core" / "py.typed").is_file()

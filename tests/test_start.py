@@ -1,0 +1,239 @@
+import ast
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import start
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = (ROOT / "start.py").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A small clone whose environment is pretended; `clone.pip` lists what pip was asked to install, run by run."""
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "a.toml").write_text("")
+    (tmp_path / "constraints.txt").write_text("torch==9.9\n")
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\ndependencies = ["torch", "numpy"]\n'
+        '[project.optional-dependencies]\ntrain = ["tqdm"]\ndev = ["pytest"]\n'
+    )
+    (tmp_path / ".venv").mkdir()
+    asked = []
+    monkeypatch.setattr(start, "run_pip", lambda command, log: asked.append(_packages(command)))
+    monkeypatch.setattr(start, "ROOT", tmp_path)
+    return tmp_path, asked
+
+
+def _packages(command):
+    return [
+        word for word in command[command.index("install") + 1 :] if not word.startswith(("-", "/")) and word != "off"
+    ]
+
+
+def test_old_pythons_can_read_the_file_as_far_as_its_own_message():
+    tree = ast.parse(SOURCE, feature_version=(3, 7))
+    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {
+        name
+        for node in top
+        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module])
+    }
+    assert "__future__" not in names, "Python 3.6 has no `annotations` there"
+    assert not names & {"tomllib", "graphlib", "zoneinfo"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            hints = [node.returns, *(argument.annotation for argument in node.args.args)]
+            assert all(hint is None or isinstance(hint, ast.Name | ast.Constant) for hint in hints), node.name
+
+
+def test_it_needs_the_standard_library_only():
+    for node in ast.walk(ast.parse(SOURCE)):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+def test_the_oldest_python_is_that_of_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["requires-python"] == ">={}.{}".format(*start.OLDEST)
+
+
+def test_every_direct_dependency_is_pinned():
+    pins = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in _constraint_lines()}
+    named = [*start.requirements(ROOT, "train"), *start.requirements(ROOT, "dev")]
+    assert {re.match(r"[\w.-]+", line)[0].lower() for line in named} <= pins
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in _constraint_lines()), "a pin of one platform alone"
+    assert not any(line.startswith(("nvidia", "cuda", "triton")) for line in _constraint_lines())
+
+
+def _constraint_lines():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_train_runs_the_trainer_in_the_clone(clone, monkeypatch, tmp_path_factory):
+    root, _ = clone
+    expected = (("train",), ["-m", "trainer", "--config", "jobs/a.toml", "--dry-run"])
+    monkeypatch.chdir(root)
+    assert start.plan(["train", "jobs/a.toml", "--dry-run"], root) == expected
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    assert start.plan(["train", "jobs/a.toml", "--dry-run"], root) == expected
+    (elsewhere / "mine.toml").write_text("")
+    assert start.plan(["train", "mine.toml"], root)[1][-1] == str(elsewhere / "mine.toml")
+
+
+def test_test_and_nox_hand_their_arguments_on(clone):
+    assert start.plan(["test", "-k", "x"], clone[0]) == (("train", "dev"), ["-m", "pytest", "-k", "x"])
+    assert start.plan(["nox", "-s", "check"], clone[0]) == (("train", "dev"), ["-m", "nox", "-s", "check"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["frob"], "expected train, test or nox"),
+        (["train"], "job file first"),
+        (["train", "no.toml"], 'job file "no.toml"'),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_words(clone, capsys, arguments, said):
+    assert start.main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_torch_comes_first_and_a_second_run_installs_nothing(clone):
+    root, asked = clone
+    start.install(root, Path("python"), ("train",))
+    assert asked == [["torch"], ["numpy", "torch", "tqdm"]]
+    start.install(root, Path("python"), ("train",))
+    assert len(asked) == 2
+    start.install(root, Path("python"), ("train", "dev"))  # what `train` had installed is not asked for again
+    assert asked[2:] == [["torch"], ["numpy", "pytest", "torch"]]
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "pyproject.toml"])
+def test_changed_requirements_are_installed(clone, name):
+    root, asked = clone
+    start.install(root, Path("python"), ("train",))
+    (root / name).write_text((root / name).read_text().replace("torch", "torch2"))
+    start.install(root, Path("python"), ("train",))
+    assert len(asked) == 4
+
+
+def test_an_interrupted_installation_is_taken_up_again(clone, monkeypatch):
+    root, asked = clone
+    working = start.run_pip
+
+    def interrupted(command, log):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(start, "run_pip", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start.install(root, Path("python"), ("train",))
+    monkeypatch.setattr(start, "run_pip", working)
+    start.install(root, Path("python"), ("train",))
+    assert len(asked) == 2
+
+
+def test_an_environment_that_does_not_work_is_made_anew(tmp_path, monkeypatch):
+    made = []
+
+    def run(command, **_):
+        made.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    python = tmp_path / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python.parent.mkdir(parents=True)
+    python.write_text("not a program")
+    monkeypatch.setattr(start, "_succeeds", lambda command: False)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert start.make_environment(tmp_path) == python
+    assert made[0][1:] == ["-m", "venv", "--clear", str(tmp_path / ".venv")]
+
+
+def test_an_old_python_is_told_what_to_do(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 1))
+    with pytest.raises(start.SetupError, match=r"expected 3\.11 or newer, got .*Install"):
+        start.check_python()
+
+
+def test_a_debian_python_without_ensurepip_is_told_what_to_do(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(start.SetupError, match="apt install python3-venv"):
+        start.check_python()
+
+
+@pytest.mark.parametrize(
+    ("output", "remedy"),
+    [
+        ("ERROR: No matching distribution found for torch==2.13.0", "another Python"),
+        ("OSError: [Errno 28] No space left on device", "disk is full"),
+        (
+            "NewConnectionError: getaddrinfo failed\nERROR: No matching distribution found for torch",
+            "check the network",
+        ),
+        ("something else", "delete the folder .venv"),
+    ],
+)
+def test_pips_failure_shows_its_last_lines_and_a_remedy(tmp_path, output, remedy):
+    log = tmp_path / "pip.log"
+    log.write_text("of an earlier call\n")
+    failing = [sys.executable, "-c", f"import sys; print('first'); print({output!r}); sys.exit(3)"]
+    with pytest.raises(start.SetupError) as caught:
+        start.run_pip(failing, log)
+    assert output.splitlines()[-1] in str(caught.value)
+    assert remedy in str(caught.value)
+    assert "earlier call" not in str(caught.value)
+
+
+def test_large_downloads_are_said_and_small_ones_are_not(tmp_path, capsys):
+    log = tmp_path / "pip.log"
+    log.write_bytes(b"")
+    lines = ["Collecting torch", "  Downloading torch-2.13.0.whl (900.1 MB)", "  Downloading tqdm.whl (78 kB)", "done"]
+    talking = f"import time\nfor line in {lines!r}:\n    print(line, flush=True)\ntime.sleep(0.6)"
+    start.run_pip([sys.executable, "-c", talking], log)
+    assert capsys.readouterr().out == "  Downloading torch-2.13.0.whl (900.1 MB)\n"
+
+
+def test_the_exit_status_is_passed_through():
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        assert start.run([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+        assert start.run([sys.executable, "-c", ""]) == 0
+        if os.name != "nt":
+            assert start.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]) == 128 + 9
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to hand on")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_command_and_its_own_ending_counts(tmp_path, number):
+    """As `timeout` and Ctrl-C do it: the trainer saves what it has, and its exit status is start.py's."""
+    child = (
+        "import signal, sys, time\n"
+        f"def end(*_): open({str(tmp_path / 'saved')!r}, 'w').close(); sys.exit(5)\n"
+        "signal.signal(signal.SIGTERM, end); signal.signal(signal.SIGINT, end)\n"
+        f"open({str(tmp_path / 'ready')!r}, 'w').close()\n"
+        "time.sleep(30)"
+    )
+    code = f"import sys, start; sys.exit(start.run([sys.executable, '-c', {child!r}]))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # a terminal's Ctrl-C goes to both
+    else:
+        process.send_signal(number)
+    assert process.wait(20) == 5
+    assert (tmp_path / "saved").exists()
