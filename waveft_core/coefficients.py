@@ -66,7 +66,7 @@ class Coefficients(nn.Module):
                 "another in its place (an offload, or load_state_dict with assign=True). Detach first, then attach "
                 "again."
             )
-        if self.stale():
+        if self.stale() or self.ledger.changed():
             self.write()
 
     def _after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:

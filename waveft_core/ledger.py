@@ -84,14 +84,17 @@ class Ledger:
                 total.index_add_(0, place, update.contribution(self.weight.device))
         return total.add_(self.originals.to(wide)).to(self.weight.dtype)
 
+    def changed(self) -> bool:
+        """Returns whether the weight was cast, moved or written by someone else since it was last written here."""
+        return _fingerprint(self.weight) != self._seen
+
     def follow(self) -> None:
         """Moves with a weight that was cast or sent to another device; refuses one whose content someone else wrote.
 
         Raises:
             WaveFTError: the touched entries are not those that were last written.
         """
-        seen = _fingerprint(self.weight)
-        if seen == self._seen:
+        if not self.changed():
             return
         device, dtype = self.weight.device, self.weight.dtype
         check_weight(self.weight, self.layer)
