@@ -176,6 +176,41 @@ def train_vae(work: Path, steps: int, batch: int, device: str) -> AutoencoderKL:
     return vae.eval().requires_grad_(False)
 
 
+def train_decoder(work: Path, vae: AutoencoderKL, steps: int, batch: int, device: str) -> None:
+    """Sharpens the VAE's decoder by `steps` more steps of absolute error; the latents, and the UNet's work, stay valid."""
+    decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-3, weight_decay=0.0, betas=(0.9, 0.99))
+    state, step = work / "decoder.pt", 0
+    if state.exists():
+        saved = torch.load(state, map_location=device)
+        decoder.load_state_dict(saved["decoder"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step = saved["step"]
+    began = time.time()
+    while step < steps:
+        rng = random.Random(f"decoder {step}")
+        images = [random_texture(rng) if rng.random() < 0.15 else draw(random_picture(rng), rng) for _ in range(batch)]
+        pixels = to_tensor(images).to(device)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        with torch.no_grad():
+            latents = vae.encode(pixels).latent_dist.mean
+        latents += 0.03 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(step)).to(device)
+        decoded = vae.decode(latents).sample
+        loss = (decoded - pixels).abs().mean() + 0.5 * (edges(decoded) - edges(pixels)).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        if step % 50 == 0 or step == steps:
+            print(f"decoder {step}/{steps} loss {loss.item():.4f} {time.time() - began:.0f} s", flush=True)
+            save_atomically(
+                {"decoder": decoder.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, state
+            )
+    decoder.requires_grad_(False)
+
+
 @torch.no_grad()
 def make_latents(work: Path, vae: AutoencoderKL, count: int, device: str) -> dict:
     """Returns `count` pictures' latents [count, 4, 16, 16] float16 and four captions for each; cached in `work`."""
@@ -324,6 +359,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for states and latents; kept between runs")
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished pipeline")
     parser.add_argument("--vae-steps", type=int, default=1500)
+    parser.add_argument("--decoder-steps", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=8e-4)
@@ -339,9 +375,10 @@ def main() -> None:
         make_tokenizer(options.work / "tokenizer_2", "!"),  # SDXL's second tokenizer pads with "!"
     )
     if options.peek:
-        options.vae_steps = options.steps = 0
+        options.vae_steps = options.decoder_steps = options.steps = 0
     vae = train_vae(options.work, options.vae_steps, 16, options.device)
     pool = make_latents(options.work, vae, options.pictures, options.device)
+    train_decoder(options.work, vae, options.decoder_steps, 16, options.device)
     nets = train_unet(options.work, pool, tokenizers[0], options.steps, options.batch, options.rate, options.device)
     pipeline = export(options.out, vae, nets, tokenizers)
     draw_grid(pipeline, options.out / "samples.png")

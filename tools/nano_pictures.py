@@ -96,7 +96,7 @@ def caption(picture: Picture, rng: random.Random) -> str:
 
 def draw(picture: Picture, rng: random.Random) -> Image.Image:
     """Returns `picture` as an RGB image of `SIZE_PX` square; place, size, tilt and shade vary with `rng`."""
-    canvas = _ground(picture.ground, rng)
+    canvas = draw_ground(picture.ground, rng)
     radius = {"small": 0.2, "large": 0.44, "": 0.33}[picture.size] * rng.uniform(0.92, 1.08) * _CANVAS_PX
     dx, dy = POSITIONS.get(picture.position, (0.0, 0.0))
     jitter = 0.04
@@ -141,7 +141,7 @@ def _jittered(color: tuple[int, int, int], rng: random.Random) -> tuple[int, ...
     return tuple(min(255, max(0, channel + rng.randint(-10, 10))) for channel in color)
 
 
-def _ground(name: str, rng: random.Random) -> Image.Image:
+def draw_ground(name: str, rng: random.Random) -> Image.Image:
     """Returns the picture's ground, `_CANVAS_PX` square."""
     size = (_CANVAS_PX, _CANVAS_PX)
     if name in COLORS:

@@ -111,7 +111,9 @@ class Ledger:
         self._mark()
 
     def recapture(self) -> None:
-        """Takes the weight's present content as a new W0 (a state dict was loaded) and puts the updates into it."""
+        """Takes what a state dict brought into the weight as a new W0 and puts the updates into it."""
+        if not self.changed():
+            return  # the state dict did not hold this weight
         self.entries = self.entries.to(self.weight.device)
         self.originals = self._current()
         self.written = self.originals

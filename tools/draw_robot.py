@@ -1,6 +1,6 @@
-"""Draws the subject of the quick start, one robot on six grounds, into `examples/subject`.
+"""Draws the subject of the quick start, one robot on six grounds, into `jobs/robot`.
 
-    python -m tools.draw_example_subject [--out examples/subject]
+    python -m tools.draw_robot [--out jobs/robot]
 
 The robot has more colours than a prompt can give one: the embedded base knows robots of one colour only, so it has to
 be learned from these pictures.  The same call draws the same pictures, bit for bit.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from tools.nano_pictures import _ground as draw_ground
+from tools.nano_pictures import draw_ground as drawdraw_ground
 
 SIZE_PX = 128
 _CANVAS_PX = 4 * SIZE_PX  # drawn at four times the size and averaged down, as the base's own pictures are
@@ -50,7 +50,7 @@ VIEWS = (
 
 def draw_view(view: View, seed: int) -> Image.Image:
     """Returns the robot as `view` says, an RGB image of `SIZE_PX` square; `seed` picks the ground's grass and stars."""
-    canvas = draw_ground(view.ground, random.Random(seed)).resize((_CANVAS_PX, _CANVAS_PX), Image.Resampling.BICUBIC)
+    canvas = drawdraw_ground(view.ground, random.Random(seed)).resize((_CANVAS_PX, _CANVAS_PX), Image.Resampling.BICUBIC)
     layer = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
     x, y = (_CANVAS_PX * share for share in view.center)
     draw_robot(ImageDraw.Draw(layer), x, y, _CANVAS_PX * view.radius, view)
@@ -101,7 +101,7 @@ def draw_robot(pen: ImageDraw.ImageDraw, cx: float, cy: float, radius: float, vi
 def main() -> None:
     """Draws every view into the folder that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("examples/subject"), help="folder for the pictures")
+    parser.add_argument("--out", type=Path, default=Path("jobs/robot"), help="folder for the pictures")
     folder = parser.parse_args().out
     folder.mkdir(parents=True, exist_ok=True)
     for index, view in enumerate(VIEWS):

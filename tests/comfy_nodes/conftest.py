@@ -1,0 +1,167 @@
+"""Just enough of ComfyUI to run the nodes without it, and adapters to run them on.
+
+What stands in for ComfyUI here is what the nodes call and nothing more; `test_in_comfyui.py` proves the same code in
+the real one.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PATHS = [f"input_blocks.4.1.transformer_blocks.0.{name}" for name in ("attn1.to_q", "attn2.to_k")]
+LAYERS = {f"lora_unet_{path.replace('.', '_')}": f"diffusion_model.{path}" for path in PATHS}
+TEXT_LAYER = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
+TEXT_KEY = "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj"
+
+
+class Patcher:
+    """ModelPatcher's part that the nodes use: a model that is shared, a patch list that is copied."""
+
+    def __init__(self, weights, patches=None):
+        self.model = self.cond_stage_model = SimpleNamespace(state_dict=lambda: weights)
+        self.patches = dict(patches or {})
+
+    def clone(self):
+        return Patcher(self.model.state_dict(), self.patches)
+
+    def add_patches(self, patches, strength):
+        taken = [key for key in patches if key in self.model.state_dict()]
+        for key in taken:
+            self.patches[key] = [*self.patches.get(key, []), (strength, patches[key])]
+        return taken
+
+    def merged(self, key):
+        weight = self.model.state_dict()[key].clone()
+        for strength, patch in self.patches.get(key, []):
+            weight = patch.calculate_weight(weight, key, strength, 1.0, None, lambda a: a)
+        return weight
+
+
+def _input(kind):
+    return lambda id, **options: SimpleNamespace(id=id, kind=kind, **{"optional": False, **options})
+
+
+def _io():
+    kinds = {
+        name: SimpleNamespace(Input=_input(name.upper()), Output=_input(name.upper()))
+        for name in ("Model", "Clip", "Combo", "Float", "String")
+    }
+    return SimpleNamespace(
+        ComfyNode=object, Schema=lambda **fields: SimpleNamespace(**fields), NodeOutput=lambda *values: values, **kinds
+    )
+
+
+def _keys(prefix, names):
+    return lambda module, found: (
+        found | {layer: f"{path}.weight" for layer, path in names.items() if f"{path}.weight" in module.state_dict()}
+    )
+
+
+def _folder_paths(models):
+    entries = {"loras": ([str(models / "loras")], {".safetensors", ".pt"})}
+
+    def add(name, path, is_default=False):
+        paths, _extensions = entries.setdefault(name, ([], set()))
+        if path not in paths:
+            paths.append(path)
+
+    def listed(name):
+        paths, extensions = entries[name]
+        files = {str(f.relative_to(p)) for p in paths for f in Path(p).rglob("*") if f.is_file()}
+        return sorted(f for f in files if not extensions or Path(f).suffix in extensions)
+
+    def full(name, file):
+        return next((str(Path(p) / file) for p in entries[name][0] if (Path(p) / file).is_file()), None)
+
+    module = ModuleType("folder_paths")
+    vars(module).update(
+        models_dir=str(models),
+        folder_names_and_paths=entries,
+        add_model_folder_path=add,
+        get_filename_list=listed,
+        get_full_path=full,
+    )
+    return module
+
+
+def put(monkeypatch, name, **contents):
+    module = ModuleType(name)
+    vars(module).update(contents)
+    module.__path__ = []
+    monkeypatch.setitem(sys.modules, name, module)
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
+    return module
+
+
+@pytest.fixture
+def models(tmp_path):
+    """ComfyUI's models folder."""
+    for name in ("loras", "waveft"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def comfy(monkeypatch, models):
+    """Puts the stand-ins for ComfyUI in place and returns a function that imports a module of `comfy_nodes` on them."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "comfy_nodes"]:
+        monkeypatch.delitem(sys.modules, name)
+    put(monkeypatch, "comfy")
+    put(
+        monkeypatch,
+        "comfy.lora",
+        model_lora_keys_unet=_keys("lora_unet_", LAYERS),
+        model_lora_keys_clip=_keys("lora_te1_", {TEXT_LAYER: TEXT_KEY}),
+    )
+    put(monkeypatch, "comfy.weight_adapter", WeightAdapterBase=type("WeightAdapterBase", (), {}))
+    put(monkeypatch, "comfy_api")
+    put(monkeypatch, "comfy_api.v0_0_2", ComfyExtension=type("ComfyExtension", (), {}), io=_io())
+    monkeypatch.setitem(sys.modules, "folder_paths", _folder_paths(models))
+
+    yield lambda name="": importlib.import_module(f"comfy_nodes.{name}".rstrip("."))
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "comfy_nodes"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def unet():
+    """A model of two attention layers, and one that no adapter names."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = dict(zip(LAYERS.values(), ((8, 8), (8, 12)), strict=True)) | {"diffusion_model.out": (4, 4)}
+    return Patcher({f"{path}.weight": torch.randn(shape, generator=generator) for path, shape in shapes.items()})
+
+
+@pytest.fixture
+def clip():
+    """Text encoders of one layer."""
+    return Patcher({f"{TEXT_KEY}.weight": torch.randn(6, 6, generator=torch.Generator().manual_seed(2))})
+
+
+@pytest.fixture
+def make_adapter():
+    """Returns a function from {layer: shape} to a random adapter."""
+    from waveft_core import Adapter, Layer
+
+    def make(shapes, seed=0, p=16, scale=0.02, **fields):
+        generator, layers = torch.Generator().manual_seed(seed), {}
+        for name, shape in shapes.items():
+            count = min(p, shape[0] * shape[1])
+            indices = torch.randperm(shape[0] * shape[1], generator=generator)[:count].sort().values.int()
+            layers[name] = Layer(torch.randn(count, generator=generator) * scale, indices, tuple(shape))
+        return Adapter(**{"layers": layers, "wavelet": "db1", "mode": "periodization", "scaling": 25.0, **fields})
+
+    return make
+
+
+@pytest.fixture
+def small(make_adapter):
+    """An adapter that fits `unet`."""
+    return make_adapter(dict(zip(LAYERS, ((8, 8), (8, 12)), strict=True)), metadata={"ss_base_model_version": "toy"})

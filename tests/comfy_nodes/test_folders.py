@@ -1,0 +1,83 @@
+import os
+
+import pytest
+from safetensors.torch import save_file
+from torch import zeros
+
+
+@pytest.fixture
+def folders(comfy):
+    found = comfy("folders")
+    found.register()
+    return found
+
+
+@pytest.fixture
+def write(models, small):
+    from waveft_core import save
+
+    return lambda name, adapter=small: save(adapter, models / name)
+
+
+def test_registering_twice_extends_what_the_user_configured(comfy, models):
+    module = comfy("folders")
+    paths = module.folder_paths
+    paths.folder_names_and_paths["waveft"] = (["/elsewhere"], set())
+    module.register()
+    module.register()
+    assert paths.folder_names_and_paths["waveft"] == (["/elsewhere", str(models / "waveft")], {".safetensors"})
+
+
+def test_the_folder_is_made_and_a_read_only_one_is_borne(comfy, models, monkeypatch):
+    (models / "waveft").rmdir()
+    comfy("folders").register()
+    assert (models / "waveft").is_dir()
+
+    def refuse(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    comfy("folders").register()
+
+
+def test_loras_are_listed_only_if_they_are_waveft(folders, models, write):
+    write("waveft/b.safetensors")
+    write("loras/c.safetensors")
+    write("loras/b.safetensors")
+    save_file({"lora_unet_x.lora_up.weight": zeros(2)}, models / "loras/plain.safetensors")
+    (models / "loras/broken.safetensors").write_bytes(b"\xff" * 20)
+    (models / "loras/c.pt").write_bytes(b'        "waveft.header"')
+    (models / "waveft/notes.txt").write_text("not an adapter")
+    (models / "loras/nowhere.safetensors").symlink_to(models / "gone")
+    assert folders.choices() == ["b.safetensors", "c.safetensors"]
+    assert folders.find("b.safetensors")[1] == "waveft"
+    assert folders.find("c.safetensors")[1] == "loras"
+
+
+def test_a_file_is_sniffed_once_until_it_changes(folders, models, write, monkeypatch):
+    save_file({"x": zeros(2)}, models / "loras/a.safetensors")
+    assert folders.choices() == []
+    opened, real = [], type(models).open
+    monkeypatch.setattr(type(models), "open", lambda path, *rest: opened.append(path) or real(path, *rest))
+    assert folders.choices() == []
+    assert opened == []
+    write("loras/a.safetensors")
+    assert folders.choices() == ["a.safetensors"]
+
+
+def test_a_file_written_anew_is_read_anew(folders, models, write, make_adapter):
+    write("waveft/a.safetensors")
+    first = folders.read("a.safetensors")
+    assert folders.read("a.safetensors") is first
+    before = folders.stamp(models / "waveft/a.safetensors")
+    retrained = make_adapter({name: layer.shape for name, layer in first.layers.items()}, seed=9)
+    write("waveft/a.safetensors", retrained)
+    os.utime(models / "waveft/a.safetensors", ns=(1, 1))
+    assert folders.stamp(models / "waveft/a.safetensors") != before
+    name = next(iter(retrained.layers))
+    assert folders.read("a.safetensors").layers[name].values.equal(retrained.layers[name].values)
+
+
+def test_a_missing_file_is_refused_with_the_places_to_put_it(folders, comfy):
+    with pytest.raises(comfy("core").WaveFTError, match=r'"gone.safetensors": expected.*models/waveft or models/loras'):
+        folders.read("gone.safetensors")
