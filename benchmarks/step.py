@@ -121,7 +121,9 @@ def compare(tokens: int, rounds: int, methods: list[str], device: torch.device, 
         spread = f"{ratios[len(ratios) // 4]:.2f} to {ratios[3 * len(ratios) // 4]:.2f}"
         milliseconds = 1e3 * statistics.median(times[method])
         peak = f" {peaks[method]:.0f} MiB |" if peaks else ""
-        rows.append(f"| {tokens} | {method} | {statistics.median(ratios):.3f} | {spread} | {milliseconds:.1f} ms |{peak}")
+        rows.append(
+            f"| {tokens} | {method} | {statistics.median(ratios):.3f} | {spread} | {milliseconds:.1f} ms |{peak}"
+        )
     return rows
 
 
@@ -138,7 +140,10 @@ def main() -> None:
     methods = ["frozen", "PEFT LoRA r=1", "PEFT SHiRA", "PEFT WaveFT", "WaveFT (ours)"]
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()}, {options.threads} threads"
     print(f"{name}, torch {torch.__version__}, {options.dtype}, p = {COEFFICIENTS}, {options.rounds} rounds\n")
-    print("| tokens | method | step over frozen (median) | middle half | step |" + (" peak |" if device.type == "cuda" else ""))
+    print(
+        "| tokens | method | step over frozen (median) | middle half | step |"
+        + (" peak |" if device.type == "cuda" else "")
+    )
     print("|---|---|---|---|---|" + ("---|" if device.type == "cuda" else ""))
     for tokens in options.tokens:
         print(*compare(tokens, options.rounds, methods, device, getattr(torch, options.dtype)), sep="\n", flush=True)

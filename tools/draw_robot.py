@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from tools.nano_pictures import draw_ground as drawdraw_ground
+from tools.nano_pictures import draw_ground
 
 SIZE_PX = 128
 _CANVAS_PX = 4 * SIZE_PX  # drawn at four times the size and averaged down, as the base's own pictures are
@@ -50,7 +50,7 @@ VIEWS = (
 
 def draw_view(view: View, seed: int) -> Image.Image:
     """Returns the robot as `view` says, an RGB image of `SIZE_PX` square; `seed` picks the ground's grass and stars."""
-    canvas = drawdraw_ground(view.ground, random.Random(seed)).resize((_CANVAS_PX, _CANVAS_PX), Image.Resampling.BICUBIC)
+    canvas = draw_ground(view.ground, random.Random(seed)).resize((_CANVAS_PX, _CANVAS_PX), Image.Resampling.BICUBIC)
     layer = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
     x, y = (_CANVAS_PX * share for share in view.center)
     draw_robot(ImageDraw.Draw(layer), x, y, _CANVAS_PX * view.radius, view)

@@ -205,9 +205,7 @@ def train_decoder(work: Path, vae: AutoencoderKL, steps: int, batch: int, device
         step += 1
         if step % 50 == 0 or step == steps:
             print(f"decoder {step}/{steps} loss {loss.item():.4f} {time.time() - began:.0f} s", flush=True)
-            save_atomically(
-                {"decoder": decoder.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, state
-            )
+            save_atomically({"decoder": decoder.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, state)
     decoder.requires_grad_(False)
 
 
