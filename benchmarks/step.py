@@ -4,7 +4,8 @@
 
 The model is a stack of two diffusers `BasicTransformerBlock(1280, 20, 64, cross_attention_dim=2048)`, SDXL's widest
 blocks: 16 attention linears.  "Frozen" is forward and backward to the input with nothing trained.  A step is forward,
-backward and an AdamW step (fused).  The methods take turns within each round, so that a slow moment of the machine falls
+backward and an AdamW step (fused).
+The methods take turns within each round, so that a slow moment of the machine falls
 on all of them; the table gives the median over rounds of each round's own ratio.
 """
 
@@ -35,6 +36,7 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(BasicTransformerBlock(1280, 20, 64, cross_attention_dim=2048) for _ in range(2))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Returns [1, T, 1280]; x: [1, T, 1280], context: [1, 77, 2048]."""
         for block in self.blocks:
             x = block(x, encoder_hidden_states=context)
         return x
@@ -53,7 +55,7 @@ def peft_config(method: str) -> object:
 
 
 def prepare(method: str, base: Stack) -> tuple[nn.Module, torch.optim.Optimizer | None]:
-    """Returns a copy of `base` with the method in it and its optimizer; values start away from zero, as mid-training."""
+    """Returns a copy of `base` with the method in it, and its optimizer."""
     model: nn.Module = copy.deepcopy(base).requires_grad_(False)
     if method == "frozen":
         return model, None
@@ -62,7 +64,7 @@ def prepare(method: str, base: Stack) -> tuple[nn.Module, torch.optim.Optimizer 
     else:
         import peft
 
-        model = peft.get_peft_model(model, peft_config(method))  # type: ignore[arg-type]
+        model = peft.get_peft_model(model, peft_config(method))
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return model, torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 

@@ -177,7 +177,7 @@ def train_vae(work: Path, steps: int, batch: int, device: str) -> AutoencoderKL:
 
 
 def train_decoder(work: Path, vae: AutoencoderKL, steps: int, batch: int, device: str) -> None:
-    """Sharpens the VAE's decoder by `steps` more steps of absolute error; the latents, and the UNet's work, stay valid."""
+    """Sharpens the VAE's decoder by `steps` more steps of absolute error; the latents, and the UNet, stay valid."""
     decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-3, weight_decay=0.0, betas=(0.9, 0.99))
     state, step = work / "decoder.pt", 0
@@ -240,8 +240,8 @@ def train_unet(
     averages = {name: copy.deepcopy(net).requires_grad_(False) for name, net in nets.items()}
     for net in (*nets.values(), *averages.values()):
         net.to(device)
-    parameters = [p for net in nets.values() for p in net.parameters()]
-    averaged = [p for net in averages.values() for p in net.parameters()]
+    parameters: list[torch.Tensor] = [p for net in nets.values() for p in net.parameters()]
+    averaged: list[torch.Tensor] = [p for net in averages.values() for p in net.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99))
     scheduler = make_scheduler()
     scale = 1 / pool["latents"].float().std().item()

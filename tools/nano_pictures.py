@@ -52,7 +52,7 @@ class Picture:
     color: str
     texture: str = "plain"
     ground: str = "white"
-    size: Literal["small", "large", ""] = ""
+    size: str = ""  # "small", "large" or neither
     position: str = ""
 
 
