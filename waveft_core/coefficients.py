@@ -25,6 +25,7 @@ class Coefficients(nn.Module):
         super().__init__()
         self.values = nn.Parameter(values)
         self.indices, self.update, self.ledger, self.sampler = indices, update, ledger, sampler
+        self.owner: object = None
         self.ran_with_grad = self.ran_without_grad = False
         self._seen = self._mark()
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .adapter import FILE_DTYPES, Adapter, Layer, check_layer
-from .errors import Refusal, listed
+from .errors import Refusal, WaveFTError, listed
 from .header import HEADER, Header, parse_header
 
 PARTS = ("waveft_indices", "waveft_shape", "waveft_values")
@@ -100,8 +100,8 @@ def save(
         dtype: of the values in the file: float32, float16 or bfloat16.
 
     Raises:
-        WaveFTError: values that `dtype` cannot hold, or metadata that are not strings.
-        OSError: the folder is missing or not writable.
+        WaveFTError: values that `dtype` cannot hold, metadata that are not strings, or no such folder.
+        OSError: the folder is not writable.
     """
     path = Path(path)
     fail = Refusal(path)
@@ -125,7 +125,14 @@ def save(
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to a temporary file beside `path`, syncs it and renames it: no reader sees half of one."""
+    """Writes `content` to a temporary file beside `path`, syncs it and renames it: no reader sees half of one.
+
+    Raises:
+        WaveFTError: the folder does not exist.
+        OSError: it cannot be written to; what was at `path` stands.
+    """
+    if not path.parent.is_dir():
+        raise WaveFTError(f'file "{path}": expected an existing folder, got none at "{path.parent}". Make it first.')
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:

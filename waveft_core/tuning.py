@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,16 +42,18 @@ class Tuning:
         self._thawed = [target.weight for target in self._targets if target.weight.requires_grad]
         self._handles: list[Any] = []
         for target, layer in layers:
-            target.weight.requires_grad_(False)
             assert target.module is not None
+            target.weight.requires_grad_(False)
             self._handles += layer.hook(target.module)
+            layer.owner = self  # lives as long as the model that it is attached to, whoever else lets go
         me = weakref.ref(self)
-        self._handles.append(
-            register_optimizer_step_pre_hook(lambda optimizer, *_: _call(me, "_before_step", optimizer))
-        )
-        self._handles.append(
-            register_optimizer_step_post_hook(lambda optimizer, *_: _call(me, "_after_step", optimizer))
-        )
+        for register, method in (
+            (register_optimizer_step_pre_hook, Tuning._before_step),
+            (register_optimizer_step_post_hook, Tuning._after_step),
+        ):
+            handle = register(partial(_call, me, method))
+            self._handles.append(handle)
+            weakref.finalize(self, handle.remove)  # these hooks are PyTorch's, for all optimizers of the process
 
     @property
     def names(self) -> list[str]:
@@ -190,6 +193,12 @@ class Tuning:
         if not layers:
             return
         self._checked = True
+        frozen = [layer.update.layer for layer in layers if not layer.values.requires_grad]
+        if frozen:
+            raise WaveFTError(
+                f"layers {listed(frozen)}: expected values that require grad, got frozen ones. Call "
+                "model.requires_grad_(False) before attach, not after it."
+            )
         idle = [layer for layer in layers if layer.values.grad is None]
         unrun = [layer.update.layer for layer in idle if not (layer.ran_with_grad or layer.ran_without_grad)]
         blocked = [layer.update.layer for layer in idle if layer.ran_without_grad and not layer.ran_with_grad]
@@ -209,10 +218,15 @@ class Tuning:
             layer.write()
 
 
-def _call(reference: weakref.ref[Tuning], method: str, optimizer: torch.optim.Optimizer) -> None:
+def _call(
+    reference: weakref.ref[Tuning],
+    method: Callable[[Tuning, torch.optim.Optimizer], None],
+    optimizer: torch.optim.Optimizer,
+    *_: object,
+) -> None:
     tuning = reference()
     if tuning is not None:
-        getattr(tuning, method)(optimizer)
+        method(tuning, optimizer)
 
 
 def attach(models: Models, spec: Spec | Adapter) -> Tuning:
@@ -236,8 +250,13 @@ def attach(models: Models, spec: Spec | Adapter) -> Tuning:
         check_weight(target.weight, target.path)
     drawn = [_start(target, spec) for target in targets]  # every refusal comes before the first change
     layers: list[tuple[Target, Coefficients]] = []
-    for target, (values, indices) in zip(targets, drawn, strict=True):
-        layers.append((target, _install(target, values, indices, spec)))
+    try:
+        for target, (values, indices) in zip(targets, drawn, strict=True):
+            layers.append((target, _install(target, values, indices, spec)))
+    except BaseException:
+        for _, layer in layers:
+            layer.ledger.remove(layer.update)
+        raise
     return Tuning(layers, spec)
 
 
