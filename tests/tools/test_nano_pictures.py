@@ -1,0 +1,59 @@
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools import nano_pictures as pictures
+
+KEPT = Path(__file__).resolve().parents[2] / "jobs" / "robot"
+
+
+def test_a_seed_names_a_picture_and_its_caption():
+    def make(seed):
+        rng = random.Random(seed)
+        picture = pictures.random_picture(rng)
+        return picture, pictures.draw(picture, rng).tobytes(), pictures.caption(picture, rng)
+
+    assert make(3) == make(3)
+    assert make(3) != make(4)
+
+
+def test_captions_say_what_is_drawn_in_words_of_the_vocabulary():
+    rng = random.Random(0)
+    words = set(pictures.vocabulary())
+    for _ in range(300):
+        picture = pictures.random_picture(rng)
+        assert picture.color != picture.ground
+        said = pictures.caption(picture, rng).replace(",", "").split()
+        assert set(said) <= words
+        assert picture.shape in said
+        others = (set(pictures.SHAPES) - {picture.shape}) | (set(pictures.COLORS) - {picture.color, picture.ground})
+        assert not others & set(said)
+
+
+@pytest.mark.parametrize("shape", pictures.SHAPES)
+def test_a_figure_has_its_colour_and_stands_on_its_ground(shape):
+    rng = random.Random(shape)
+    pixels = np.asarray(pictures.draw(pictures.Picture(shape, "red", ground="blue"), rng), dtype=float)
+
+    def share(color):
+        return (np.abs(pixels - pictures.COLORS[color]).max(axis=2) < 40).mean()
+
+    assert share("red") > 0.04
+    assert share("blue") > 0.4
+    assert np.abs(pixels[0, 0] - pictures.COLORS["blue"]).max() < 40
+
+
+def test_the_example_subject_is_what_its_tool_draws(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from tools import draw_robot
+
+    monkeypatch.setattr("sys.argv", ["draw_robot", "--out", str(tmp_path)])
+    draw_robot.main()
+    made = sorted(tmp_path.glob("*.png"))
+    assert len(made) == 6
+    for path in made:
+        kept = np.asarray(Image.open(KEPT / path.name), dtype=int)
+        assert np.abs(kept - np.asarray(Image.open(path), dtype=int)).max() <= 2  # Pillow's filters may round anew
