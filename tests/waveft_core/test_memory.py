@@ -21,7 +21,9 @@ class WeightSized(TorchDispatchMode):
         self.made, self.most, self.alive = [], 0, {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {leaf.untyped_storage()._cdata for leaf in args if isinstance(leaf, torch.Tensor) and not leaf.is_sparse_csr}
+        given = {
+            leaf.untyped_storage()._cdata for leaf in args if isinstance(leaf, torch.Tensor) and not leaf.is_sparse_csr
+        }
         out = func(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, (tuple, list)) else (out,):
             if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.numel() < M * N:

@@ -1,0 +1,162 @@
+import pytest
+
+from trainer import config
+from trainer.errors import UserError
+
+BASE = '[model]\npretrained_model_name_or_path = "base"\n'
+DATA = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "dog"\n'
+
+
+def faults(path, *overrides):
+    with pytest.raises(UserError) as raised:
+        config.load(path, overrides)
+    return raised.value.problems
+
+
+def test_the_shortest_job_has_the_papers_recipe(write_job):
+    job = config.load(write_job(BASE + DATA))
+    assert (job.network.coefficients, job.network.scaling, job.network.wavelet) == (2592, 25.0, "db1")
+    assert (job.optimizer.optimizer_type, job.optimizer.learning_rate, job.optimizer.lr_scheduler) == (
+        "adamw", 1e-4, "constant",
+    )  # fmt: skip
+    assert (job.train.max_train_steps, job.train.gradient_accumulation_steps, job.general.batch_size) == (500, 4, 1)
+
+
+def test_paths_are_relative_to_the_jobs_folder(write_job, tmp_path, monkeypatch):
+    path = write_job(BASE + DATA)
+    monkeypatch.chdir("/")
+    job = config.load(path, ["save.output_dir=../out"])
+    assert job.model.pretrained_model_name_or_path == str(tmp_path / "base")
+    assert job.datasets[0].subsets[0].image_dir == str(tmp_path / "dog")
+    assert job.save.output_dir == str(tmp_path.parent / "out")
+    assert job.model.vae == ""
+
+
+def test_a_hub_id_stays_where_downloads_are_allowed(write_job, tmp_path):
+    text = BASE.replace("base", "someone/sdxl") + "allow_download = true\n" + DATA
+    assert config.load(write_job(text)).model.pretrained_model_name_or_path == "someone/sdxl"
+    (tmp_path / "someone" / "sdxl").mkdir(parents=True)
+    local = config.load(write_job(text)).model.pretrained_model_name_or_path
+    assert local == str(tmp_path / "someone" / "sdxl")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[optimizer]\nlearing_rate = 1", "[optimizer] learing_rate: unknown key. Did you mean learning_rate?"),
+        ("[optimizer]\nseed = 3", "[optimizer] seed: this key belongs in [train]"),
+        ("[train]\nresolution = 3", "[train] resolution: this key belongs in [general]."),
+        ("[network]\nnetwork_dim = 4", "network_dim: WaveFT has no rank; use [network] coefficients and scaling."),
+        ("[network]\nnetwork_alpha = 4", "WaveFT has no rank"),
+        ("[trian]\nseed = 3", "trian: unknown section. Did you mean train?"),
+        ("[optimizer]\nlearning_rate = '1e-4'", "[optimizer] learning_rate: expected a number, got '1e-4'."),
+        ("[optimizer]\nlearning_rate = nan", "[optimizer] learning_rate: expected a finite number, got nan."),
+        ("[optimizer]\noptimizer_type = 'AdamW8bit'", "[optimizer] optimizer_type: AdamW8bit would save nothing"),
+        ("[optimizer]\noptimizer_type = 'Lion'", "expected 'adamw', 'sgd' or 'adafactor', got 'lion'"),
+        ("[optimizer]\nlr_warmup_steps = 5", "lr_warmup_steps: lr_scheduler \"constant\" has no warm-up"),
+        ("[optimizer]\noptimizer_args = ['weight_decay']", "expected a table or a list of \"key=value\" texts"),
+        ("[train]\nmax_train_steps = 0", "[train] max_train_steps: expected at least 1, got 0."),
+        ("[train]\nmax_train_steps = true", "[train] max_train_steps: expected a whole number, got True."),
+        ("[train]\ngradient_checkpointing = 1", "expected 'auto', true or false, got 1"),
+        ("[network]\nwavelet = 'haar'", "Write 'db1', which is the same"),
+        ("[network]\nwavelet = 'db39'", "expected db1 to db38"),
+        ("[network]\nlocations = 'random'", "expected uniform:SEED or peft:SEED"),
+        ("[network]\nscaling = 0", "[network] scaling: expected a number other than 0"),
+        ("[network]\ntargets = []", "[network] targets: expected a list of path endings"),
+        ("[network]\ntargets = ['to_q', 3]", "[network] targets: expected a list of path endings"),
+        ("[save]\noutput_name = 'a/b'", "[save] output_name: expected the start of a file name, without folder"),
+        ("[save]\noutput_name = '..'", "[save] output_name: expected the start of a file name, without folder"),
+        ("[sample]\nprompts = [{prompt = 'y', promt = 'x'}]", "promt: unknown key. Did you mean prompt?"),
+        ("[sample]\nprompts = [3]", "[sample] prompts.0: expected a table, got 3."),
+        ("[general]\ncaption_dropout_rate = 2", "[general] caption_dropout_rate: expected at most 1, got 2"),
+        ("[general]\nenable_bucket = true", "this version crops every picture to a square. Remove it."),
+    ],
+)  # fmt: skip
+def test_a_fault_says_where_what_and_the_remedy(write_job, text, fault):
+    found = faults(write_job(f"{BASE}{text}\n{DATA}"))
+    assert len(found) == 1
+    assert fault in found[0]
+
+
+def test_all_faults_come_together(write_job):
+    found = faults(write_job("learning_rate = 1\n[model]\n[train]\nsede = 1\nthreads = -1\n"), "save.nme=1", "nonsense")
+    text = "\n".join(found)
+    for part in (
+        "--set nonsense: expected section.key=value",
+        "learning_rate: this key belongs in [optimizer].",
+        "[model] pretrained_model_name_or_path: required",
+        "[train] sede: unknown key. Did you mean seed?",
+        "[train] threads: expected at least 0, got -1.",
+        "[save] nme: unknown key.",
+        "[[datasets]]: required",
+    ):
+        assert part in text
+    assert len(found) == 7
+
+
+def test_a_fault_in_a_subset_names_the_subset(write_job):
+    found = faults(write_job(f"{BASE}{DATA}[[datasets.subsets]]\nimage_dir = 'cat'\nnum_repeat = 2\n"))
+    assert found == ["job.toml: [[datasets.subsets]] 1.2 num_repeat: unknown key. Did you mean num_repeats?"]
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ('output_dir = "C:\\Users"', "In a path write / for"),
+        ("overwrite = True", "Write true."),
+        ("output_name = dog", 'Put the text in quotes: "dog".'),
+    ],
+)
+def test_a_syntax_error_has_its_line_and_a_remedy(write_job, line, remedy):
+    (found,) = faults(write_job(f"[save]\n{line}\n"))
+    assert "line 2" in found
+    assert remedy in found
+
+
+def test_a_file_that_is_not_there_or_not_text(tmp_path):
+    assert "not found" in faults(tmp_path / "none.toml")[0]
+    (tmp_path / "latin.toml").write_bytes(b"# \xe4")
+    assert "expected a text file in UTF-8" in faults(tmp_path / "latin.toml")[0]
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text(BASE + DATA, encoding="utf-8-sig")
+    assert config.load(path).train.seed == 42
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("train.seed=7", lambda job: job.train.seed == 7),
+        ("save.output_name=dog two", lambda job: job.save.output_name == "dog two"),
+        ('sample.prompts=["a", "b"]', lambda job: [p.prompt for p in job.sample.prompts] == ["a", "b"]),
+        ("datasets.0.subsets.0.num_repeats=3", lambda job: job.datasets[0].subsets[0].num_repeats == 3),
+        ("optimizer.optimizer_args.eps=1e-6", lambda job: job.optimizer.optimizer_args == {"eps": 1e-6}),
+        ("metadata.metadata_title=a=b", lambda job: job.metadata.metadata_title == "a=b"),
+    ],
+)
+def test_set_changes_one_key(write_job, text, read):
+    assert read(config.load(write_job(BASE + DATA), [text]))
+
+
+@pytest.mark.parametrize("text", ["datasets.4.subsets.0.num_repeats=3", "datasets.x=3", "a..b=1", "=1"])
+def test_set_of_a_place_that_is_not_there(write_job, text):
+    assert any(f"--set {text}" in fault for fault in faults(write_job(BASE + DATA), text))
+
+
+def test_kohyas_list_of_arguments_and_spellings(write_job):
+    text = '[optimizer]\noptimizer_type = "ADAMW"\noptimizer_args = ["weight_decay=0.01", "betas=(0.9, 0.95)"]\n'
+    job = config.load(write_job(BASE + text + DATA))
+    assert job.optimizer.optimizer_type == "adamw"
+    assert job.optimizer.optimizer_args == {"weight_decay": 0.01, "betas": (0.9, 0.95)}
+
+
+def test_a_subset_takes_what_it_leaves_open_from_above(write_job):
+    text = (
+        '[general]\ncaption_prefix = "g"\ncaption_suffix = "g"\nflip_aug = true\n'
+        '[[datasets]]\ncaption_prefix = "d"\n[[datasets.subsets]]\nimage_dir = "a"\nflip_aug = false\n'
+    )
+    (subset,) = config.load(write_job(BASE + text)).subsets()
+    assert (subset.caption_prefix, subset.caption_suffix, subset.flip_aug) == ("d", "g", False)
+    assert subset.caption_extension == ".txt"

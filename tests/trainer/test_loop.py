@@ -1,0 +1,231 @@
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import tomllib
+
+import pytest
+import torch
+
+import waveft_core
+from trainer import batch, config, loop, preflight, sampling, setup
+
+# diffusers' Euler scheduler, with NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture
+def ready(job, write_job):
+    """The function that checks the job, changed by `--set` texts."""
+    return lambda *overrides: preflight.check(config.load(write_job(job), overrides))
+
+
+PROMPTS = ('sample.prompts=["sks robot"]', "sample.sample_steps=1")
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_run_leaves_adapter_report_grid_and_metrics(ready, tmp_path):
+    job = ready(*PROMPTS)
+    state = torch.get_rng_state()
+    outcome = loop.run(job)
+    assert torch.equal(torch.get_rng_state(), state)  # no global draw was made
+    assert (outcome.steps, outcome.exit_status, outcome.warning) == (3, 0, "")
+    names = [path.name for path in outcome.files]
+    assert names == ["waveft.safetensors", "waveft-metrics.jsonl", "waveft-grid.png", "waveft-report.html"]
+    made = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert made == {*names, "waveft-before-01-seed42.png", "waveft-after-01-seed42.png"}
+
+    adapter = waveft_core.load(outcome.files[0])
+    assert len(adapter.layers) == 32
+    assert all(layer.values.dtype == torch.float32 and layer.values.any() for layer in adapter.layers.values())
+    assert adapter.metadata["ss_steps"] == "3"
+    assert tomllib.loads(adapter.metadata["waveft.job"])["network"]["coefficients"] == 64
+    assert str(tmp_path) not in json.dumps(dict(adapter.metadata))
+    rows = [json.loads(line) for line in outcome.files[1].read_text().splitlines()]
+    assert [row["loss"] for row in rows] == outcome.losses
+
+    page = outcome.files[3].read_text(encoding="utf-8")
+    assert str(tmp_path) not in page
+    assert not re.search(r'(?:src|href)="(?!data:)', page)  # nothing is loaded from elsewhere
+    for part in ("<svg", "sks robot", "2048 coefficients in 32 layers", "waveft.safetensors", "max_train_steps = 3"):
+        assert part in page
+    assert page.count("data:image/png;base64,") == 2 + 3  # before, after, and the pictures
+
+
+def test_the_same_job_gives_the_same_file(ready, tmp_path):
+    first = digest(loop.run(ready()).files[0])
+    torch.manual_seed(123)
+    assert digest(loop.run(ready("save.overwrite=true")).files[0]) == first
+    elsewhere = loop.run(ready(f"save.output_dir={tmp_path / 'other'}")).files[0]
+    assert elsewhere.parent.name == "other"
+    assert digest(elsewhere) == first
+    assert digest(loop.run(ready("save.overwrite=true", "train.seed=1")).files[0]) != first
+
+
+def test_samples_do_not_change_what_is_trained(ready):
+    plain, sampled = setup.build(ready()), setup.build(ready(*PROMPTS))
+    loop.draw_samples("before", sampled)
+    loop.train(plain)
+    loop.train(sampled)
+    pairs = zip(plain.tuning.parameters(), sampled.tuning.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_nothing_touches_the_network(ready, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert loop.run(ready()).exit_status == 0
+
+
+def test_training_lowers_the_loss_of_what_was_seen(ready):
+    parts = setup.build(ready("train.max_train_steps=8", "optimizer.learning_rate=0.003"))
+    scaler = parts.place.scaler()
+    before = [loop.backward(parts, scaler, step)[0] for step in range(8)]
+    loop.train(parts)
+    after = [loop.backward(parts, scaler, step)[0] for step in range(8)]
+    assert sum(after) < sum(before)
+    assert sum(a < b for a, b in zip(after, before, strict=True)) >= 7
+
+
+def test_batch_and_accumulation_are_interchangeable(ready):
+    values = []
+    for size, count in ((1, 4), (4, 1)):
+        parts = setup.build(ready(f"general.batch_size={size}", f"train.gradient_accumulation_steps={count}"))
+        loop.train(parts)
+        values.append(torch.cat([value.flatten() for value in parts.tuning.state_dict().values()]))
+    assert torch.allclose(values[0], values[1], atol=2e-6)
+
+
+def test_checkpointing_changes_nothing(ready):
+    parts = setup.build(ready())
+    checkpointed = setup.build(ready("train.gradient_checkpointing=true"))
+    assert checkpointed.base.unet.is_gradient_checkpointing
+    assert loop.train(parts).losses == pytest.approx(loop.train(checkpointed).losses, abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_a_half_precision_base_trains_fp32_coefficients(ready, name, dtype):
+    parts = setup.build(ready(f"train.mixed_precision={name}"))
+    assert parts.base.unet.dtype == dtype
+    outcome = loop.train(parts)
+    assert outcome.exit_status == 0
+    values = parts.tuning.parameters()
+    assert all(value.dtype == torch.float32 and value.any() for value in values)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(ready, monkeypatch, capsys):
+    make = batch.make
+
+    def poisoned(cache, job, noising, place, step, micro):
+        one = make(cache, job, noising, place, step, micro)
+        if (step, micro) == (2, 1):
+            one.latents.fill_(float("nan"))
+        return one
+
+    monkeypatch.setattr(loop.batch, "make", poisoned)
+    job = ready()
+    outcome = loop.run(job)
+    assert (outcome.steps, outcome.exit_status) == (2, 1)
+    name = make_name(job, 2, 1)
+    assert outcome.warning.startswith("step 3: expected a finite loss and gradient, got loss nan, with " + name + ". ")
+    assert outcome.files[0].name == "waveft-step2.safetensors"
+    kept = waveft_core.load(outcome.files[0])
+    assert all(layer.values.isfinite().all() for layer in kept.layers.values())
+    assert "step 3: expected" in outcome.files[-1].read_text(encoding="utf-8")
+
+
+def make_name(ready, step, micro):
+    from trainer import plan
+
+    return ready.epoch[plan.picture(42, step * 2 + micro, len(ready.epoch))].path.name
+
+
+def test_ctrl_c_saves_what_was_trained(ready, monkeypatch):
+    make = batch.make
+
+    def interrupted(cache, job, noising, place, step, micro):
+        if (step, micro) == (1, 0):
+            os.kill(os.getpid(), signal.SIGINT)
+        return make(cache, job, noising, place, step, micro)
+
+    monkeypatch.setattr(loop.batch, "make", interrupted)
+    outcome = loop.run(ready(*PROMPTS))
+    assert (outcome.steps, outcome.exit_status) == (2, 130)
+    assert outcome.files[0].name == "waveft-step2.safetensors"
+    assert waveft_core.load(outcome.files[0]).metadata["ss_steps"] == "2"
+    again = loop.run(ready("save.overwrite=true"))
+    assert again.files[0].name == "waveft-step2-2.safetensors"  # nothing that was saved is replaced
+
+
+def test_samples_that_fail_leave_the_adapter(ready, monkeypatch):
+    draw, calls = sampling.draw, []
+
+    def second_fails(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("no memory")
+        return draw(*arguments)
+
+    monkeypatch.setattr(loop.sampling, "draw", second_fails)
+    outcome = loop.run(ready(*PROMPTS))
+    assert outcome.exit_status == 1
+    assert "its samples failed: no memory" in outcome.warning
+    assert waveft_core.load(outcome.files[0]).layers
+
+
+def test_out_of_memory_names_the_levers(ready, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    monkeypatch.setattr(loop.batch, "make", full)
+    outcome = loop.run(ready())
+    assert (outcome.steps, outcome.exit_status) == (0, 1)
+    assert "gradient_checkpointing = true" in outcome.warning
+    assert [path.suffix for path in outcome.files] == [".jsonl", ".html"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("network.coefficients=100000000", "coefficients"),
+        ('network.targets=["to_x"]', "to_x"),
+        ("optimizer.optimizer_args.nme=1", "optimizer_args"),
+    ],
+)
+def test_what_does_not_fit_the_base_is_refused_before_the_encoding(ready, monkeypatch, override, words):
+    monkeypatch.setattr(setup, "fill_cache", lambda *_: pytest.fail("encoded"))
+    with pytest.raises(ValueError, match=words):
+        loop.run(ready(override))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_save_precision(ready, precision, dtype):
+    outcome = loop.run(ready(f"save.save_precision={precision}"))
+    layers = waveft_core.load(outcome.files[0]).layers.values()
+    assert {layer.values.dtype for layer in layers} == {dtype}
+
+
+def test_options_change_what_is_seen(ready):
+    plain = loop.train(setup.build(ready())).losses
+    for override in (
+        "loss.noise_offset=0.3", "loss.min_snr_gamma=1", "train.seed=1", "general.caption_dropout_rate=1.0",
+        "general.caption_prefix=zz ", "general.flip_aug=true",
+    ):  # fmt: skip
+        assert loop.train(setup.build(ready(override))).losses != plain, override
+
+
+def test_the_command_from_elsewhere(in_process, job, write_job, tmp_path):
+    job["save"]["output_dir"] = "made"
+    path = write_job(job)
+    done = in_process("-m", "trainer", "--config", str(path), cwd=tmp_path.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "step 3/3" in done.stdout
+    assert done.stdout.splitlines()[-3].strip().startswith(str(tmp_path / "made" / "waveft.safetensors"))

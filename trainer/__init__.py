@@ -1,0 +1,1 @@
+"""Trains WaveFT adapters for SDXL: `python -m trainer --config job.toml`."""

@@ -1,0 +1,39 @@
+"""What the trainer says when it cannot go on: a list of faults, or the reason why a run stopped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+
+class UserError(ValueError):
+    """A job that cannot be run, with everything that is wrong with it.
+
+    Attributes:
+        problems: one text for each fault, "what, which one: expected X, got Y. Remedy."
+    """
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class TrainingStopped(RuntimeError):
+    """A run that began and had to stop; what it had written stays."""
+
+
+def not_finite(step: int, loss: float, norm: float, pictures: Sequence[str]) -> str:
+    """Returns what is said when a step's numbers break down, with the pictures that it saw."""
+    what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
+    return (
+        f"step {step}: expected a finite loss and gradient, got {what}, with {', '.join(dict.fromkeys(pictures))}. "
+        "The step was not taken. Lower learning_rate or scaling, or use mixed_precision bf16 or no."
+    )
+
+
+def out_of_memory(error: Exception) -> str:
+    """Returns what is said when the device's memory is too small, with the levers there are."""
+    return (
+        f"{str(error).splitlines()[0]} Set [train] gradient_checkpointing = true, then [general] batch_size = 1, "
+        "then a smaller resolution."
+    )

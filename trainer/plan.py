@@ -1,0 +1,19 @@
+"""Which picture is seen when: arithmetic from the step, so that any step can be planned without the ones before it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from . import rng
+
+
+@lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+    """Returns the numbers 0 .. count - 1 in the order of that epoch."""
+    return tuple(sorted(range(count), key=lambda index: (rng.integer(seed, "order", epoch, index), index)))
+
+
+def picture(seed: int, position: int, count: int) -> int:
+    """Returns which of `count` pictures is the `position`-th that the run sees, counted over all epochs from 0."""
+    epoch, place = divmod(position, count)
+    return epoch_order(seed, epoch, count)[place]

@@ -1,0 +1,74 @@
+"""Which device trains and in which dtype the frozen base is held: the one place of the trainer that decides either."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from .errors import UserError
+from .schema import Train
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Where and how finely the base computes. The coefficients are fp32 whatever it says.
+
+    Attributes:
+        device: of UNet, text encoders and VAE while each is at work.
+        dtype: of the frozen UNet and text encoders.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        """The dtype as a job writes it."""
+        return NAMES[self.dtype]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Returns a forward pass's context: below fp32, the base's dtype with sensitive parts in fp32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Returns the loss scaler; it does something for fp16 alone, whose small gradients would vanish."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+
+def choose(train: Train) -> Precision:
+    """Returns the device and dtype that the job asks for or, for "auto", the best that the machine has.
+
+    Raises:
+        UserError: the machine has no such device, or the device no such dtype.
+    """
+    device = best_device() if train.device == "auto" else named_device(train.device)
+    has_bf16 = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
+    if train.mixed_precision == "bf16" and not has_bf16:
+        raise UserError(f"[train] mixed_precision: {device} has no bf16. Write 'fp16' or 'no'.")
+    auto = torch.bfloat16 if device.type == "cuda" and has_bf16 else torch.float32
+    return Precision(device, DTYPES.get(train.mixed_precision, auto))
+
+
+def best_device() -> torch.device:
+    """Returns the machine's accelerator, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def named_device(name: str) -> torch.device:
+    """Returns the device of that name; UserError where torch cannot use it."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"[train] device: expected one that torch can use here, got {name!r} ({reason}). Write 'auto'."
+        ) from None
+    return device
