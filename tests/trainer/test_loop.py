@@ -51,7 +51,7 @@ def test_a_run_leaves_adapter_report_grid_and_metrics(ready, tmp_path):
 
     page = outcome.files[3].read_text(encoding="utf-8")
     assert str(tmp_path) not in page
-    assert not re.search(r'(?:src|href)="(?!data:)', page)  # nothing is loaded from elsewhere
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # nothing is loaded from elsewhere
     for part in ("<svg", "sks robot", "2048 coefficients in 32 layers", "waveft.safetensors", "max_train_steps = 3"):
         assert part in page
     assert page.count("data:image/png;base64,") == 2 + 3  # before, after, and the pictures
