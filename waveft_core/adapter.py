@@ -10,9 +10,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from .atoms import check_wavelet, coeffs_shape
+from .atoms import coeffs_shape
 from .errors import Refusal, WaveFTError, listed
-from .header import Header
+from .header import Header, check_header
 from .plan import arithmetic_dtype, make_plan
 
 FILE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -56,12 +56,14 @@ class Adapter:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", MappingProxyType({name: self.layers[name] for name in sorted(self.layers)}))
+        layers = {name: self.layers[name] for name in sorted(self.layers)}
+        layers = {name: Layer(held.values.detach(), held.indices, tuple(held.shape)) for name, held in layers.items()}
+        object.__setattr__(self, "layers", MappingProxyType(layers))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
         fail = Refusal(self.source)
-        check_wavelet(self.wavelet, self.mode)
-        if not math.isfinite(self.scaling):
+        if isinstance(self.scaling, float) and not math.isfinite(self.scaling):
             raise fail(None, "scaling", "a finite number", self.scaling, "Use the scaling it was trained with.")
+        check_header(self.header, fail)
         if not self.layers:
             raise fail(None, "layers", "at least one layer", "none", "The file holds no adapter.")
         for name, layer in self.layers.items():
@@ -99,7 +101,7 @@ class Adapter:
         dtype = dtype or found.values.dtype
         device = torch.device(device) if device is not None else found.values.device
         dense = torch.zeros(entries, dtype=arithmetic_dtype(dtype), device=device)
-        plan = make_plan(self.wavelet, self.mode, found.shape, found.indices, dense.dtype).to(device)
+        plan = make_plan(self.wavelet, self.mode, found.shape, found.indices, dense.dtype).to(device, dense.dtype)
         dense.index_copy_(0, plan.entries, plan.sums(found.values.to(device)).mul_(self.scaling))
         return dense.view(found.shape).to(dtype)
 
@@ -119,7 +121,7 @@ class Adapter:
                 layer, "weight", list(found.shape), list(weight.shape), "The file was trained for another model."
             )
         wide = arithmetic_dtype(weight.dtype)
-        plan = make_plan(self.wavelet, self.mode, found.shape, found.indices, wide).to(weight.device)
+        plan = make_plan(self.wavelet, self.mode, found.shape, found.indices, wide).to(weight.device, wide)
         rows, columns = plan.entries // weight[0].numel(), plan.entries % weight[0].numel()
         flat = weight.reshape(weight.shape[0], -1)
         touched = flat[rows, columns].to(wide)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,7 @@ def load(path: str | os.PathLike[str]) -> Adapter:
         names = list(file.keys())
         slices = {name: file.get_slice(name) for name in names}
         header = _header_of(file, slices, metadata, fail)
-        _check_rules(names, fail)
-        for name in names:  # before anything is read: dtype and rank of every tensor
-            if name != HEADER:
-                _check_declared(name, slices[name].get_dtype(), slices[name].get_shape(), fail)
+        _check_declared({name: (held.get_dtype(), held.get_shape()) for name, held in slices.items()}, fail)
         tensors = {name: file.get_tensor(name).clone() for name in names if name != HEADER}
     return _assembled(header, tensors, metadata, str(path), fail)
 
@@ -59,10 +56,8 @@ def from_tensors(tensors: Mapping[str, Tensor], source: str, metadata: Mapping[s
     if held.dtype != torch.uint8 or held.dim() != 1:
         raise fail(None, HEADER, "U8 [len]", f"{held.dtype} {list(held.shape)}", "The file is damaged.")
     header = parse_header(held.cpu().numpy().tobytes(), metadata, fail)
-    _check_rules(tensors, fail)
-    for name, tensor in tensors.items():
-        if name != HEADER:
-            _check_declared(name, _NAMES.get(tensor.dtype, str(tensor.dtype)), list(tensor.shape), fail)
+    declared = {name: (_NAMES.get(held.dtype, str(held.dtype)), list(held.shape)) for name, held in tensors.items()}
+    _check_declared(declared, fail)
     return _assembled(header, dict(tensors), metadata or {}, source, fail)
 
 
@@ -81,7 +76,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
         names = list(file.keys())
         slices = {name: file.get_slice(name) for name in names}
         header = _header_of(file, slices, metadata, fail)
-        _check_rules(names, fail)
+        _check_declared({name: (held.get_dtype(), held.get_shape()) for name, held in slices.items()}, fail)
         counts = [slices[name].get_shape()[0] for name in names if name.endswith(".waveft_values")]
     rest = {key: value for key, value in metadata.items() if key != "waveft"}
     return {**header.to_dict(), "layers": len(counts), "coefficients": sum(counts), "metadata": rest}
@@ -118,8 +113,10 @@ def save(
         check_layer(name, layer, adapter.wavelet, adapter.mode, adapter.scaling, fail)
     tensors = {HEADER: torch.tensor(list(adapter.header.to_json().encode()), dtype=torch.uint8)}
     for name, layer in layers.items():
-        tensors[f"{name}.waveft_values"] = layer.values.cpu().contiguous()
-        tensors[f"{name}.waveft_indices"] = layer.indices.cpu().contiguous()
+        tensors[f"{name}.waveft_values"] = (
+            layer.values.cpu().contiguous().clone()
+        )  # the library refuses tensors that share memory
+        tensors[f"{name}.waveft_indices"] = layer.indices.cpu().contiguous().clone()
         tensors[f"{name}.waveft_shape"] = torch.tensor(layer.shape, dtype=torch.int32)
     write_atomically(path, _sorted_header(safetensors.torch.save(tensors, strings)))
 
@@ -181,34 +178,38 @@ def _header_of(file: Any, slices: Mapping[str, Any], metadata: Mapping[str, str]
     return parse_header(file.get_tensor(HEADER).numpy().tobytes(), metadata, fail)
 
 
-def _check_rules(names: Iterable[str], fail: Refusal) -> None:
-    """Refuses tensors under no rule of the format, and layers that lack one of their three."""
-    held: dict[str, set[str]] = {}
-    for name in names:
-        layer, dot, part = name.partition(".")
+def _check_declared(declared: Mapping[str, tuple[str, list[int]]], fail: Refusal) -> None:
+    """Refuses what names, dtypes and shapes alone show to be wrong, before any tensor is read.
+
+    Args:
+        declared: tensor name -> its dtype in safetensors' word, and its shape.
+    """
+    layers: dict[str, dict[str, list[int]]] = {}
+    damaged = "The file is damaged."
+    for name, (dtype, shape) in declared.items():
         if name == HEADER:
             continue
-        if not (layer and dot and part in PARTS):
-            raise fail(
-                None,
-                "tensors",
-                "<layer>." + "|".join(PARTS),
-                f'"{name}"',
-                "It is no WaveFT file, or of a later version.",
-            )
-        held.setdefault(layer, set()).add(part)
-    for layer, parts in held.items():
+        layer, _, part = name.partition(".")
+        if not layer or part not in PARTS:
+            rules = "<layer>." + "|".join(PARTS)
+            raise fail(None, "tensors", rules, f'"{name}"', "It is no WaveFT file, or of a later version.")
+        expected = ("F32", "F16", "BF16") if part == "waveft_values" else ("I32",)
+        if dtype not in expected:
+            raise fail(layer, part, " or ".join(expected), dtype, damaged)
+        if len(shape) != 1:
+            raise fail(layer, part, "one axis", f"shape {shape}", damaged)
+        layers.setdefault(layer, {})[part] = shape
+    if not layers:
+        raise fail(None, "layers", "at least one layer", "none", "The file holds no adapter.")
+    for layer, parts in layers.items():
         if len(parts) != len(PARTS):
-            raise fail(layer, "tensors", ", ".join(PARTS), ", ".join(sorted(parts)), "The file is damaged.")
-
-
-def _check_declared(name: str, dtype: str, shape: list[int], fail: Refusal) -> None:
-    layer, _, part = name.partition(".")
-    expected = ("F32", "F16", "BF16") if part == "waveft_values" else ("I32",)
-    if dtype not in expected:
-        raise fail(layer, part, " or ".join(expected), dtype, "The file is damaged.")
-    if len(shape) != 1:
-        raise fail(layer, part, "one axis", f"shape {shape}", "The file is damaged.")
+            raise fail(layer, "tensors", ", ".join(PARTS), ", ".join(sorted(parts)), damaged)
+        values, indices = parts["waveft_values"][0], parts["waveft_indices"][0]
+        if values != indices or not values:
+            got = f"{values} values and {indices} indices"
+            raise fail(layer, "coefficients", "as many values as indices, at least one", got, damaged)
+        if not 2 <= parts["waveft_shape"][0] <= 4:
+            raise fail(layer, "waveft_shape", "two to four sizes", parts["waveft_shape"][0], damaged)
 
 
 def _assembled(

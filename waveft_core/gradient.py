@@ -61,7 +61,8 @@ class Sampler:
         m, n = self.shape
         x, grad = x.detach().reshape(-1, n), grad.detach().reshape(-1, m)  # [T, n], [T, m]
         way = self.sampled if x.device.type == "cpu" and self.sampling_pays() else self.dense
-        return way(x, grad).mul_(self.factor)
+        with torch.autocast(x.device.type, enabled=False):  # a backward pass run within it would round to 16 bits
+            return way(x, grad).mul_(self.factor)
 
     def sampling_pays(self) -> bool:
         """Returns whether the sampled way is the cheaper one on a CPU, per token."""

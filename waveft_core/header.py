@@ -60,6 +60,19 @@ def parse_header(content: bytes, metadata: Mapping[str, str] | None, fail: Refus
     return _checked(found, remedy, fail)
 
 
+def check_header(header: Header, fail: Refusal) -> None:
+    """Refuses a header that no reader would take, so that none is written.
+
+    Raises:
+        WaveFTError: made by `fail`.
+    """
+    made = {"level": 1, "version": VERSION, "wavelet": header.wavelet, "mode": header.mode, "scaling": header.scaling}
+    _checked({**made, "locations": header.locations}, "Make the adapter with other settings.", fail)
+    length = len(header.to_json().encode())
+    if length > MAX_BYTES:
+        raise fail(None, HEADER, f"at most {MAX_BYTES} bytes", length, "Give a shorter `locations`.")
+
+
 def _checked(found: dict[str, Any], remedy: str, fail: Refusal) -> Header:
     for key in ("version", "wavelet", "mode", "level", "scaling"):
         if key not in found:
@@ -75,7 +88,7 @@ def _checked(found: dict[str, Any], remedy: str, fail: Refusal) -> Header:
     if type(scaling) not in (int, float) or not _is_finite(scaling):
         raise fail(None, f'{HEADER} "scaling"', "a finite number", repr(scaling), remedy)
     locations = found.get("locations")
-    if locations is not None and not isinstance(locations, str):
+    if locations is not None and not _is_text(locations):
         raise fail(None, f'{HEADER} "locations"', "a string", repr(locations), remedy)
     return Header(found["wavelet"], found["mode"], float(scaling), locations)
 
@@ -88,9 +101,18 @@ def _check_copy(found: dict[str, Any], text: str | None, fail: Refusal) -> None:
         copy = _strict_json(text)
     except ValueError as error:
         copy = str(error)
-    if copy != found:
+    if _typed(copy) != _typed(found):
         remedy = "One of the two was edited: get the original file."
         raise fail(None, "metadata waveft", f"the header tensor's own JSON {json.dumps(found)}", text, remedy)
+
+
+def _typed(value: object) -> object:
+    """Returns a parsed JSON value in which true is not equal to 1, as it is to Python."""
+    if isinstance(value, dict):
+        return {key: _typed(held) for key, held in value.items()}
+    if isinstance(value, list):
+        return [_typed(held) for held in value]
+    return ("boolean", value) if isinstance(value, bool) else value
 
 
 def _strict_json(text: str) -> object:
@@ -127,6 +149,13 @@ def _strict_json(text: str) -> object:
         return value
 
     return json.loads(text, object_pairs_hook=once, parse_constant=refuse, parse_float=finite)
+
+
+def _is_text(value: object) -> bool:
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:  # a lone surrogate: JSON can spell it, UTF-8 cannot
+        return False
 
 
 def _is_finite(number: float) -> bool:

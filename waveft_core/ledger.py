@@ -34,10 +34,10 @@ class Update:
     def __init__(self, layer: str, plan: Plan, values: Tensor, factor: float) -> None:
         self.layer, self.plan, self.values, self.factor = layer, plan, values, factor
 
-    def contribution(self, device: torch.device) -> Tensor:
-        """Returns factor * IDWT(C) at the plan's entries, [E]."""
-        self.plan = self.plan.to(device)
-        return self.plan.sums(self.values.detach().to(device)).mul_(self.factor)
+    def contribution(self, weight: Tensor) -> Tensor:
+        """Returns factor * IDWT(C) at the plan's entries, [E], in the arithmetic of `weight` and on its device."""
+        self.plan = self.plan.to(weight.device, arithmetic_dtype(weight.dtype))
+        return self.plan.sums(self.values.detach().to(weight.device)).mul_(self.factor)
 
 
 class Ledger:
@@ -51,7 +51,7 @@ class Ledger:
         self.originals = weight.new_empty(0)
         self.written = self.originals
         self._places: list[Tensor | None] = []
-        self._seen = _fingerprint(weight)
+        self._mark()
 
     def add(self, update: Update) -> None:
         """Makes `update` active."""
@@ -76,12 +76,12 @@ class Ledger:
         if not active:
             return self.originals
         if len(self.updates) == 1:
-            total = active[0][0].contribution(self.weight.device)
+            total = active[0][0].contribution(self.weight)
         else:
             total = torch.zeros(self.entries.numel(), dtype=wide, device=self.weight.device)
             for update, place in active:  # places are unique within an update: no two adds meet
                 assert place is not None
-                total.index_add_(0, place, update.contribution(self.weight.device))
+                total.index_add_(0, place, update.contribution(self.weight))
         return total.add_(self.originals.to(wide)).to(self.weight.dtype)
 
     def changed(self) -> bool:
@@ -134,7 +134,7 @@ class Ledger:
         self.updates = updates
         device = self.weight.device
         for update in updates:
-            update.plan = update.plan.to(device)
+            update.plan = update.plan.to(device, arithmetic_dtype(self.weight.dtype))
         if len(updates) == 1:
             self.entries, self._places = updates[0].plan.entries, [None]
         elif updates:
@@ -193,6 +193,11 @@ def check_weight(weight: Tensor, layer: str) -> None:
         raise WaveFTError(
             f'layer "{layer}": expected a weight of {expected}, got {str(weight.dtype).removeprefix("torch.")}. '
             "Load the model without quantisation."
+        )
+    if weight.is_inference() and not torch.is_inference_mode_enabled():
+        raise WaveFTError(
+            f'layer "{layer}": expected a weight that can be written, got one made under torch.inference_mode. '
+            "Load the model outside it, or merge inside it."
         )
     if not weight.is_contiguous():
         raise WaveFTError(

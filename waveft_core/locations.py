@@ -22,7 +22,7 @@ def parse_locations(locations: str) -> tuple[str, int]:
         WaveFTError: not `uniform:SEED` or `peft:SEED`, SEED a whole number from 0 to 2**63 - 1.
     """
     kind, _, seed = str(locations).partition(":")
-    if kind not in KINDS or not (seed.isascii() and seed.isdigit()) or int(seed) >= 2**63:
+    if kind not in KINDS or not (seed.isascii() and seed.isdigit() and len(seed) <= 19) or int(seed) >= 2**63:
         raise WaveFTError(f'locations: expected "uniform:SEED" or "peft:SEED", SEED a whole number, got {locations!r}.')
     return kind, int(seed)
 

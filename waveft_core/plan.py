@@ -8,7 +8,7 @@ diagonal is then one gather, one multiply and one add over a prefix: no padding,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,12 +26,14 @@ class Plan:
         sources: [Q] int32, the coefficient of each contribution, diagonal after diagonal.
         taps: [Q] float32 or float64, its factor.
         lengths: how long each diagonal is, never growing; the first is E.
+        basis: wavelet, mode, the weight's shape and the indices that it was made from.
     """
 
     entries: Tensor
     sources: Tensor
     taps: Tensor
     lengths: tuple[int, ...]
+    basis: tuple[str, str, tuple[int, ...], Tensor]
 
     def sums(self, values: Tensor) -> Tensor:
         """Returns IDWT(C) at the touched entries, [E] in the taps' dtype; `values`: [p]."""
@@ -45,11 +47,14 @@ class Plan:
             start += length
         return total
 
-    def to(self, device: torch.device) -> Plan:
-        """Returns the plan on `device`."""
-        if self.entries.device == device:
-            return self
-        return Plan(self.entries.to(device), self.sources.to(device), self.taps.to(device), self.lengths)
+    def to(self, device: torch.device, dtype: torch.dtype) -> Plan:
+        """Returns the plan on `device`, for arithmetic in `dtype`."""
+        plan = self if self.taps.dtype == dtype else make_plan(*self.basis, dtype)
+        if plan.entries.device == device:
+            return plan
+        return replace(
+            plan, entries=plan.entries.to(device), sources=plan.sources.to(device), taps=plan.taps.to(device)
+        )
 
 
 def make_plan(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, dtype: torch.dtype) -> Plan:
@@ -77,6 +82,7 @@ def make_plan(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, 
         sources=torch.from_numpy((picks // width).astype(np.int32)),
         taps=torch.from_numpy(taps.reshape(-1)[picks]).to(dtype),
         lengths=lengths,
+        basis=(wavelet, mode, shape, indices),
     )
 
 

@@ -28,9 +28,17 @@ class Target:
 
 
 def parts(models: Models) -> Mapping[str | None, nn.Module]:
-    """Returns the components of `models`; a model on its own is the component None."""
+    """Returns the components of `models`; a model on its own is the component None.
+
+    Raises:
+        WaveFTError: something else than models.
+    """
     if isinstance(models, nn.Module):
         return {None: models}
+    wrong = [type(model).__name__ for model in models.values() if not isinstance(model, nn.Module)]
+    if wrong or not models:
+        got = listed(wrong) or "an empty mapping"
+        raise WaveFTError(f"models: expected a model, a mapping of models, or a state dict, got {got}.")
     return {component: model for component, model in models.items()}  # noqa: C416 - mypy: the key's type is wider here
 
 
@@ -62,7 +70,7 @@ def select(models: Models, targets: tuple[str, ...] | str) -> list[Target]:
             module = modules[path]
             assert isinstance(module, nn.Linear)
             selected.append(Target(names[path], f"{component}.{path}" if component else path, module, module.weight))
-    _check_unshared(selected)
+    _check_unshared(selected, list(_places(models)))
     return selected
 
 
@@ -81,21 +89,22 @@ def resolve(target: Models | StateDict, adapter: Adapter, leave_out: Collection[
     if not wanted:
         raise fail(None, "layers", "some to apply", f"only those left out ({listed(leave_out)})", "Leave out less.")
     found: dict[str, list[Target]] = {}
-    for place in _places(target):
+    places = list(_places(target))
+    for place in places:
         found.setdefault(place.name, []).append(place)
     missing = [name for name in wanted if name not in found]
     if missing:
         trained = (
             adapter.metadata.get("modelspec.architecture") or adapter.metadata.get("ss_base_model_version") or "unknown"
         )
-        apart = sorted({name.split("_")[1] for name in missing})
+        apart = sorted({part[1] for name in missing if (part := re.match(r"lora_(unet|te\d)_", name))})
+        give = f", or give every component that it holds (here {', '.join(apart)}), or name those to leave out"
         raise fail(
             None,
             f"{len(missing)} of {len(wanted)} layers",
             "layers that the target model has",
             f"none of the names {listed(missing)}",
-            f"The file was trained for: {trained}. Apply it to that model, or give every component it holds "
-            f"(here {', '.join(apart)}), or name those to leave out.",
+            f"The file was trained for: {trained}. Apply it to that model{give if apart else ''}.",
         )
     chosen = []
     for name in wanted:
@@ -106,7 +115,9 @@ def resolve(target: Models | StateDict, adapter: Adapter, leave_out: Collection[
         if tuple(place.weight.shape) != adapter.layers[name].shape:
             expected, got = list(adapter.layers[name].shape), list(place.weight.shape)
             raise fail(name, f'weight of "{place.path}"', expected, got, "The file was trained for another model.")
+        _check_held(place)
         chosen.append(place)
+    _check_unshared(chosen, places)
     return chosen
 
 
@@ -150,18 +161,32 @@ def _check_trainable(path: str, modules: Mapping[str, nn.Module], same_name: lis
             f'layer "{path}": expected a layer whose forward runs, got the out_proj of nn.MultiheadAttention, '
             f"which uses the weight without it. {remedy}"
         )
+    _check_held(Target("", path, module, module.weight))
     if len(same_name) > 1:
         raise WaveFTError(
             f'layer "{path}": expected a name of its own in the file, got one with {listed(same_name)}. {remedy}'
         )
 
 
-def _check_unshared(selected: list[Target]) -> None:
-    owners: dict[int, str] = {}
-    for target in selected:
-        other = owners.setdefault(target.weight.data_ptr(), target.path)
-        if other != target.path and not target.weight.is_meta:
+def _check_held(place: Target) -> None:
+    """Refuses a weight that the module computes anew for each forward: what is written to it would be lost."""
+    if place.module is not None and place.module._parameters.get("weight") is not place.weight:
+        raise WaveFTError(
+            f'layer "{place.path}": expected a weight of its own, got one computed from others (a parametrization, or '
+            "weight norm). Make it a plain weight first (parametrize.remove_parametrizations), or leave the layer out."
+        )
+
+
+def _check_unshared(chosen: list[Target], places: list[Target]) -> None:
+    """Refuses a weight that another layer uses too: an update meant for one would change both."""
+    users: dict[int, list[str]] = {}
+    for place in places:
+        if not place.weight.is_meta:
+            users.setdefault(place.weight.data_ptr(), []).append(place.path)
+    for target in reversed(chosen):  # of two targets, the later one is named
+        others = [path for path in users.get(target.weight.data_ptr(), []) if path != target.path]
+        if others and target.weight.numel():
             raise WaveFTError(
-                f'layer "{target.path}": expected a weight of its own, got the one of "{other}". '
-                "Leave both out of the targets, or untie them."
+                f'layer "{target.path}": expected a weight of its own, got the one of {listed(others)}. '
+                "Untie them, or leave the layer out."
             )

@@ -1,0 +1,104 @@
+"""The oracles and the makers that several of core's tests share, as fixtures."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import pywt
+import torch
+from torch import nn
+
+from waveft_core import Adapter, Layer
+
+
+def _plane(wavelet, mode, shape):
+    """(M, N) as the format defines them, written apart from the code under test."""
+    m, n = shape[0], int(np.prod(shape[1:]))
+    if mode == "periodization":
+        return m, n
+    k = len(pywt.Wavelet(wavelet).rec_lo)
+    return 2 * ((m + k - 1) // 2), 2 * ((n + k - 1) // 2)
+
+
+def _idwt2(coeffs, wavelet, mode, shape):
+    """IDWT2(C)[:m, :n] by PyWavelets, [m, n] float64."""
+    if wavelet == "identity":
+        return coeffs
+    half_m, half_n = coeffs.shape[0] // 2, coeffs.shape[1] // 2
+    aa, ad = coeffs[:half_m, :half_n], coeffs[:half_m, half_n:]
+    da, dd = coeffs[half_m:, :half_n], coeffs[half_m:, half_n:]
+    return pywt.idwt2((aa, (da, ad, dd)), wavelet, mode)[: shape[0], : int(np.prod(shape[1:]))]
+
+
+@pytest.fixture(scope="session")
+def plane():
+    return _plane
+
+
+@pytest.fixture(scope="session")
+def idwt2():
+    return _idwt2
+
+
+@pytest.fixture(scope="session")
+def pywt_delta():
+    """delta(adapter, layer name) -> dW [m, n] float64, scaling included, by PyWavelets alone."""
+
+    def delta(adapter, name):
+        layer = adapter.layers[name]
+        coeffs = np.zeros(_plane(adapter.wavelet, adapter.mode, layer.shape))
+        coeffs.reshape(-1)[layer.indices.numpy()] = layer.values.detach().double().numpy()
+        return adapter.scaling * _idwt2(coeffs, adapter.wavelet, adapter.mode, layer.shape)
+
+    return delta
+
+
+@pytest.fixture(scope="session")
+def make_adapter():
+    """make(shapes by layer name, ...) -> an adapter with random places and values."""
+
+    def make(
+        shapes, coefficients=6, wavelet="db1", mode="periodization", scaling=1.7, seed=0, dtype=torch.float32, **more
+    ):
+        generator = np.random.default_rng(seed)
+        layers = {}
+        for name, shape in shapes.items():
+            across, along = _plane(wavelet, mode, shape)
+            p = min(coefficients, across * along)
+            indices = np.sort(generator.choice(across * along, p, replace=False)).astype(np.int32)
+            values = torch.from_numpy(generator.normal(size=p)).to(dtype)
+            layers[name] = Layer(values, torch.from_numpy(indices), tuple(shape))
+        return Adapter(layers, wavelet, mode, scaling, **more)
+
+    return make
+
+
+@pytest.fixture
+def bits():
+    """bits(tensor) -> its raw bytes: -0.0 is not 0.0 here, and a NaN equals itself."""
+
+    def raw(tensor):
+        return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+    return raw
+
+
+@pytest.fixture
+def make_mlp():
+    """make(dtype) -> 8 -> 12 -> 6 with a bias in one layer, weights drawn from a seed."""
+
+    def make(dtype=torch.float32, seed=0, grad=False):
+        generator = torch.Generator().manual_seed(seed)
+        model = nn.Sequential(nn.Linear(8, 12, bias=False), nn.Tanh(), nn.Linear(12, 6))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
+        return model.to(dtype).requires_grad_(grad)
+
+    return make

@@ -1,0 +1,165 @@
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from waveft_core import WaveFTError
+from waveft_core.ledger import WEIGHT_DTYPES, Update, check_weight, ledger_of
+from waveft_core.plan import arithmetic_dtype, make_plan
+
+
+def update(indices=(0, 5), values=(1.0, 2.0), factor=1.0, shape=(4, 4), wavelet="db1", dtype=torch.float32):
+    plan = make_plan(wavelet, "periodization", shape, torch.tensor(indices, dtype=torch.int32), arithmetic_dtype(dtype))
+    return Update("lora_x", plan, torch.tensor(values, dtype=arithmetic_dtype(dtype)), factor)
+
+
+def weight(dtype=torch.float32):
+    return torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def test_one_weight_has_one_ledger_as_long_as_someone_holds_it():
+    held = weight()
+    ledger = ledger_of(held, "x")
+    assert ledger_of(held, "x") is ledger
+    assert ledger_of(held.detach(), "x") is ledger  # the same memory by another tensor
+    assert ledger_of(nn.Parameter(held, requires_grad=False), "x") is ledger
+    assert ledger_of(weight(), "x") is not ledger
+    first = id(ledger)
+    ledger.add(update())
+    del ledger
+    gc.collect()
+    again = ledger_of(held, "x")
+    assert again.updates == []
+    assert first
+
+
+def test_a_ledger_is_not_found_by_memory_that_was_handed_on():
+    for _ in range(50):  # the allocator gives the same address again and again
+        held = weight()
+        ledger = ledger_of(held, "x")
+        assert ledger.updates == []
+        assert ledger.weight is held
+        ledger.add(update())
+        del held, ledger
+
+
+def test_only_the_touched_entries_are_kept_and_written():
+    held = weight()
+    base = held.clone()
+    ledger = ledger_of(held, "x")
+    ledger.add(update())
+    assert sorted(ledger.entries.tolist()) == [0, 1, 4, 5, 10, 11, 14, 15]
+    assert torch.equal(ledger.originals, base.view(-1)[ledger.entries])
+    assert torch.equal(ledger.written, held.view(-1)[ledger.entries])
+    untouched = [2, 3, 6, 7, 8, 9, 12, 13]
+    assert torch.equal(held.view(-1)[untouched], base.view(-1)[untouched])
+    assert torch.equal(ledger.original_weight(), base)
+    assert not torch.equal(held, base)
+
+
+def test_write_reads_the_values_and_the_factor_anew(bits):
+    held = weight()
+    base = held.clone()
+    ledger, one = ledger_of(held, "x"), update()
+    ledger.add(one)
+    first = held.clone()
+    one.values.mul_(2)
+    assert torch.equal(held, first)
+    ledger.write()
+    doubled = held.clone()
+    torch.testing.assert_close(doubled - base, 2 * (first - base))
+    one.factor = 0.0
+    ledger.write()
+    assert bits(held) == bits(base)
+
+
+def test_an_update_of_zeros_leaves_the_same_numbers():
+    held = weight()
+    base = held.clone()
+    ledger_of(held, "x").add(update(values=(0.0, 0.0)))
+    assert torch.equal(held, base)
+
+
+def test_removing_what_is_not_there_changes_nothing(bits):
+    held = weight()
+    ledger = ledger_of(held, "x")
+    ledger.add(update())
+    before = bits(held)
+    ledger.remove(update())
+    assert bits(held) == before
+    assert len(ledger.updates) == 1
+
+
+def test_a_weight_that_moved_in_memory_is_followed(bits):
+    layer = nn.Linear(4, 4, bias=False).requires_grad_(False)
+    base = layer.weight.clone()
+    ledger, one = ledger_of(layer.weight, "x"), update()
+    ledger.add(one)
+    layer.weight.data = layer.weight.data.clone()
+    assert ledger.changed()
+    ledger.remove(one)
+    assert bits(layer.weight) == bits(base)
+    assert not ledger.changed()
+
+
+def test_an_entry_that_nobody_touched_may_change_meanwhile():
+    held = weight()
+    base = held.clone()
+    ledger, one = ledger_of(held, "x"), update()
+    ledger.add(one)
+    held[0, 2] = 9.0
+    ledger.remove(one)
+    base[0, 2] = 9.0
+    assert torch.equal(held, base)
+
+
+def test_a_cast_that_loses_the_memory_layout_is_refused():
+    layer = nn.Linear(4, 4, bias=False).requires_grad_(False)
+    ledger = ledger_of(layer.weight, "lora_x")
+    ledger.add(update())
+    layer.weight.data = layer.weight.data.t().contiguous().t()
+    with pytest.raises(WaveFTError, match='layer "lora_x": expected a contiguous weight'):
+        ledger.write()
+
+
+@pytest.mark.parametrize("dtype", WEIGHT_DTYPES, ids=str)
+def test_the_last_one_out_leaves_w0_after_many_rounds(dtype, bits):
+    held = weight(dtype)
+    held[0, 0], held[1, 1] = -0.0, torch.finfo(dtype).smallest_normal / 2
+    before = bits(held)
+    ledger = ledger_of(held, "x")
+    generator = torch.Generator().manual_seed(7)
+    inside = []
+    for round_ in range(40):
+        if inside and torch.rand(1, generator=generator) < 0.5:
+            ledger.remove(inside.pop(int(torch.randint(len(inside), (1,), generator=generator))))
+        else:
+            start = int(torch.randint(14, (1,), generator=generator))
+            one = update((start, start + 1), wavelet=("db1", "db3")[round_ % 2], dtype=dtype, factor=0.3 * round_)
+            ledger.add(one)
+            inside.append(one)
+        for one in inside:
+            one.values.add_(0.01)
+        ledger.write()
+    while inside:
+        ledger.remove(inside.pop(0))
+    assert bits(held) == before
+    assert ledger.entries.numel() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.float8_e4m3fn, torch.complex64])
+def test_other_dtypes_are_refused(dtype):
+    with pytest.raises(WaveFTError, match='layer "here": expected a weight of float32, bfloat16, float16, float64, got'):
+        check_weight(torch.zeros(4, 4).to(dtype), "here")
+
+
+def test_a_meta_weight_is_refused_before_its_dtype_is_looked_at():
+    with pytest.raises(WaveFTError, match='layer "here": expected a weight with data, got a meta tensor'):
+        check_weight(torch.zeros(4, 4, device="meta"), "here")
+
+
+@pytest.mark.parametrize("make", [lambda: torch.zeros(6, 4).t(), lambda: torch.zeros(4, 8)[:, ::2]], ids=["t", "step"])
+def test_a_weight_with_gaps_is_refused(make):
+    with pytest.raises(WaveFTError, match="expected a contiguous weight, got strides"):
+        ledger_of(make(), "here")
