@@ -1,0 +1,88 @@
+"""What only a GPU can show. Marker gpu: deselected by default, skipped without one."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from waveft_core import Spec, attach, merge
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.fixture
+def base():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(256, 320), nn.GELU(), nn.Linear(320, 256, bias=False)).requires_grad_(False)
+
+
+def trained(model, x, steps=3):
+    """Returns the tuning of `model` after a few fused AdamW steps on `x`."""
+    tuning = attach(model, Spec(coefficients=300, targets=("0", "2")))
+    optimizer = torch.optim.AdamW(tuning.parameters(), lr=1e-3, fused=True)
+    for _ in range(steps):
+        model(x).float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return tuning
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_gpu_merges_the_cpu_s_bits(base, dtype):
+    base = base.to(dtype)
+    adapter = trained(copy.deepcopy(base), torch.randn(8, 256).to(dtype)).adapter()
+    here, there = copy.deepcopy(base), copy.deepcopy(base).cuda()
+    merge(here, adapter)
+    merged = merge(there, adapter)
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(here.parameters(), there.parameters(), strict=True))
+    merged.undo()
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(base.parameters(), there.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 5e-3), (torch.bfloat16, 3e-2)], ids=str
+)
+def test_the_gradient_is_the_cpu_s(base, dtype, tolerance):
+    x = torch.randn(400, 256)
+    gradients = []
+    for device, kind in (("cpu", torch.float32), ("cuda", dtype)):
+        model = copy.deepcopy(base).to(device, kind)
+        tuning = attach(model, Spec(coefficients=300, targets=("0", "2")))
+        model(x.to(device, kind)).float().square().mean().backward()
+        gradients.append([parameter.grad.cpu() for parameter in tuning.parameters()])
+    for cpu, gpu in zip(*gradients, strict=True):
+        assert gpu.dtype == torch.float32
+        assert float((cpu - gpu).norm() / cpu.norm()) < tolerance
+
+
+def test_a_step_never_waits_for_the_gpu(base):
+    model, x = base.cuda().bfloat16(), torch.randn(64, 256, device="cuda", dtype=torch.bfloat16)
+    tuning = trained(model, x)  # tables and plans are on the device now
+    optimizer = torch.optim.AdamW(tuning.parameters(), lr=1e-3, fused=True)
+    model(x).float().square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(2):
+            model(x).float().square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_model_that_moves_takes_its_adapter_along(base):
+    tuning = trained(base, torch.randn(8, 256))
+    expected = [parameter.clone() for parameter in (base[0].weight, base[2].weight)]
+    base.cuda()
+    base(torch.randn(2, 256, device="cuda"))
+    assert all(values.is_cuda and values.dtype == torch.float32 for values in tuning.parameters())
+    assert torch.equal(base[0].weight.cpu(), expected[0])
+    base.cpu()
+    tuning.refresh()
+    assert torch.equal(base[2].weight, expected[1])
