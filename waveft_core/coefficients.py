@@ -26,7 +26,7 @@ class Coefficients(nn.Module):
         self.values = nn.Parameter(values)
         self.indices, self.update, self.ledger, self.sampler = indices, update, ledger, sampler
         self.owner: object = None
-        self.ran_with_grad = self.ran_without_grad = False
+        self.ran_with_grad = self.ran_without_grad = self._loading = False
         self._seen = self._mark()
 
     def _mark(self) -> tuple[int, int]:
@@ -51,6 +51,7 @@ class Coefficients(nn.Module):
             module.register_forward_pre_hook(self._before_forward),
             module.register_forward_hook(self._after_forward, with_kwargs=True),
             module.register_state_dict_post_hook(partial(self._after_saving)),  # type: ignore[no-untyped-call]
+            module.register_load_state_dict_pre_hook(self._before_loading),  # type: ignore[no-untyped-call]
             module.register_load_state_dict_post_hook(self._after_loading),  # type: ignore[no-untyped-call]
         ]
 
@@ -61,12 +62,7 @@ class Coefficients(nn.Module):
     def _before_forward(self, module: nn.Module, args: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        if module.weight is not self.ledger.weight:
-            raise WaveFTError(
-                f'layer "{self.update.layer}": expected the weight that the adapter was attached to, got '
-                "another in its place (an offload, or load_state_dict with assign=True). Detach first, then attach "
-                "again."
-            )
+        self._check_weight(module)
         if self.stale() or self.ledger.changed():
             self.write()
 
@@ -80,10 +76,33 @@ class Coefficients(nn.Module):
         return tapped
 
     def _after_saving(self, module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+        self._check_weight(module)
         state[prefix + "weight"] = self.ledger.original_weight()
 
+    def _before_loading(
+        self, module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any
+    ) -> None:
+        self._check_weight(module)
+        self.ledger.follow()  # what changed before must not be taken for what is loaded now
+        self._loading = prefix + "weight" in state
+        if self._loading and metadata.get("assign_to_params_buffers"):
+            raise WaveFTError(
+                f'layer "{self.update.layer}": expected load_state_dict without assign=True, which would put another '
+                "tensor in the place of the attached weight. Detach first, or load with assign=False."
+            )
+
     def _after_loading(self, module: nn.Module, keys: Any) -> None:
-        self.ledger.recapture()
+        if self._loading:
+            self.ledger.recapture()
+        self._loading = False
+
+    def _check_weight(self, module: nn.Module) -> None:
+        """Refuses a module whose weight is another tensor than the one that was attached to."""
+        if module.weight is not self.ledger.weight:
+            raise WaveFTError(
+                f'layer "{self.update.layer}": expected the weight that the adapter was attached to, got another '
+                "in its place (an offload, perhaps). Detach first, then attach again."
+            )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Coefficients:
         device = fn(torch.empty(0, dtype=self.values.dtype, device=self.values.device)).device

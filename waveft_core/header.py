@@ -85,7 +85,7 @@ def _checked(found: dict[str, Any], remedy: str, fail: Refusal) -> Header:
     except WaveFTError as error:
         raise WaveFTError(f"{fail.prefix}{HEADER} {error} {remedy}") from None
     scaling = found["scaling"]
-    if type(scaling) not in (int, float) or not _is_finite(scaling):
+    if type(scaling) not in (int, float) or not is_finite(scaling):
         raise fail(None, f'{HEADER} "scaling"', "a finite number", repr(scaling), remedy)
     locations = found.get("locations")
     if locations is not None and not _is_text(locations):
@@ -158,7 +158,8 @@ def _is_text(value: object) -> bool:
         return False
 
 
-def _is_finite(number: float) -> bool:
+def is_finite(number: float) -> bool:
+    """Returns whether a number is neither NaN nor infinite, nor a whole number beyond a float."""
     try:
         return math.isfinite(float(number))
     except OverflowError:

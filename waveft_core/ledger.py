@@ -9,6 +9,7 @@ leaves, W0 is back bit for bit.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from weakref import WeakValueDictionary
 
 import torch
@@ -51,6 +52,8 @@ class Ledger:
         self.originals = weight.new_empty(0)
         self.written = self.originals
         self._places: list[Tensor | None] = []
+        self._behind = False  # the weight was cast, and not yet written in its new dtype
+        self._frozen_by, self._required_grad = 0, False
         self._mark()
 
     def add(self, update: Update) -> None:
@@ -86,7 +89,7 @@ class Ledger:
 
     def changed(self) -> bool:
         """Returns whether the weight was cast, moved or written by someone else since it was last written here."""
-        return _fingerprint(self.weight) != self._seen
+        return self._behind or _fingerprint(self.weight) != self._seen
 
     def follow(self) -> None:
         """Moves with a weight that was cast or sent to another device; refuses one whose content someone else wrote.
@@ -94,7 +97,7 @@ class Ledger:
         Raises:
             WaveFTError: the touched entries are not those that were last written.
         """
-        if not self.changed():
+        if _fingerprint(self.weight) == self._seen:
             return
         device, dtype = self.weight.device, self.weight.dtype
         check_weight(self.weight, self.layer)
@@ -108,12 +111,11 @@ class Ledger:
             )
         self.originals, self.written = self.originals.to(device, dtype), expected
         self._places = [None if place is None else place.to(device) for place in self._places]
+        self._behind = True
         self._mark()
 
     def recapture(self) -> None:
         """Takes what a state dict brought into the weight as a new W0 and puts the updates into it."""
-        if not self.changed():
-            return  # the state dict did not hold this weight
         self.entries = self.entries.to(self.weight.device)
         self.originals = self._current()
         self.written = self.originals
@@ -126,6 +128,19 @@ class Ledger:
         copy = self.weight.detach().clone()
         copy.view(-1).index_copy_(0, self.entries, self.originals)
         return copy
+
+    def freeze(self) -> None:
+        """Keeps the weight from requiring a gradient until as many calls of `thaw` have been made."""
+        if not self._frozen_by:
+            self._required_grad = self.weight.requires_grad
+        self._frozen_by += 1
+        self.weight.requires_grad_(False)
+
+    def thaw(self) -> None:
+        """Takes one `freeze` back; the last one restores the flag."""
+        self._frozen_by -= 1
+        if not self._frozen_by:
+            self.weight.requires_grad_(self._required_grad)
 
     def _regroup(self, updates: list[Update]) -> None:
         self.follow()
@@ -151,7 +166,7 @@ class Ledger:
     def _put(self, content: Tensor) -> None:
         with torch.no_grad():  # not through .data: autograd must see a rewrite between a forward and its backward
             self.weight.view(-1).index_copy_(0, self.entries, content)
-        self.written = content
+        self.written, self._behind = content, False
         self._mark()
 
     def _mark(self) -> None:
@@ -178,6 +193,21 @@ def ledger_of(weight: Tensor, layer: str) -> Ledger:
         found.follow()
         return found
     return Ledger(weight, layer)
+
+
+def refuse_overflow(ledgers: Iterable[Ledger]) -> None:
+    """Refuses weights in which a written entry is not finite and its original was; waits for the device.
+
+    Raises:
+        WaveFTError: naming the first such layer.
+    """
+    for ledger in ledgers:
+        broken = ~torch.isfinite(ledger.written) & torch.isfinite(ledger.originals)
+        if bool(broken.any()):
+            raise WaveFTError(
+                f'layer "{ledger.layer}": expected a finite merged weight, got {int(broken.sum())} entries beyond '
+                f"{str(ledger.weight.dtype).removeprefix('torch.')}. Use a smaller strength, or a wider dtype."
+            )
 
 
 def check_weight(weight: Tensor, layer: str) -> None:

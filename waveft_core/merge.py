@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import torch
-
 from .adapter import Adapter
-from .errors import WaveFTError
-from .ledger import Ledger, Update, check_weight, ledger_of
+from .ledger import Ledger, Update, check_weight, ledger_of, refuse_overflow
 from .plan import arithmetic_dtype, make_plan
 from .targets import Models, StateDict, Target, resolve
 
@@ -35,7 +32,7 @@ class Merged:
         before = self._strength
         try:
             self._set(strength)
-            _refuse_overflow([ledger for ledger, _ in self._placed])
+            refuse_overflow([ledger for ledger, _ in self._placed])
         except BaseException:
             self._set(before)
             raise
@@ -81,7 +78,7 @@ def merge(
     try:
         for place in places:
             placed.append(_place(place, adapter, strength))
-        _refuse_overflow([ledger for ledger, _ in placed])
+        refuse_overflow([ledger for ledger, _ in placed])
     except BaseException:
         for ledger, update in placed:
             ledger.remove(update)
@@ -97,14 +94,3 @@ def _place(place: Target, adapter: Adapter, strength: float) -> tuple[Ledger, Up
     ledger = ledger_of(place.weight, place.path)
     ledger.add(update)
     return ledger, update
-
-
-def _refuse_overflow(ledgers: list[Ledger]) -> None:
-    """Raises WaveFTError where a written entry is not finite and its original was."""
-    for ledger in ledgers:
-        broken = ~torch.isfinite(ledger.written) & torch.isfinite(ledger.originals)
-        if bool(broken.any()):
-            raise WaveFTError(
-                f'layer "{ledger.layer}": expected a finite merged weight, got {int(broken.sum())} entries beyond '
-                f"{str(ledger.weight.dtype).removeprefix('torch.')}. Use a smaller strength, or a wider dtype."
-            )

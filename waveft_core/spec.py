@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import re
 from dataclasses import dataclass
 
 from .atoms import check_wavelet
 from .errors import WaveFTError
+from .header import is_finite
 from .locations import parse_locations
 
 SDXL_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -38,9 +39,16 @@ class Spec:
         parse_locations(self.locations)
         if type(self.coefficients) is not int or self.coefficients < 1:
             raise WaveFTError(f"coefficients: expected a whole number of at least 1, got {self.coefficients!r}.")
-        if isinstance(self.scaling, bool) or not math.isfinite(self.scaling) or self.scaling == 0:
+        if type(self.scaling) not in (int, float) or not is_finite(self.scaling) or self.scaling == 0:
             raise WaveFTError(f"scaling: expected a finite number other than 0, got {self.scaling!r}.")
         if not self.targets:
             raise WaveFTError(f"targets: expected path suffixes or a regular expression, got {self.targets!r}.")
+        if isinstance(self.targets, str):
+            try:
+                re.compile(self.targets)
+            except re.error as error:
+                raise WaveFTError(
+                    f"targets: expected a regular expression, got {self.targets!r} ({error}). Give suffixes as a tuple."
+                ) from None
         if not isinstance(self.targets, str):
             object.__setattr__(self, "targets", tuple(self.targets))

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from .adapter import Adapter
@@ -66,10 +67,15 @@ def select(models: Models, targets: tuple[str, ...] | str) -> list[Target]:
         names = layer_names(modules, component)
         shared = _shared(names)
         for path in matched:
-            _check_trainable(path, modules, shared.get(names[path], [path]))
-            module = modules[path]
-            assert isinstance(module, nn.Linear)
-            selected.append(Target(names[path], f"{component}.{path}" if component else path, module, module.weight))
+            target = _target(component, path, names[path], modules[path])
+            check_trainable([target], models)
+            _check_held(target)
+            if names[path] in shared:
+                raise WaveFTError(
+                    f'layer "{path}": expected a name of its own in the file, got one with '
+                    f"{listed(shared[names[path]])}. Leave it out of the targets."
+                )
+            selected.append(target)
     _check_unshared(selected, list(_places(models)))
     return selected
 
@@ -133,9 +139,14 @@ def _places(target: Models | StateDict) -> Iterator[Target]:
     for component, model in parts(target).items():  # type: ignore[arg-type]
         modules = dict(model.named_modules())
         for path, name in layer_names(modules, component).items():
-            weight = getattr(modules[path], "weight", None)
-            if isinstance(weight, Tensor):
-                yield Target(name, f"{component}.{path}" if component else path, modules[path], weight)
+            if isinstance(getattr(modules[path], "weight", None), Tensor):
+                yield _target(component, path, name, modules[path])
+
+
+def _target(component: str | None, path: str, name: str, module: nn.Module) -> Target:
+    weight = getattr(module, "weight", None)
+    held = weight if isinstance(weight, Tensor) else torch.empty(0)  # a container is refused by what it is
+    return Target(name, f"{component}.{path}" if component else path, module, held)
 
 
 def _matches(path: str, targets: tuple[str, ...] | str) -> bool:
@@ -151,21 +162,27 @@ def _shared(names: Mapping[str, str]) -> dict[str, list[str]]:
     return {name: paths for name, paths in grouped.items() if len(paths) > 1}
 
 
-def _check_trainable(path: str, modules: Mapping[str, nn.Module], same_name: list[str]) -> None:
-    module = modules[path]
-    remedy = "Leave it out of the targets."
-    if not isinstance(module, nn.Linear):
-        raise WaveFTError(f'layer "{path}": expected nn.Linear, got {type(module).__name__}. {remedy}')
-    if isinstance(modules.get(path.rpartition(".")[0]), nn.MultiheadAttention):
-        raise WaveFTError(
-            f'layer "{path}": expected a layer whose forward runs, got the out_proj of nn.MultiheadAttention, '
-            f"which uses the weight without it. {remedy}"
-        )
-    _check_held(Target("", path, module, module.weight))
-    if len(same_name) > 1:
-        raise WaveFTError(
-            f'layer "{path}": expected a name of its own in the file, got one with {listed(same_name)}. {remedy}'
-        )
+def check_trainable(targets: list[Target], models: Models) -> None:
+    """Refuses layers whose coefficients would get no gradient.
+
+    Raises:
+        WaveFTError: a layer that is no `nn.Linear`, or one that `nn.MultiheadAttention` uses without its forward.
+    """
+    unrun = {id(held.out_proj) for held in _modules(models) if isinstance(held, nn.MultiheadAttention)}
+    for target in targets:
+        if not isinstance(target.module, nn.Linear):
+            got = type(target.module).__name__
+            raise WaveFTError(f'layer "{target.path}": expected nn.Linear, got {got}. Leave it out of what is trained.')
+        if id(target.module) in unrun:
+            raise WaveFTError(
+                f'layer "{target.path}": expected a layer whose forward runs, got the out_proj of '
+                "nn.MultiheadAttention, which uses the weight without it. Leave it out of what is trained."
+            )
+
+
+def _modules(models: Models) -> Iterator[nn.Module]:
+    for model in parts(models).values():
+        yield from model.modules()
 
 
 def _check_held(place: Target) -> None:

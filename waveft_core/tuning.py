@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,11 +22,11 @@ from .adapter import Adapter, Layer
 from .coefficients import Coefficients
 from .errors import WaveFTError, listed
 from .gradient import Sampler
-from .ledger import Update, check_weight, ledger_of
+from .ledger import Update, check_weight, ledger_of, refuse_overflow
 from .locations import draw
 from .plan import arithmetic_dtype, make_plan
 from .spec import Spec
-from .targets import Models, Target, resolve, select
+from .targets import Models, Target, check_trainable, resolve, select
 
 
 class Tuning:
@@ -37,23 +37,16 @@ class Tuning:
         self._layers = [layer for _, layer in layers]
         self._basis = basis
         self._strength = 1.0
-        self._on = True
+        self._disabled = 0
         self._checked = False
-        self._thawed = [target.weight for target in self._targets if target.weight.requires_grad]
         self._handles: list[Any] = []
         for target, layer in layers:
             assert target.module is not None
-            target.weight.requires_grad_(False)
+            layer.ledger.freeze()
             self._handles += layer.hook(target.module)
             layer.owner = self  # lives as long as the model that it is attached to, whoever else lets go
-        me = weakref.ref(self)
-        for register, method in (
-            (register_optimizer_step_pre_hook, Tuning._before_step),
-            (register_optimizer_step_post_hook, Tuning._after_step),
-        ):
-            handle = register(partial(_call, me, method))
-            self._handles.append(handle)
-            weakref.finalize(self, handle.remove)  # these hooks are PyTorch's, for all optimizers of the process
+        _watch_optimizers()
+        _TUNINGS.add(self)
 
     @property
     def names(self) -> list[str]:
@@ -113,8 +106,14 @@ class Tuning:
 
     @strength.setter
     def strength(self, strength: float) -> None:
-        self._strength = float(strength)
-        self.refresh()
+        before, self._strength = self._strength, float(strength)
+        try:
+            self.refresh()
+            refuse_overflow(layer.ledger for layer in self._layers)
+        except BaseException:
+            self._strength = before
+            self.refresh()
+            raise
 
     def refresh(self) -> None:
         """Writes every layer's weight from the present values.
@@ -122,7 +121,7 @@ class Tuning:
         Needed only after values were changed behind PyTorch's back: through `.data`, as diffusers' `EMAModel.copy_to`
         does.
         """
-        factor = self._basis.scaling * self._strength if self._on else 0.0
+        factor = self._basis.scaling * self._strength if not self._disabled else 0.0
         for layer in self._layers:
             layer.update.factor = factor
             layer.sampler.factor = self._basis.scaling * self._strength
@@ -131,12 +130,12 @@ class Tuning:
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
         """Inside, the weights are W0 bit for bit (as far as this tuning goes)."""
-        self._on = False
+        self._disabled += 1
         self.refresh()
         try:
             yield
         finally:
-            self._on = True
+            self._disabled -= 1
             self.refresh()
 
     @contextlib.contextmanager
@@ -173,9 +172,9 @@ class Tuning:
             layer.ledger.remove(layer.update)
             assert target.module is not None
             layer.unhook(target.module)
-        for weight in self._thawed:
-            weight.requires_grad_(True)
-        self._handles, self._layers, self._targets, self._thawed = [], [], [], []
+            layer.ledger.thaw()
+        self._handles, self._layers, self._targets = [], [], []
+        _TUNINGS.discard(self)
 
     def _fill(self, values: Sequence[Tensor]) -> None:
         with torch.no_grad():
@@ -218,15 +217,23 @@ class Tuning:
             layer.write()
 
 
-def _call(
-    reference: weakref.ref[Tuning],
-    method: Callable[[Tuning, torch.optim.Optimizer], None],
-    optimizer: torch.optim.Optimizer,
-    *_: object,
-) -> None:
-    tuning = reference()
-    if tuning is not None:
-        method(tuning, optimizer)
+_TUNINGS: weakref.WeakSet[Tuning] = weakref.WeakSet()
+
+
+@cache
+def _watch_optimizers() -> None:
+    """Registers, once a process, PyTorch's hooks on the steps of all optimizers."""
+
+    def before(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for tuning in list(_TUNINGS):
+            tuning._before_step(optimizer)
+
+    def after(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for tuning in list(_TUNINGS):
+            tuning._after_step(optimizer)
+
+    register_optimizer_step_pre_hook(before)
+    register_optimizer_step_post_hook(after)
 
 
 def attach(models: Models, spec: Spec | Adapter) -> Tuning:
@@ -241,18 +248,15 @@ def attach(models: Models, spec: Spec | Adapter) -> Tuning:
             entries.
     """
     targets = select(models, spec.targets) if isinstance(spec, Spec) else resolve(models, spec)
+    check_trainable(targets, models)
     for target in targets:
-        if not isinstance(target.module, nn.Linear):
-            got = type(target.module).__name__
-            raise WaveFTError(
-                f'layer "{target.path}": expected nn.Linear to train, got {got}. Merge the adapter instead.'
-            )
         check_weight(target.weight, target.path)
     drawn = [_start(target, spec) for target in targets]  # every refusal comes before the first change
     layers: list[tuple[Target, Coefficients]] = []
     try:
         for target, (values, indices) in zip(targets, drawn, strict=True):
             layers.append((target, _install(target, values, indices, spec)))
+        refuse_overflow(layer.ledger for _, layer in layers)
     except BaseException:
         for _, layer in layers:
             layer.ledger.remove(layer.update)

@@ -31,7 +31,7 @@ def test_delta_is_pywavelets_idwt2(wavelet, mode, make_adapter, pywt_delta):
         assert np.abs(got.numpy() - expected).max() <= 1e-12 * np.abs(expected).max(), shape
 
 
-@pytest.mark.parametrize("wavelet", WAVELETS)
+@pytest.mark.parametrize("wavelet", WAVELETS[::5])
 def test_the_norm_of_delta_is_scaling_times_the_norm_of_the_values(wavelet, make_adapter):
     for shape in SHAPES["periodization"]:
         adapter = make_adapter({"lora_x": shape}, 4, wavelet, scaling=-3.0, dtype=torch.float64)
@@ -148,7 +148,7 @@ def test_a_delta_larger_than_asked_for_is_refused_before_it_is_made():
 def test_an_unknown_layer_is_refused_with_the_names_there_are(make_adapter):
     adapter = make_adapter({"lora_a": (2, 2), "lora_b": (2, 2)})
     for call in (lambda: adapter.delta("lora_c"), lambda: adapter.add_(torch.zeros(2, 2), "lora_c")):
-        with pytest.raises(WaveFTError, match='layer "lora_c".*"lora_a", "lora_b"'):
+        with pytest.raises(WaveFTError, match=r'layer "lora_c".*"lora_a", "lora_b"'):
             call()
 
 
@@ -208,10 +208,19 @@ def _layer(values=(1.0,), indices=(0,), shape=(4, 4), dtype=torch.float32, index
 
 
 BROKEN = {
-    "integer values": (_layer((1,), dtype=torch.int64), r"waveft_values: expected F32, F16 or BF16 \[p\], got torch.int64"),
-    "values of two axes": (Layer(torch.ones(1, 1), torch.zeros(1, dtype=torch.int32), (4, 4)), "waveft_values: expected"),
+    "integer values": (
+        _layer((1,), dtype=torch.int64),
+        r"waveft_values: expected F32, F16 or BF16 \[p\], got torch.int64",
+    ),
+    "values of two axes": (
+        Layer(torch.ones(1, 1), torch.zeros(1, dtype=torch.int32), (4, 4)),
+        "waveft_values: expected",
+    ),
     "int64 indices": (_layer(index_dtype=torch.int64), r"waveft_indices: expected I32 \[p\], got torch.int64"),
-    "indices of two axes": (Layer(torch.ones(1), torch.zeros(1, 1, dtype=torch.int32), (4, 4)), "waveft_indices: expect"),
+    "indices of two axes": (
+        Layer(torch.ones(1), torch.zeros(1, 1, dtype=torch.int32), (4, 4)),
+        "waveft_indices: expect",
+    ),
     "one size": (_layer(shape=(16,)), r"waveft_shape: expected two to four sizes.*got \[16\]"),
     "five sizes": (_layer(shape=(2, 2, 2, 2, 2)), "waveft_shape: expected two to four sizes"),
     "a size of zero": (_layer(shape=(4, 0)), r"waveft_shape: expected .* at least 1, got \[4, 0\]"),

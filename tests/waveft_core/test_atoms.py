@@ -130,7 +130,9 @@ def test_a_convolution_is_seen_as_a_matrix():
 
 @pytest.mark.parametrize("shape", [(3, 4), (4, 3), (5, 5), (4, 1, 3, 3), (1, 2)], ids=str)
 def test_odd_sizes_are_refused_under_periodization_alone(shape):
-    with pytest.raises(WaveFTError, match=r"expected even sizes under periodization, got \[\d+, \d+\]\. Leave") as caught:
+    with pytest.raises(
+        WaveFTError, match=r"expected even sizes under periodization, got \[\d+, \d+\]\. Leave"
+    ) as caught:
         coeffs_shape("db1", "periodization", shape)
     assert str(list(shape)) in str(caught.value)
     assert coeffs_shape("identity", "periodization", shape) == matrix_shape(shape)
@@ -139,7 +141,9 @@ def test_odd_sizes_are_refused_under_periodization_alone(shape):
     assert coeffs_shape("db2", "zero", shape) == (2 * ((m + 3) // 2), 2 * ((n + 3) // 2))
 
 
-@pytest.mark.parametrize("wavelet", ["haar", "dmey", "bior2.2", "DB1", "db0", "db39", "sym1", "coif18", "", None, 1, ["db1"]])
+@pytest.mark.parametrize(
+    "wavelet", ["haar", "dmey", "bior2.2", "DB1", "db0", "db39", "sym1", "coif18", "", None, 1, ["db1"]]
+)
 def test_unknown_wavelets_are_refused_with_what_there_is(wavelet):
     with pytest.raises(WaveFTError, match=r"wavelet: expected one of .*db1\.\.db38.*identity, got ") as caught:
         check_wavelet(wavelet, "periodization")

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -39,7 +40,7 @@ def layer(name=NAME, values=(0.5, 1.0), indices=(1, 10), shape=(4, 4), dtype="F3
 
 
 def parts(header=None, metadata=None, **changes):
-    """The tensors of a good file, some replaced (`values=`, `indices=`, `shape=`: a triple, or None to leave it out)."""
+    """The tensors of a good file, some replaced: `values=`, `indices=`, `shape=` take a triple, or None to drop it."""
     tensors = {"waveft.header": header or header_tensor(), **layer()}
     for part, triple in changes.items():
         tensors.pop(f"{NAME}.waveft_{part}")
@@ -141,8 +142,13 @@ BROKEN = {
         False,
         "get the original file",
     ),
-    "no layer": (({"waveft.header": header_tensor()}, None), "layers: expected at least one layer, got none", False, ""),
-    "no values": (parts(values=None), "expected waveft_indices, waveft_shape, waveft_values, got waveft_indices, waveft_shape", True, GONE),
+    "no layer": (
+        ({"waveft.header": header_tensor()}, None),
+        "layers: expected at least one layer, got none",
+        False,
+        "",
+    ),
+    "no values": (parts(values=None), "waveft_shape, waveft_values, got waveft_indices, waveft_shape", True, GONE),
     "no indices": (parts(indices=None), "got waveft_shape, waveft_values", True, GONE),
     "no shape": (parts(shape=None), "got waveft_indices, waveft_values", True, GONE),
     "a stranger's tensor": (
@@ -157,53 +163,124 @@ BROKEN = {
         False,
         "of a later version",
     ),
-    "a layer name with a dot": (({"waveft.header": header_tensor(), **layer("a.b")}, None), 'got "a.b.waveft', False, ""),
+    "a layer name with a dot": (
+        ({"waveft.header": header_tensor(), **layer("a.b")}, None),
+        'got "a.b.waveft',
+        False,
+        "",
+    ),
     "a layer without a name": (({"waveft.header": header_tensor(), **layer("")}, None), 'got ".waveft', False, ""),
     "a tensor without a dot": (({**parts()[0], "values": array("F32", [1.0])}, None), 'got "values"', False, ""),
     "a second header": (({**parts()[0], "waveft.header2": header_tensor()}, None), 'got "waveft.header2"', False, ""),
     "values of F64": (
-        parts(values=array("F64", [0.5, 1.0])), "waveft_values: expected F32 or F16 or BF16, got (F64|torch.float64)", True, GONE),
-    "values of I32": (parts(values=array("I32", [1, 2])), "waveft_values: expected F32 or F16 or BF16, got I32", True, GONE),
+        parts(values=array("F64", [0.5, 1.0])),
+        "waveft_values: expected F32 or F16 or BF16, got (F64|torch.float64)",
+        True,
+        GONE,
+    ),
+    "values of I32": (
+        parts(values=array("I32", [1, 2])),
+        "waveft_values: expected F32 or F16 or BF16, got I32",
+        True,
+        GONE,
+    ),
     "values of two axes": (parts(values=array("F32", [[0.5, 1.0]])), "waveft_values: expected one axis", True, GONE),
     "values of no axis": (
-        parts(values=array("F32", 0.5), indices=array("I32", 1)), "waveft_(values|indices): expected one axis", True, GONE),
-    "indices of I64": (parts(indices=array("I64", [1, 10])), "waveft_indices: expected I32, got (I64|torch.int64)", True, GONE),
+        parts(values=array("F32", 0.5), indices=array("I32", 1)),
+        "waveft_(values|indices): expected one axis",
+        True,
+        GONE,
+    ),
+    "indices of I64": (
+        parts(indices=array("I64", [1, 10])),
+        "waveft_indices: expected I32, got (I64|torch.int64)",
+        True,
+        GONE,
+    ),
     "indices of F32": (parts(indices=array("F32", [1, 10])), "waveft_indices: expected I32, got F32", True, GONE),
     "indices of two axes": (parts(indices=array("I32", [[1], [10]])), "waveft_indices: expected one axis", True, GONE),
-    "shape of I64": (parts(shape=array("I64", [4, 4])), "waveft_shape: expected I32, got (I64|torch.int64)", True, GONE),
+    "shape of I64": (
+        parts(shape=array("I64", [4, 4])),
+        "waveft_shape: expected I32, got (I64|torch.int64)",
+        True,
+        GONE,
+    ),
     "shape of two axes": (parts(shape=array("I32", [[4, 4]])), "waveft_shape: expected one axis", True, GONE),
     "shape of no size": (parts(shape=array("I32", [])), "waveft_shape: expected two to four sizes", True, GONE),
     "shape of one size": (parts(shape=array("I32", [16])), "waveft_shape: expected two to four sizes", True, GONE),
     "shape of five sizes": (parts(shape=array("I32", [2] * 5)), "waveft_shape: expected two to four sizes", True, GONE),
     "a size of zero": (parts(shape=array("I32", [4, 0])), r"each at least 1, got \[4, 0\]", True, GONE),
     "negative sizes": (parts(shape=array("I32", [-4, -4])), r"each at least 1, got \[-4, -4\]", True, GONE),
-    "an odd size": (parts(shape=array("I32", [4, 5])), "expected even sizes under periodization", True, "Leave the layer out"),
+    "an odd size": (
+        parts(shape=array("I32", [4, 5])),
+        "expected even sizes under periodization",
+        True,
+        "Leave the layer out",
+    ),
     "a plane of 2**31": (parts(shape=array("I32", [2**16, 2**15])), r"fewer than 2\*\*31 coefficients", True, GONE),
     "sizes of 2**31 - 2": (parts(shape=array("I32", [2**31 - 2] * 4)), r"fewer than 2\*\*31 coefficients", True, GONE),
-    "p = 0": (parts(values=array("F32", []), indices=array("I32", [])), "at least one, got 0 values and 0 indices", True, GONE),
+    "p = 0": (
+        parts(values=array("F32", []), indices=array("I32", [])),
+        "at least one, got 0 values and 0 indices",
+        True,
+        GONE,
+    ),
     "fewer indices": (parts(indices=array("I32", [1])), "got 2 values and 1 indices", True, GONE),
     "fewer values": (parts(values=array("F32", [1.0])), "got 1 values and 2 indices", True, GONE),
     "a negative index": (parts(indices=array("I32", [-1, 10])), "got -1, out of range", True, GONE),
-    "an index out of range": (parts(indices=array("I32", [1, 16])), r"within \[0, 16\), got 16, out of range", True, GONE),
+    "an index out of range": (
+        parts(indices=array("I32", [1, 16])),
+        r"within \[0, 16\), got 16, out of range",
+        True,
+        GONE,
+    ),
     "a repeated index": (parts(indices=array("I32", [10, 10])), "got 10 after 10 at position 1", True, GONE),
     "decreasing indices": (parts(indices=array("I32", [10, 1])), "got 1 after 10 at position 1", True, GONE),
-    "a value NaN": (parts(values=array("F32", [0.5, float("nan")])), "finite numbers, got NaN or inf", True, "earlier file"),
-    "a value infinite": (parts(values=array("F32", [float("-inf"), 1])), "finite numbers, got NaN", True, "earlier file"),
+    "a value NaN": (
+        parts(values=array("F32", [0.5, float("nan")])),
+        "finite numbers, got NaN or inf",
+        True,
+        "earlier file",
+    ),
+    "a value infinite": (
+        parts(values=array("F32", [float("-inf"), 1])),
+        "finite numbers, got NaN",
+        True,
+        "earlier file",
+    ),
     "an F16 infinity": (parts(values=array("F16", [float("inf"), 1])), "finite numbers", True, "earlier file"),
     "a BF16 NaN": (parts(values=array("BF16", [0x7FC0, 0])), "finite numbers", True, "earlier file"),
-    "a product beyond float32": (parts(values=array("F32", [2e38, 1])), r"scaling \* values within float32", True, GONE),
+    "a product beyond float32": (
+        parts(values=array("F32", [2e38, 1])),
+        r"scaling \* values within float32",
+        True,
+        GONE,
+    ),
     "a product beyond float32 by the scaling": (
-        parts(header_tensor(scaling=1e300)), r"scaling \* values within float32", True, GONE),
-}  # fmt: skip
+        parts(header_tensor(scaling=1e300)),
+        r"scaling \* values within float32",
+        True,
+        GONE,
+    ),
+}
 # Faults of the values, which `read_header` does not read.
 UNREAD = {
-    case
-    for case in BROKEN
-    if case.startswith(("a value", "an F16", "a BF16", "a product", "shape of no", "shape of one", "shape of five"))
-    or "index" in case
-    or case in ("decreasing indices", "a size of zero", "negative sizes", "an odd size", "a plane of 2**31")
-    or case == "sizes of 2**31 - 2"
-} - {"shape of no size", "shape of one size", "shape of five sizes"}
+    "a size of zero",
+    "negative sizes",
+    "an odd size",
+    "a plane of 2**31",
+    "sizes of 2**31 - 2",
+    "a negative index",
+    "an index out of range",
+    "a repeated index",
+    "decreasing indices",
+    "a value NaN",
+    "a value infinite",
+    "an F16 infinity",
+    "a BF16 NaN",
+    "a product beyond float32",
+    "a product beyond float32 by the scaling",
+}
 
 
 def assert_words(error, source, message, names_layer, remedy):
@@ -268,7 +345,9 @@ NO_FILE = {
 def test_what_is_no_whole_safetensors_file_is_refused(case, read, tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(NO_FILE[case])
-    with pytest.raises(WaveFTError, match=r"file: expected a whole safetensors file, got .*\. Copy or download") as caught:
+    with pytest.raises(
+        WaveFTError, match=r"file: expected a whole safetensors file, got .*\. Copy or download"
+    ) as caught:
         read(path)
     assert str(caught.value).startswith(f'adapter "{path}", ')
 
@@ -289,14 +368,16 @@ def test_a_tensor_larger_than_the_file_is_refused_without_allocating(tmp_path):
 @pytest.mark.parametrize("read", [load, read_header])
 def test_a_missing_file_and_a_folder_are_refused(read, tmp_path):
     for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(WaveFTError, match="an existing .safetensors file, got no such file") as caught:
+        with pytest.raises(WaveFTError, match=r"an existing .safetensors file, got no such file") as caught:
             read(path)
         assert str(path) in str(caught.value)
 
 
 def test_a_huge_shape_makes_nothing_before_it_is_asked_to(tmp_path):
     shape = (2**15 - 2, 2**16)  # a plane just below the limit: 8 GB in float32
-    path = write(tmp_path / "a.safetensors", *parts(shape=array("I32", shape), indices=array("I32", [0, 2**31 - 2**18])))
+    path = write(
+        tmp_path / "a.safetensors", *parts(shape=array("I32", shape), indices=array("I32", [0, 2**31 - 2**18]))
+    )
     tracemalloc.start()
     adapter = load(path)
     peak = tracemalloc.get_traced_memory()[1]
@@ -349,7 +430,7 @@ def test_header_keys_are_sorted_and_the_data_is_aligned(tmp_path):
     ends = sorted(tuple(entry["data_offsets"]) for entry in tensors.values())
     assert ends[0][0] == 0
     assert ends[-1][1] == len(data)
-    assert all(before[1] == after[0] for before, after in zip(ends, ends[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(ends))
     for entry in tensors.values():
         size = {"F32": 4, "I32": 4, "U8": 1}[entry["dtype"]]
         assert entry["data_offsets"][0] % size == 0
@@ -471,7 +552,7 @@ def test_what_no_reader_would_take_is_not_written(adapter, tmp_path):
 def test_a_header_with_a_lone_surrogate_is_refused(tmp_path):
     content = json.dumps({**GOOD, "locations": "\ud800"})  # valid JSON text, yet no Unicode string
     path = write(tmp_path / "a.safetensors", *parts(header_tensor(content)))
-    with pytest.raises(WaveFTError, match="waveft.header"):
+    with pytest.raises(WaveFTError, match=r"waveft.header"):
         load(path)
 
 

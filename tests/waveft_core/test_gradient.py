@@ -185,7 +185,7 @@ def test_a_second_derivative_is_refused_not_wrong(way, force, make_adapter):
     tuning = attach(model, make_adapter({"lora_0": (8, 12)}, dtype=torch.float64))
     x = torch.ones(3, 12, dtype=torch.float64)
     (grad,) = torch.autograd.grad(model(x).square().sum(), tuning.parameters(), create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
         grad.sum().backward()
 
 

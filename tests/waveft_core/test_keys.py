@@ -79,7 +79,7 @@ def paths_of(unet):
 
 
 def assert_diffusers_agrees(unet):
-    """Every weight and bias under its original path, converted by diffusers' own code, lands under its diffusers key."""
+    """Every weight and bias under its original path comes back under its own key from diffusers' own conversion."""
     originals = original_paths(paths_of(unet))
     checkpoint, expected = {}, {}
     for key in unet.state_dict():
@@ -211,7 +211,13 @@ def test_a_text_encoders_name_always_holds_text_model(component, prefix):
 def test_transformers_own_clip_has_kohyas_names():
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 9}
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "vocab_size": 9,
+    }
     with torch.device("meta"):
         models = {
             "te1": CLIPTextModel(CLIPTextConfig(**sizes)),

@@ -97,7 +97,11 @@ def test_what_is_not_finite_in_the_base_stays(dtype, make_mlp, make_adapter, sna
 def test_overlapping_adapters_leave_in_any_order(order, dtype, make_mlp, make_adapter, snapshot):
     model = awkward(make_mlp(dtype))
     states = {frozenset(): snapshot(model)}
-    adapters = [make_adapter(SHAPES, 20, "db2", seed=1), make_adapter(SHAPES, 15, seed=2), make_adapter({A: (12, 8)}, 9)]
+    adapters = [
+        make_adapter(SHAPES, 20, "db2", seed=1),
+        make_adapter(SHAPES, 15, seed=2),
+        make_adapter({A: (12, 8)}, 9),
+    ]
     strengths = [1.0, -0.5, 0.01]
     for count in (1, 2):  # what each subset alone gives, from a fresh model
         for subset in itertools.combinations(range(3), count):
@@ -316,7 +320,11 @@ UNET_LAYERS = {
         "output_blocks.1.1.transformer_blocks.0.attn2.to_out.0",
         (16, 16),
     ),
-    "lora_unet_input_blocks_1_0_in_layers_2": ("down_blocks.0.resnets.0.conv1", "input_blocks.1.0.in_layers.2", (8, 8, 3, 3)),
+    "lora_unet_input_blocks_1_0_in_layers_2": (
+        "down_blocks.0.resnets.0.conv1",
+        "input_blocks.1.0.in_layers.2",
+        (8, 8, 3, 3),
+    ),
 }
 
 
@@ -332,7 +340,9 @@ def test_a_unet_in_each_of_its_shapes(kind, tiny_unet, make_adapter):
         state = target = {**dict(pairs), "first_stage_model.decoder.conv_in.weight": torch.zeros(2, 2)}
     elif kind != "diffusers state dict":
         state = tiny_unet.state_dict()
-        target = {"module": tiny_unet, "mapping": {"unet": tiny_unet}, "wrapped": nn.ModuleDict({"module": tiny_unet})}[kind]
+        target = {"module": tiny_unet, "mapping": {"unet": tiny_unet}, "wrapped": nn.ModuleDict({"module": tiny_unet})}[
+            kind
+        ]
     before = {key: value.clone() for key, value in state.items()}
     merged = merge(target, adapter)
     for key, value in state.items():
@@ -507,7 +517,10 @@ def in_eight_bits(model):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (quantised, 'layer "2": expected a weight of float32, bfloat16, float16, float64, got int8.*without quantisation'),
+        (
+            quantised,
+            'layer "2": expected a weight of float32, bfloat16, float16, float64, got int8.*without quantisation',
+        ),
         (in_eight_bits, 'layer "2": expected a weight of .*, got float8_e4m3fn'),
         (transposed, r'layer "2": expected a contiguous weight, got strides \(1, 6\). Call .contiguous'),
         (on_meta, 'layer "2": expected a weight with data, got a meta tensor. Load the model first'),
@@ -575,7 +588,7 @@ def test_a_model_made_under_inference_mode_is_merged_outside_it_or_refused_in_wo
     try:
         merge(model, make_adapter(SHAPES, 10)).undo()
     except (WaveFTError, RuntimeError) as error:  # PyTorch's own words will do
-        assert "inference" in str(error)  # noqa: PT017
+        assert "inference" in str(error)
     assert snapshot(model) == before
 
 

@@ -49,7 +49,9 @@ def test_suffixes_match_at_a_boundary_and_a_regex_the_whole_path(model, targets,
         assert target.name == "lora_" + target.path.replace(".", "_")
 
 
-@pytest.mark.parametrize("targets", [("to_k",), ("o_q",), ("first.to",), r"to_q", r"first\.to", r"first\.to_qq"], ids=str)
+@pytest.mark.parametrize(
+    "targets", [("to_k",), ("o_q",), ("first.to",), r"to_q", r"first\.to", r"first\.to_qq"], ids=str
+)
 def test_no_match_names_the_nearest(model, targets):
     with pytest.raises(WaveFTError, match=r"expected to match linear layers, got none\. Nearest names: ") as caught:
         select(model, targets)
@@ -60,7 +62,7 @@ def test_no_match_names_the_nearest(model, targets):
 
 def test_no_match_in_one_component_names_it(model):
     other = nn.ModuleDict({"q_proj": nn.Linear(4, 4)})
-    with pytest.raises(WaveFTError, match='linear layers of "te1", got none. Nearest names: "q_proj"'):
+    with pytest.raises(WaveFTError, match=r'linear layers of "te1", got none. Nearest names: "q_proj"'):
         select({"unet": model, "te1": other}, ("to_q",))
     found = select({"unet": model, "te1": other}, ("to_q", "q_proj"))
     assert paths(found) == ["unet.first.to_q", "unet.second.to_q", "te1.q_proj"]
@@ -77,7 +79,12 @@ def test_wrapped_paths_match_without_their_wrappers(model):
 
 @pytest.mark.parametrize(
     ("targets", "got"),
-    [(("first.conv",), "Conv2d"), (("first.norm",), "LayerNorm"), (("first.to_out",), "ModuleList"), (r"first", "Block")],
+    [
+        (("first.conv",), "Conv2d"),
+        (("first.norm",), "LayerNorm"),
+        (("first.to_out",), "ModuleList"),
+        (r"first", "Block"),
+    ],
 )
 def test_only_linear_layers_train(model, targets, got):
     with pytest.raises(WaveFTError, match=rf'layer "first.*": expected nn.Linear, got {got}\. Leave it out'):
@@ -93,7 +100,9 @@ def test_attentions_out_proj_is_refused():
 
 def test_two_targets_that_share_a_weight_are_refused(model):
     model["second"].to_q.weight = model["first"].to_q.weight
-    with pytest.raises(WaveFTError, match='layer "second.to_q": expected a weight of its own, got the one of "first.to_q"'):
+    with pytest.raises(
+        WaveFTError, match=r'layer "second.to_q": expected a weight of its own, got the one of "first.to_q"'
+    ):
         select(model, ("to_q",))
 
 
@@ -102,19 +111,19 @@ def test_one_module_under_two_paths_is_one_layer_or_refused(model):
     try:
         assert paths(select(model, ("to_q",))) == ["first.to_q"]
     except WaveFTError as error:
-        assert "first.to_q" in str(error)  # noqa: PT017
+        assert "first.to_q" in str(error)
 
 
 def test_a_target_that_shares_its_weight_with_another_layer_is_refused():
     model = nn.ModuleDict({"tokens": nn.Embedding(6, 4), "head": nn.Linear(4, 6, bias=False)})
     model["head"].weight = model["tokens"].weight
-    with pytest.raises(WaveFTError, match='layer "head": expected a weight of its own.*"tokens"'):
+    with pytest.raises(WaveFTError, match=r'layer "head": expected a weight of its own.*"tokens"'):
         select(model, ("head",))
 
 
 def test_two_paths_with_one_name_are_refused():
     model = nn.ModuleDict({"a": nn.ModuleDict({"b_c": nn.Linear(2, 2)}), "a_b": nn.ModuleDict({"c": nn.Linear(2, 2)})})
-    with pytest.raises(WaveFTError, match='expected a name of its own in the file, got one with "a.b_c", "a_b.c"'):
+    with pytest.raises(WaveFTError, match=r'expected a name of its own in the file, got one with "a.b_c", "a_b.c"'):
         select(model, ("c",))
 
 
@@ -133,7 +142,9 @@ def test_layers_are_found_by_name_in_the_adapters_order(model, make_adapter):
 def test_missing_layers_are_listed_up_to_ten(model, make_adapter):
     shapes = {f"lora_unet_missing_{k:02d}": (2, 2) for k in range(13)}
     adapter = make_adapter(
-        {**shapes, "lora_first_to_q": (4, 4)}, metadata={"modelspec.architecture": "other/waveft"}, source="a.safetensors"
+        {**shapes, "lora_first_to_q": (4, 4)},
+        metadata={"modelspec.architecture": "other/waveft"},
+        source="a.safetensors",
     )
     with pytest.raises(WaveFTError) as caught:
         resolve(model, adapter)
@@ -157,7 +168,7 @@ def test_a_component_that_is_not_given_is_refused_unless_left_out(model, make_ad
     with pytest.raises(WaveFTError, match=r'"lora_te1_text_model_q".*\(here te1\), or name those to leave out'):
         resolve({"unet": model}, adapter)
     assert paths(resolve({"unet": model}, adapter, {"te1"})) == ["unet.first.to_q"]
-    with pytest.raises(WaveFTError, match='expected some to apply, got only those left out'):
+    with pytest.raises(WaveFTError, match="expected some to apply, got only those left out"):
         resolve({"unet": model}, adapter, ["te1", "unet"])
 
 
@@ -165,7 +176,7 @@ def test_a_name_that_fits_two_modules_is_refused(make_adapter):
     model = nn.ModuleDict({"a": nn.ModuleDict({"b_c": nn.Linear(2, 2)}), "a_b": nn.ModuleDict({"c": nn.Linear(2, 2)})})
     adapter = make_adapter({"lora_a_b_c": (2, 2)})
     for target in (model, model.state_dict()):
-        with pytest.raises(WaveFTError, match='layer "lora_a_b_c", name: expected one module .* got "a.b_c", "a_b.c"'):
+        with pytest.raises(WaveFTError, match=r'layer "lora_a_b_c", name: expected one module .* got "a.b_c", "a_b.c"'):
             resolve(target, adapter)
 
 
