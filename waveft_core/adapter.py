@@ -18,7 +18,7 @@ from .plan import arithmetic_dtype, make_plan
 FILE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """One layer's coefficients.
 
@@ -33,7 +33,7 @@ class Layer:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """A set of layers' coefficients in one basis; validated when made.
 
@@ -53,7 +53,7 @@ class Adapter:
     scaling: float = 25.0
     locations: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    source: str = field(default="", compare=False)
+    source: str = ""
 
     def __post_init__(self) -> None:
         layers = {name: self.layers[name] for name in sorted(self.layers)}
@@ -68,6 +68,10 @@ class Adapter:
             raise fail(None, "layers", "at least one layer", "none", "The file holds no adapter.")
         for name, layer in self.layers.items():
             check_layer(name, layer, self.wavelet, self.mode, self.scaling, fail)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        fields = (self.wavelet, self.mode, self.scaling, self.locations, dict(self.metadata), self.source)
+        return Adapter, (dict(self.layers), *fields)  # the read-only views of layers and metadata cannot be pickled
 
     @property
     def header(self) -> Header:
@@ -102,7 +106,7 @@ class Adapter:
         device = torch.device(device) if device is not None else found.values.device
         dense = torch.zeros(entries, dtype=arithmetic_dtype(dtype), device=device)
         plan = make_plan(self.wavelet, self.mode, found.shape, found.indices, dense.dtype).to(device, dense.dtype)
-        dense.index_copy_(0, plan.entries, plan.sums(found.values.to(device)).mul_(self.scaling))
+        dense.index_copy_(0, plan.entries.long(), plan.sums(found.values.to(device)).mul_(self.scaling))
         return dense.view(found.shape).to(dtype)
 
     def add_(self, weight: Tensor, layer: str, strength: float = 1.0) -> Tensor:
@@ -122,7 +126,8 @@ class Adapter:
             )
         wide = arithmetic_dtype(weight.dtype)
         plan = make_plan(self.wavelet, self.mode, found.shape, found.indices, wide).to(weight.device, wide)
-        rows, columns = plan.entries // weight[0].numel(), plan.entries % weight[0].numel()
+        entries, width = plan.entries.long(), weight[0].numel()
+        rows, columns = entries // width, entries % width
         flat = weight.reshape(weight.shape[0], -1)
         touched = flat[rows, columns].to(wide)
         total = plan.sums(found.values.to(weight.device)).mul_(self.scaling * strength).add_(touched)

@@ -72,6 +72,8 @@ class Coefficients(nn.Module):
             return output
         self.ran_with_grad = True
         x = args[0] if args else kwargs["input"]
+        if x.dtype != output.dtype:
+            x = x.detach().to(output.dtype)  # autocast: what the matmul saw, and half the memory to keep
         tapped: Tensor = Tap.apply(output, x, self.values, self.sampler)  # type: ignore[no-untyped-call]
         return tapped
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .adapter import FILE_DTYPES, Adapter, Layer, check_layer
 from .errors import Refusal, WaveFTError, listed
-from .header import HEADER, Header, parse_header
+from .header import HEADER, MAX_BYTES, NEWER, Header, parse_header
 
 PARTS = ("waveft_indices", "waveft_shape", "waveft_values")
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int32: "I32", torch.uint8: "U8"}
@@ -29,14 +29,9 @@ def load(path: str | os.PathLike[str]) -> Adapter:
         WaveFTError: no such file, or anything that docs/format.md says a reader must refuse.
     """
     with _opened(path) as file:
-        fail = Refusal(path)
-        metadata = file.metadata() or {}
-        names = list(file.keys())
-        slices = {name: file.get_slice(name) for name in names}
-        header = _header_of(file, slices, metadata, fail)
-        _check_declared({name: (held.get_dtype(), held.get_shape()) for name, held in slices.items()}, fail)
-        tensors = {name: file.get_tensor(name).clone() for name in names if name != HEADER}
-    return _assembled(header, tensors, metadata, str(path), fail)
+        header, slices, metadata = _checked(file, Refusal(path))
+        tensors = {name: file.get_tensor(name).clone() for name in slices if name != HEADER}
+    return _assembled(header, tensors, metadata, str(path))
 
 
 def from_tensors(tensors: Mapping[str, Tensor], source: str, metadata: Mapping[str, str] | None = None) -> Adapter:
@@ -55,10 +50,12 @@ def from_tensors(tensors: Mapping[str, Tensor], source: str, metadata: Mapping[s
     held = tensors[HEADER]
     if held.dtype != torch.uint8 or held.dim() != 1:
         raise fail(None, HEADER, "U8 [len]", f"{held.dtype} {list(held.shape)}", "The file is damaged.")
+    if held.numel() > MAX_BYTES:
+        raise fail(None, HEADER, f"at most {MAX_BYTES} bytes", held.numel(), NEWER)
     header = parse_header(held.cpu().numpy().tobytes(), metadata, fail)
     declared = {name: (_NAMES.get(held.dtype, str(held.dtype)), list(held.shape)) for name, held in tensors.items()}
     _check_declared(declared, fail)
-    return _assembled(header, dict(tensors), metadata or {}, source, fail)
+    return _assembled(header, tensors, metadata or {}, source)
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -71,13 +68,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
         WaveFTError: not a WaveFT file, or a header that a reader must refuse.
     """
     with _opened(path) as file:
-        fail = Refusal(path)
-        metadata = file.metadata() or {}
-        names = list(file.keys())
-        slices = {name: file.get_slice(name) for name in names}
-        header = _header_of(file, slices, metadata, fail)
-        _check_declared({name: (held.get_dtype(), held.get_shape()) for name, held in slices.items()}, fail)
-        counts = [slices[name].get_shape()[0] for name in names if name.endswith(".waveft_values")]
+        header, slices, metadata = _checked(file, Refusal(path))
+        counts = [held.get_shape()[0] for name, held in slices.items() if name.endswith(".waveft_values")]
     rest = {key: value for key, value in metadata.items() if key != "waveft"}
     return {**header.to_dict(), "layers": len(counts), "coefficients": sum(counts), "metadata": rest}
 
@@ -130,23 +122,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     if not path.parent.is_dir():
         raise WaveFTError(f'file "{path}": expected an existing folder, got none at "{path.parent}". Make it first.')
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sorted_header(content: bytes) -> bytes:
@@ -169,12 +155,23 @@ def _opened(path: str | os.PathLike[str]) -> Any:
         raise fail(None, "file", "a whole safetensors file", str(error), "Copy or download it again.") from None
 
 
+def _checked(file: Any, fail: Refusal) -> tuple[Header, dict[str, Any], dict[str, str]]:
+    """Returns an opened file's header, its tensors' slices by name, and its metadata; refuses what they show wrong."""
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+    metadata = file.metadata() or {}
+    header = _header_of(file, slices, metadata, fail)
+    _check_declared({name: (held.get_dtype(), held.get_shape()) for name, held in slices.items()}, fail)
+    return header, slices, metadata
+
+
 def _header_of(file: Any, slices: Mapping[str, Any], metadata: Mapping[str, str], fail: Refusal) -> Header:
     if HEADER not in slices:
         raise fail(None, "tensors", f"a tensor {HEADER}", "none", "This is a safetensors file but no WaveFT adapter.")
     held = slices[HEADER]
     if held.get_dtype() != "U8" or len(held.get_shape()) != 1:
         raise fail(None, HEADER, "U8 [len]", f"{held.get_dtype()} {held.get_shape()}", "The file is damaged.")
+    if held.get_shape()[0] > MAX_BYTES:
+        raise fail(None, HEADER, f"at most {MAX_BYTES} bytes", held.get_shape()[0], NEWER)
     return parse_header(file.get_tensor(HEADER).numpy().tobytes(), metadata, fail)
 
 
@@ -212,9 +209,7 @@ def _check_declared(declared: Mapping[str, tuple[str, list[int]]], fail: Refusal
             raise fail(layer, "waveft_shape", "two to four sizes", parts["waveft_shape"][0], damaged)
 
 
-def _assembled(
-    header: Header, tensors: dict[str, Tensor], metadata: Mapping[str, str], source: str, fail: Refusal
-) -> Adapter:
+def _assembled(header: Header, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> Adapter:
     layers = {}
     for name in sorted(key.removesuffix(".waveft_values") for key in tensors if key.endswith(".waveft_values")):
         shape = tensors[f"{name}.waveft_shape"].tolist()

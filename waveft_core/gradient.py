@@ -21,8 +21,10 @@ from .plan import arithmetic_dtype
 
 TOKENS_PER_CHUNK = 256  # two transposed slices of this many tokens stay in a core's cache at SDXL's widths
 
-# Nanoseconds on one CPU core, read off SDXL's shapes (benchmarks/gradient.py): a filter tap applied to one token of one
-# channel, a term of a dot product, a multiply-add of the GEMM. Only their ratios matter.
+GATHERED_AT_ONCE = 2**16  # entries of dL/dW: 0.8 MB of places and values, well below a weight
+
+# Nanoseconds on one CPU core, read off SDXL's shapes (python -m benchmarks.gradient): a filter tap applied to one token
+# of one channel, a term of a dot product, a multiply-add of the GEMM. Only their ratios matter.
 _TAP_NS, _TERM_NS, _GEMM_NS = 0.63, 0.2, 0.031
 
 
@@ -95,9 +97,13 @@ class Sampler:
         rows, columns = self._places(x.device)
         row_places, row_taps = _table(self.wavelet, self.mode, self.shape[0], x.device, wide)
         column_places, column_taps = _table(self.wavelet, self.mode, n, x.device, wide)
-        entries = row_places[rows][:, :, None] * n + column_places[columns][:, None, :]  # [p, k, k]
-        across = torch.einsum("pab,pb->pa", weight_grad.view(-1)[entries], column_taps[columns])
-        return (across * row_taps[rows]).sum(dim=1)
+        span = max(1, GATHERED_AT_ONCE // (row_taps.shape[1] * column_taps.shape[1]))
+        parts = []
+        for i, j in zip(torch.split(rows, span), torch.split(columns, span), strict=True):
+            entries = row_places[i][:, :, None] * n + column_places[j][:, None, :]  # [span, k, k]
+            across = torch.einsum("pab,pb->pa", weight_grad.view(-1)[entries], column_taps[j])
+            parts.append((across * row_taps[i]).sum(dim=1))
+        return torch.cat(parts)
 
     def _places(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns the rows and columns on `device`, moved there once."""

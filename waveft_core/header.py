@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ HEADER = "waveft.header"
 VERSION = 1
 MAX_BYTES = 4096
 MAX_DEPTH = 4
+NEWER = "The file is damaged, or of a later version: update WaveFT."
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def parse_header(content: bytes, metadata: Mapping[str, str] | None, fail: Refus
     Raises:
         WaveFTError: made by `fail`, for whatever the format says a reader must refuse.
     """
-    remedy = "The file is damaged, or of a later version: update WaveFT."
+    remedy = NEWER
     if len(content) > MAX_BYTES:
         raise fail(None, HEADER, f"at most {MAX_BYTES} bytes", len(content), remedy)
     try:
@@ -97,6 +99,9 @@ def _check_copy(found: dict[str, Any], text: str | None, fail: Refusal) -> None:
     """Refuses metadata whose copy of the header differs from the tensor's, compared as parsed objects."""
     if text is None:
         return
+    if len(text) > MAX_BYTES:
+        remedy = "Somebody edited it: get the original file."
+        raise fail(None, "metadata waveft", f"at most {MAX_BYTES} characters", len(text), remedy)
     try:
         copy = _strict_json(text)
     except ValueError as error:
@@ -134,7 +139,7 @@ def _strict_json(text: str) -> object:
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
         keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
+        twice = sorted(key for key, count in Counter(keys).items() if count > 1)
         if twice:
             raise ValueError(f"key {twice[0]!r} given twice")
         return dict(pairs)

@@ -48,7 +48,7 @@ class Ledger:
         self.weight = weight
         self.layer = layer
         self.updates: list[Update] = []
-        self.entries = torch.empty(0, dtype=torch.int64, device=weight.device)
+        self.entries = torch.empty(0, dtype=torch.int32, device=weight.device)
         self.originals = weight.new_empty(0)
         self.written = self.originals
         self._places: list[Tensor | None] = []
@@ -65,8 +65,9 @@ class Ledger:
         self._regroup([other for other in self.updates if other is not update])
 
     def write(self) -> None:
-        """Rewrites the touched entries from their originals and the active updates."""
-        self.follow()
+        """Rewrites the touched entries from their originals and the active updates; never waits for the device."""
+        if _fingerprint(self.weight) != self._seen:
+            self.follow()
         if self.entries.numel():
             self._put(self.planned())
 
@@ -94,11 +95,13 @@ class Ledger:
     def follow(self) -> None:
         """Moves with a weight that was cast or sent to another device; refuses one whose content someone else wrote.
 
+        Compares the touched entries whatever the version counter says, since writes through `.data` leave it alone:
+        this waits for the device.
+
         Raises:
             WaveFTError: the touched entries are not those that were last written.
         """
-        if _fingerprint(self.weight) == self._seen:
-            return
+        cast = _fingerprint(self.weight) != self._seen
         device, dtype = self.weight.device, self.weight.dtype
         check_weight(self.weight, self.layer)
         self.entries = self.entries.to(device)
@@ -109,13 +112,16 @@ class Ledger:
                 "something else wrote to it while an adapter was in it. Detach or undo the adapter before you change "
                 "its base weights."
             )
-        self.originals, self.written = self.originals.to(device, dtype), expected
-        self._places = [None if place is None else place.to(device) for place in self._places]
-        self._behind = True
-        self._mark()
+        if cast:
+            self.originals, self.written = self.originals.to(device, dtype), expected
+            self._places = [None if place is None else place.to(device) for place in self._places]
+            self._behind = True
+            self._mark()
 
     def recapture(self) -> None:
         """Takes what a state dict brought into the weight as a new W0 and puts the updates into it."""
+        if _fingerprint(self.weight) == self._seen:
+            return  # the load failed here, or another tuning of this weight has done it
         self.entries = self.entries.to(self.weight.device)
         self.originals = self._current()
         self.written = self.originals
@@ -126,7 +132,7 @@ class Ledger:
         """Returns a copy of W0."""
         self.follow()
         copy = self.weight.detach().clone()
-        copy.view(-1).index_copy_(0, self.entries, self.originals)
+        copy.view(-1).index_copy_(0, self.entries.long(), self.originals)
         return copy
 
     def freeze(self) -> None:
@@ -144,19 +150,20 @@ class Ledger:
 
     def _regroup(self, updates: list[Update]) -> None:
         self.follow()
-        if self.entries.numel():
+        device, wide = self.weight.device, arithmetic_dtype(self.weight.dtype)
+        plans = [update.plan.to(device, wide) for update in updates]
+        entries = torch.empty(0, dtype=torch.int32, device=device)
+        places: list[Tensor | None] = [None]
+        if len(plans) == 1:
+            entries = plans[0].entries
+        elif plans:
+            entries = torch.unique(torch.cat([plan.entries for plan in plans]))
+            places = [torch.searchsorted(entries, plan.entries) for plan in plans]
+        if self.entries.numel():  # from here on nothing but a few copies can fail
             self._put(self.originals)
-        self.updates = updates
-        device = self.weight.device
-        for update in updates:
-            update.plan = update.plan.to(device, arithmetic_dtype(self.weight.dtype))
-        if len(updates) == 1:
-            self.entries, self._places = updates[0].plan.entries, [None]
-        elif updates:
-            self.entries = torch.unique(torch.cat([update.plan.entries for update in updates]))
-            self._places = [torch.searchsorted(self.entries, update.plan.entries) for update in updates]
-        else:
-            self.entries, self._places = torch.empty(0, dtype=torch.int64, device=device), []
+        for update, plan in zip(updates, plans, strict=True):
+            update.plan = plan
+        self.updates, self.entries, self._places = updates, entries, places if updates else []
         self.originals = self.written = self._current()
         self.write()
 
@@ -165,7 +172,7 @@ class Ledger:
 
     def _put(self, content: Tensor) -> None:
         with torch.no_grad():  # not through .data: autograd must see a rewrite between a forward and its backward
-            self.weight.view(-1).index_copy_(0, self.entries, content)
+            self.weight.view(-1).index_copy_(0, self.entries.long(), content)
         self.written, self._behind = content, False
         self._mark()
 

@@ -29,6 +29,8 @@ class Merged:
 
     @strength.setter
     def strength(self, strength: float) -> None:
+        for ledger, _ in self._placed:
+            ledger.follow()
         before = self._strength
         try:
             self._set(strength)

@@ -22,7 +22,7 @@ class Plan:
     """Where p coefficients of one layer fall.
 
     Attributes:
-        entries: [E] int64, the touched entries, flat in the weight, each once.
+        entries: [E] int32, the touched entries, flat in the weight, each once.
         sources: [Q] int32, the coefficient of each contribution, diagonal after diagonal.
         taps: [Q] float32 or float64, its factor.
         lengths: how long each diagonal is, never growing; the first is E.
@@ -78,7 +78,7 @@ def make_plan(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, 
     lengths = tuple(int(np.searchsorted(-counts, -depth)) for depth in range(int(counts[0])))
     picks = np.concatenate([order[firsts[:length] + depth] for depth, length in enumerate(lengths)])
     return Plan(
-        entries=torch.from_numpy(ordered[firsts]),
+        entries=torch.from_numpy(ordered[firsts].astype(np.int32)),
         sources=torch.from_numpy((picks // width).astype(np.int32)),
         taps=torch.from_numpy(taps.reshape(-1)[picks]).to(dtype),
         lengths=lengths,

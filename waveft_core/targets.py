@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import Adapter
+from .coefficients import Coefficients
 from .errors import Refusal, WaveFTError, listed, nearest
 from .keys import layer_names, unwrapped
 
@@ -54,7 +55,7 @@ def select(models: Models, targets: tuple[str, ...] | str) -> list[Target]:
     """
     selected: list[Target] = []
     for component, model in parts(models).items():
-        modules = dict(model.named_modules())
+        modules = {path: held for path, held in model.named_modules() if not isinstance(held, Coefficients)}
         matched = [path for path in modules if _matches(unwrapped(path), targets)]
         linear = [path for path, module in modules.items() if isinstance(module, nn.Linear)]
         if not matched:
@@ -68,14 +69,15 @@ def select(models: Models, targets: tuple[str, ...] | str) -> list[Target]:
         shared = _shared(names)
         for path in matched:
             target = _target(component, path, names[path], modules[path])
-            check_trainable([target], models)
-            _check_held(target)
             if names[path] in shared:
                 raise WaveFTError(
                     f'layer "{path}": expected a name of its own in the file, got one with '
                     f"{listed(shared[names[path]])}. Leave it out of the targets."
                 )
             selected.append(target)
+    check_trainable(selected, models)
+    for target in selected:
+        _check_held(target)
     _check_unshared(selected, list(_places(models)))
     return selected
 
@@ -90,6 +92,7 @@ def resolve(target: Models | StateDict, adapter: Adapter, leave_out: Collection[
         WaveFTError: a layer that the target lacks, a name that fits two, or a weight of another shape.
     """
     fail = Refusal(adapter.source)
+    leave_out = {leave_out} if isinstance(leave_out, str) else set(leave_out)
     omitted = tuple(f"lora_{component}_" for component in leave_out)
     wanted = [name for name in adapter.layers if not name.startswith(omitted)] if omitted else list(adapter.layers)
     if not wanted:

@@ -106,6 +106,8 @@ class Tuning:
 
     @strength.setter
     def strength(self, strength: float) -> None:
+        for layer in self._layers:
+            layer.ledger.follow()
         before, self._strength = self._strength, float(strength)
         try:
             self.refresh()
@@ -129,7 +131,11 @@ class Tuning:
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
-        """Inside, the weights are W0 bit for bit (as far as this tuning goes)."""
+        """Inside, the weights are W0 bit for bit (as far as this tuning goes).
+
+        Entering and leaving rewrite the weights, so that a forward pass before it cannot be followed by its backward
+        pass after it: PyTorch refuses. Where the base's output is wanted too, compute it first.
+        """
         self._disabled += 1
         self.refresh()
         try:
@@ -207,10 +213,10 @@ class Tuning:
                 "under no_grad only. With reentrant gradient checkpointing an input must require grad: use "
                 "use_reentrant=False."
             )
-        if unrun:
-            warnings.warn(
-                f"WaveFT: {len(unrun)} attached layers did not run before the first step: {listed(unrun)}", stacklevel=2
-            )
+        for names, why in ((unrun, "did not run"), (blocked, "ran under no_grad only (reentrant checkpointing?)")):
+            if names:
+                text = f"WaveFT: {len(names)} attached layers {why} before the first step: {listed(names)}"
+                warnings.warn(text, stacklevel=2)
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         for layer in self._held_by(optimizer):  # fused optimizers leave the version counter as it was
@@ -247,8 +253,11 @@ def attach(models: Models, spec: Spec | Adapter) -> Tuning:
         WaveFTError: no layer matched, a layer that cannot be trained, or more coefficients than a layer's C has
             entries.
     """
-    targets = select(models, spec.targets) if isinstance(spec, Spec) else resolve(models, spec)
-    check_trainable(targets, models)
+    if isinstance(spec, Spec):
+        targets = select(models, spec.targets)
+    else:
+        targets = resolve(models, spec)
+        check_trainable(targets, models)
     for target in targets:
         check_weight(target.weight, target.path)
     drawn = [_start(target, spec) for target in targets]  # every refusal comes before the first change

@@ -3,11 +3,12 @@
 import gc
 import weakref
 
+import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from waveft_core import Spec, attach
+from waveft_core import Spec, attach, gradient
 from waveft_core.gradient import Sampler
 
 M, N, TOKENS = 96, 64, 40  # no activation has M * N entries
@@ -38,12 +39,12 @@ class WeightSized(TorchDispatchMode):
         return out
 
 
-def count(way, monkeypatch):
+def count(way, monkeypatch, wavelet="db1"):
     monkeypatch.setattr(Sampler, "sampling_pays", lambda self: way == "sampled")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(N, M), nn.Linear(M, N)).requires_grad_(False)
     x = torch.randn(TOKENS, N, requires_grad=True)
-    tuning = attach(model, Spec(coefficients=50, targets=("0", "1"))) if way != "frozen" else None
+    tuning = attach(model, Spec(coefficients=50, wavelet=wavelet, targets=("0", "1"))) if way != "frozen" else None
     optimizer = torch.optim.AdamW(tuning.parameters()) if tuning else None
     gc.collect()
     with WeightSized() as seen:
@@ -59,8 +60,10 @@ def test_the_sampled_way_makes_no_tensor_of_a_weights_size(monkeypatch):
     assert count("sampled", monkeypatch).made == count("frozen", monkeypatch).made == []
 
 
-def test_the_dense_way_holds_at_most_one_at_a_time(monkeypatch):
-    seen = count("dense", monkeypatch)
+@pytest.mark.parametrize("wavelet", ["db1", "db8"])
+def test_the_dense_way_holds_at_most_one_at_a_time(wavelet, monkeypatch):
+    monkeypatch.setattr(gradient, "GATHERED_AT_ONCE", M * N // 8)  # as far below a weight as it is at SDXL's sizes
+    seen = count("dense", monkeypatch, wavelet)
     assert len(seen.made) >= 6  # the count sees what it should: a GEMM a layer and step
     assert seen.most == 1
 

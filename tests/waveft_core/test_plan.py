@@ -42,7 +42,7 @@ def test_each_touched_entry_is_there_once(plane, wavelet, mode, shape, p):
     assert plan.lengths[0] == len(expected) == plan.entries.numel()
     assert list(plan.lengths) == sorted(plan.lengths, reverse=True)
     assert sum(plan.lengths) == plan.sources.numel() == plan.taps.numel() == sum(map(len, expected.values()))
-    assert (plan.entries.dtype, plan.sources.dtype) == (torch.int64, torch.int32)
+    assert (plan.entries.dtype, plan.sources.dtype) == (torch.int32, torch.int32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])

@@ -484,6 +484,7 @@ def test_half_while_attached(make_mlp, x):
     tuning = attach(model, SPEC)
     train(model, x, torch.optim.AdamW(tuning.parameters(), lr=0.05))
     model.half()
+    assert all(values.dtype == torch.float32 for values in tuning.parameters())
     assert_merged(model, tuning, make_mlp().half(), x)
 
 
@@ -1115,3 +1116,77 @@ def test_distributed_data_parallel_sees_the_values(make_mlp, x, tmp_path):
     for one, two in zip(tuning.parameters(), other.parameters(), strict=True):
         assert one.any()
         assert torch.equal(one, two)
+
+
+# Loading that goes wrong, and loading below two tunings
+
+
+def test_a_load_that_fails_on_a_shape_keeps_w0(make_mlp, snapshot, x):
+    model = make_mlp()
+    before = snapshot(model)
+    tuning = attach(model, SPEC)
+    train(model, x, torch.optim.AdamW(tuning.parameters(), lr=0.05))
+    inside = weights_of(model)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        model.load_state_dict({**model.state_dict(), "0.weight": torch.zeros(3, 3)})
+    assert snapshot(model) == before
+    assert all(torch.equal(one, other) for one, other in zip(weights_of(model), inside, strict=True))
+    tuning.detach()
+    assert snapshot(model) == before
+
+
+def test_load_state_dict_below_two_tunings_and_a_merge_brings_a_new_w0(make_mlp, make_adapter, snapshot, x):
+    model = make_mlp()
+    adapters = [make_adapter(SHAPES, 20, "db2", seed=seed) for seed in (1, 2, 3)]
+    tunings = [attach(model, adapter) for adapter in adapters[:2]]
+    merged = merge(model, adapters[2], 0.5)
+    model(x)
+    model.load_state_dict(make_mlp(seed=5).state_dict())
+    assert snapshot(model) == snapshot(make_mlp(seed=5))
+    base = make_mlp(seed=5)
+    held = [merge(base, adapter) for adapter in adapters[:2]], merge(base, adapters[2], 0.5)
+    assert torch.equal(model(x), base(x))
+    tunings[0].detach()
+    merged.undo()
+    tunings[1].detach()
+    assert snapshot(model) == snapshot(make_mlp(seed=5))
+    del held
+
+
+@pytest.mark.parametrize("leave", ["detach", "strength", "state_dict", "merge"])
+def test_a_write_through_data_is_noticed(leave, make_mlp, make_adapter):
+    # PEFT merges so: the version counter does not move
+    model = make_mlp()
+    tuning = attach(model, make_adapter(SHAPES, 40))
+    model[0].weight.data += 1
+    with pytest.raises(WaveFTError, match='layer "0": expected the weight as it was last written'):
+        if leave == "detach":
+            tuning.detach()
+        elif leave == "strength":
+            tuning.strength = 0.5
+        elif leave == "state_dict":
+            model.state_dict()
+        else:
+            merge(model, make_adapter(SHAPES, 40))
+
+
+def test_a_pattern_that_would_match_our_own_modules_attaches_twice(make_mlp, snapshot):
+    model = make_mlp()
+    before = snapshot(model)
+    spec = Spec(coefficients=4, targets=r"[02].*")
+    first, second = attach(model, spec), attach(model, spec)
+    assert first.names == second.names
+    first.detach()
+    second.detach()
+    assert snapshot(model) == before
+
+
+def test_an_adapter_is_copied_and_pickled(make_mlp):
+    import pickle
+
+    adapter = attach(make_mlp(), SPEC).adapter()
+    for twin in (copy.deepcopy(adapter), pickle.loads(pickle.dumps(adapter))):
+        assert twin.layers.keys() == adapter.layers.keys()
+        assert all(torch.equal(twin.delta(name), adapter.delta(name)) for name in adapter.layers)
+        assert (twin.wavelet, twin.scaling, twin.locations) == (adapter.wavelet, adapter.scaling, adapter.locations)
+    assert adapter == adapter
