@@ -8,9 +8,10 @@
 On Windows say `py start.py ...`.  Nothing but Python 3.11 or newer is needed, and nothing outside `.venv` is changed.
 The first run downloads PyTorch and the libraries of constraints.txt; later runs find them and begin at once.
 
-PyTorch comes from pip's package index.  For another build set PIP_EXTRA_INDEX_URL before the first run:
-https://download.pytorch.org/whl/cpu is the small one for Linux machines without a GPU; on Windows with an NVIDIA GPU,
-take the address of a CUDA build from https://pytorch.org/get-started/locally.
+PyTorch comes from pip's package index, whose builds for Linux bring gigabytes of CUDA libraries.  On Linux without
+a GPU, and without an index in pip's own settings, the far smaller build of https://download.pytorch.org/whl/cpu is
+taken instead.  For another build set PIP_INDEX_URL or PIP_EXTRA_INDEX_URL before the first run (delete .venv to change
+it later); on Windows with an NVIDIA GPU, take the address of a CUDA build from https://pytorch.org/get-started/locally.
 """
 
 # Python 3.6 must be able to read this file, so that it can say what is missing: no newer syntax or modules at the top,
@@ -23,6 +24,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +35,10 @@ ROOT = Path(__file__).resolve().parent
 OLDEST = (3, 11)
 SAID_ABOVE_BYTES = 20e6  # downloads smaller than this are not worth a line
 SAY_EVERY_S = 20
+
+CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
+GPU_SIGNS = ("proc/driver/nvidia", "dev/nvidia*", "usr/lib/wsl/lib/libcuda.so*", "dev/kfd")  # the last one is AMD's
+OWN_INDEX = re.compile(r"\.(index-url|extra-index-url|find-links|no-index)=")  # in what `pip config list` prints
 
 REMEDIES = (  # what pip says -> what helps; the first that matches is told
     (r"No space left|Errno 28|not enough space", "The disk is full: free about 8 GB, then run the same command again."),
@@ -140,12 +146,40 @@ def install(root: Path, python: Path, extras: "tuple[str, ...]") -> None:
     pip.append("--disable-pip-version-check")
     begin = time.monotonic()
     print("Installing PyTorch, the largest part (once; later runs begin at once)", flush=True)
-    run_pip([*pip, "torch"], log)
+    install_torch(pip, log, takes_cpu_build(python))
     print(f"Installing the libraries of: {', '.join(missing)}", flush=True)
     run_pip([*pip, *sorted({line for extra in missing for line in needed[extra]})], log)
     for extra in missing:  # last: an interrupted installation must not look finished
         stamps[extra].write_text(prints[extra])
     print(f"The environment is ready ({time.monotonic() - begin:.0f} s)", flush=True)
+
+
+def takes_cpu_build(python: Path, filesystem: Path = Path("/")) -> bool:
+    """Tells whether PyTorch's CPU index is better than pip's own: on Linux, no sign of a GPU, no index that was chosen.
+
+    `pip config list` names the settings of pip's files and of the environment (PIP_INDEX_URL and its kin) alike.
+    """
+    if sys.platform != "linux" or shutil.which("nvidia-smi"):
+        return False
+    if any(found for sign in GPU_SIGNS for found in filesystem.glob(sign)):
+        return False
+    listed = [str(python), "-m", "pip", "config", "list"]
+    settings = subprocess.run(listed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    return settings.returncode == 0 and not OWN_INDEX.search(settings.stdout)
+
+
+def install_torch(pip: "list[str]", log: Path, cpu_build: bool) -> None:
+    """Installs PyTorch with the command `pip`; its CPU build where it is wanted and can be had."""
+    if cpu_build:
+        print(f"  no GPU found: the CPU build, from {CPU_BUILDS} (to choose yourself, set PIP_INDEX_URL)", flush=True)
+        # Not --extra-index-url: where that host is not reached, pip waits for it once a library, for minutes in all.
+        # Without dependencies it asks for one page; they come with the other libraries, from the usual index.
+        try:
+            run_pip([*pip, "--index-url", CPU_BUILDS, "--retries", "2", "--no-deps", "torch"], log)
+            return
+        except SetupError:
+            print(f"  that did not work ({log} says why): the build of pip's own index", flush=True)
+    run_pip([*pip, "torch"], log)
 
 
 def requirements(root: Path, extra: str) -> "list[str]":

@@ -37,7 +37,7 @@ class WaveFTPatch(WeightAdapterBase):
         intermediate_dtype: torch.dtype = torch.float32,
         original_weight: Any = None,
     ) -> torch.Tensor:
-        """Returns `weight + function(strength * dW)`, in place; the arithmetic is the core's, in float32.
+        """Returns `weight + strength * function(dW)`, in place; dW is the core's, and the sum is made in float32.
 
         `weight` is a copy that ComfyUI made for us, on the device of its choice: float32 when a model is loaded whole,
         the storage dtype when it is merged at each forward to save memory. `strength_model` has been multiplied into
@@ -49,14 +49,14 @@ class WaveFTPatch(WeightAdapterBase):
         """
         if function(weight) is weight:  # the identity, in all but fused layers: touch the few entries that change
             return self.adapter.add_(weight, self.layer, strength)
-        arithmetic = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        delta = function(strength * self.adapter.delta(self.layer, arithmetic, weight.device))
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        delta = function(self.adapter.delta(self.layer, wide, weight.device))
         if delta.shape != weight.shape:
             raise WaveFTError(
                 f'adapter layer "{self.layer}", weight "{key}": expected shape {list(weight.shape)}, '
                 f"got {list(delta.shape)}. The file was trained for another model."
             )
-        return weight.copy_(weight.to(arithmetic) + delta)
+        return weight.add_(delta, alpha=strength)  # torch adds in the wider dtype and rounds once
 
 
 def apply(

@@ -2,6 +2,7 @@ import os
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -26,10 +27,15 @@ def section(text: str, heading: str) -> str:
     return "\n".join(parts)
 
 
+def blocks_of(language: str, text: str) -> list[str]:
+    """The fenced blocks of one language, in order."""
+    fences = re.findall(r"^```([^\n]*)\n(.*?)^```[ ]*$", text + "\n", re.MULTILINE | re.DOTALL)
+    return [body for named, body in fences if named.strip() == language]
+
+
 def command(text: str, heading: str) -> str:
     """The one command line of the one fenced `sh` block below `## heading`."""
-    fences = re.findall(r"^```([^\n]*)\n(.*?)^```[ ]*$", section(text, heading) + "\n", re.MULTILINE | re.DOTALL)
-    blocks = [body for language, body in fences if language.strip() == "sh"]
+    blocks = blocks_of("sh", section(text, heading))
     assert len(blocks) == 1, f"## {heading}: expected one fenced sh block, got {len(blocks)}"
     lines = [line for line in blocks[0].splitlines() if line.strip()]
     assert len(lines) == 1, f"## {heading}: expected one command line, got {lines}"
@@ -68,6 +74,69 @@ def test_there_is_one_command_and_what_it_names_exists(heading):
 def test_the_ci_runs_the_readmes_own_test_command():
     said = subprocess.run(["bash", ROOT / ".ci" / "run", "--print"], capture_output=True, text=True, check=True).stdout
     assert said.strip() == command(README.read_text(encoding="utf-8"), "Tests")
+
+
+def test_the_python_example_trains_saves_merges_and_leaves_the_base_as_it_was(tmp_path, monkeypatch):
+    import torch
+
+    from waveft_core import load
+
+    (example,) = blocks_of("python", README.read_text(encoding="utf-8"))
+    torch.manual_seed(0)
+    unet = attention_layers()
+    x = torch.randn(3, WIDTH)
+    weights, output = {key: value.clone() for key, value in unet.state_dict().items()}, unet(x)
+    monkeypatch.chdir(tmp_path)
+    names = {"unet": unet, "loss_of": lambda model: model(x).square().mean()}
+    exec(compile(example, str(README), "exec"), names)
+
+    adapter = load("dog.safetensors")
+    assert len(adapter.layers) == len(names["merged"].layers) == 2 * 4
+    assert all(bool(layer.values.any()) for layer in adapter.layers.values()), "the step trained every layer"
+    assert torch.equal(unet(x), output), "the base again"
+    assert {key for key, value in unet.state_dict().items() if not torch.equal(value, weights[key])} == set()
+
+    p = {len(layer.values) for layer in adapter.layers.values()}
+    layers, values = re.search(r"# (\d+) layers of SDXL: ([\d,]+) fp32 values", example).groups()
+    assert {int(layers) * count for count in p} == {int(values.replace(",", ""))}
+
+
+WIDTH = 64  # 64 x 64 coefficients, more than the example trains
+
+
+def attention_layers():
+    """A model with the two attentions of one of SDXL's transformer blocks, named as diffusers names them."""
+    import torch
+
+    class Attention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.to_q, self.to_k, self.to_v = (torch.nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3))
+            self.to_out = torch.nn.ModuleList([torch.nn.Linear(WIDTH, WIDTH), torch.nn.Dropout(0.0)])
+
+        def forward(self, x):
+            return x + self.to_out[0](self.to_q(x) * self.to_k(x) + self.to_v(x))
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn1, self.attn2 = Attention(), Attention()
+            self.proj_out = torch.nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x):
+            return self.proj_out(self.attn2(self.attn1(x)))
+
+    return Block()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md"])
+def test_every_job_that_a_page_shows_is_a_job(page):
+    from trainer.schema import Job
+
+    jobs = [job for job in blocks_of("toml", (ROOT / page).read_text(encoding="utf-8")) if "[model]" in job]
+    assert jobs
+    for job in jobs:
+        Job.model_validate(tomllib.loads(job))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -30,6 +30,7 @@ def clone(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(start, "run_pip", lambda command, log: asked.append(_packages(command)))
     monkeypatch.setattr(start, "ROOT", tmp_path)
+    monkeypatch.setattr(start, "takes_cpu_build", lambda python: False)
     return tmp_path, asked
 
 
@@ -127,6 +128,101 @@ def test_changed_requirements_are_installed(clone, name):
     (root / name).write_text((root / name).read_text().replace("torch", "torch2"))
     start.install(root, Path("python"), ("train",))
     assert len(asked) == 4
+
+
+@pytest.fixture
+def bare_linux(tmp_path, monkeypatch):
+    """Linux without a GPU and without settings of pip's; a test adds what it is about."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    (tmp_path / "dev").mkdir()
+    return tmp_path
+
+
+def test_linux_without_a_gpu_or_an_index_takes_the_cpu_build(bare_linux, monkeypatch):
+    monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "60")  # a setting that is no index
+    assert start.takes_cpu_build(sys.executable, bare_linux)
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_other_systems_take_what_pip_gives(bare_linux, monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
+    assert not start.takes_cpu_build(sys.executable, bare_linux)
+
+
+@pytest.mark.parametrize("sign", ["proc/driver/nvidia", "dev/nvidia0", "dev/kfd", "usr/lib/wsl/lib/libcuda.so.1"])
+def test_a_sign_of_a_gpu_leaves_pip_alone(bare_linux, sign):
+    (bare_linux / sign).parent.mkdir(parents=True, exist_ok=True)
+    (bare_linux / sign).write_text("")
+    assert not start.takes_cpu_build(sys.executable, bare_linux)
+
+
+def test_an_nvidia_driver_leaves_pip_alone(bare_linux, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: "/opt/bin/nvidia-smi" if name == "nvidia-smi" else None)
+    assert not start.takes_cpu_build(sys.executable, bare_linux)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PIP_INDEX_URL", "https://pypi.org/simple"),
+        ("PIP_EXTRA_INDEX_URL", "https://example.org/simple"),
+        ("PIP_FIND_LINKS", "/wheels"),
+        ("PIP_NO_INDEX", "1"),
+    ],
+)
+def test_an_index_in_the_environment_leaves_pip_alone(bare_linux, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert not start.takes_cpu_build(sys.executable, bare_linux)
+
+
+@pytest.mark.parametrize(
+    ("status", "printed", "cpu"),
+    [
+        (0, "global.cert='/a.pem'\nglobal.proxy='http://x:1'\n", True),
+        (0, "global.index-url='https://x.y/simple'\n", False),
+        (0, "global.cert='/a.pem'\ninstall.find-links='/wheels'\n", False),
+        (0, "user.extra-index-url='https://x.y'\n", False),
+        (1, "", False),
+    ],
+)
+def test_an_index_in_pips_files_leaves_pip_alone(bare_linux, monkeypatch, status, printed, cpu):
+    asked = []
+
+    def run(command, **_):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, status, printed)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert start.takes_cpu_build(Path("python"), bare_linux) is cpu
+    assert asked == [["python", "-m", "pip", "config", "list"]]
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_the_cpu_build_is_tried_first_and_pips_own_index_is_the_way_out(clone, monkeypatch, capsys, reached):
+    root, _ = clone
+    commands = []
+
+    def run_pip(command, log):
+        commands.append(command)
+        if start.CPU_BUILDS in command and not reached:
+            raise start.SetupError("pip could not install the libraries")
+
+    monkeypatch.setattr(start, "run_pip", run_pip)
+    monkeypatch.setattr(start, "takes_cpu_build", lambda python: True)
+    start.install(root, Path("python"), ("train",))
+    first, *middle, last = commands
+    assert first[first.index("--index-url") + 1] == start.CPU_BUILDS
+    assert first[-1] == "torch"
+    assert [_packages(command) for command in middle] == ([] if reached else [["torch"]])
+    assert _packages(last) == ["numpy", "torch", "tqdm"]
+    assert not any("--index-url" in command for command in [*middle, last])
+    said = capsys.readouterr().out
+    assert re.search(r"no GPU found: the CPU build, .*set PIP_INDEX_URL", said)
+    assert ("did not work" in said) is not reached
 
 
 def test_an_interrupted_installation_is_taken_up_again(clone, monkeypatch):

@@ -2,9 +2,16 @@
 
     COMFYUI_DIR=... COMFYUI_PYTHON=... WAVEFT_COMFY_HARNESS=... python -m pytest -m comfy
 
-COMFYUI_DIR is a ComfyUI checkout, COMFYUI_PYTHON a Python with its requirements and ours, WAVEFT_COMFY_HARNESS a folder
-with `run_comfy.py` (starts ComfyUI headless) and `make_sdxl_checkpoint.py` (random weights in SDXL's exact structure).
-`micro` is an SDXL relative of 88 attention layers; `narrow` has all 560 of SDXL's names, every width 320.
+COMFYUI_DIR is a ComfyUI checkout, COMFYUI_PYTHON a Python with its requirements and ours. WAVEFT_COMFY_HARNESS is
+a folder that this repository does not hold; whoever runs these tests brings one that provides:
+
+- `run_comfy.py`: `with Comfy([(pack, name)], {folder of models: [path or (path, name)]}, dir, python, extra=[flag])`
+  starts ComfyUI headless and gives a server: `base`, its folder; `run(prompt)`, `outputs` by node, `files` (`node`,
+  `path`) and `cached` nodes, or `Failed` with ComfyUI's words; `get(path)`, `object_info()`, `require_nodes(ids)`;
+- in that server AcceptDumpWeights (model, globs, filename_prefix), which saves the merged weights as safetensors, and
+  AcceptRandomConditioning (seed, tokens), random conditioning; a folder `shims` for PYTHONPATH, which may be empty;
+- `make_sdxl_checkpoint.py --arch micro|narrow [--no-clip] --comfy DIR -o FILE`: random weights in a checkpoint of 88
+  attention layers (`micro`, an SDXL relative), or with all 560 of SDXL's names and every width 320 (`narrow`).
 """
 
 import importlib.util

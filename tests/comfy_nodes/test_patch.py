@@ -36,12 +36,13 @@ def test_two_adapters_add_up(comfy, unet, small, make_adapter):
     close(model.merged(Q_KEY), expected)
 
 
+@pytest.mark.parametrize("function", [lambda a: a, lambda a: a.clone()], ids=["itself", "a copy"])
 @pytest.mark.parametrize(("dtype", "steps"), [(torch.float32, 2), (torch.bfloat16, 1), (torch.float16, 1)])
-def test_a_half_precision_weight_is_rounded_once(comfy, unet, small, dtype, steps):
+def test_a_half_precision_weight_is_rounded_once(comfy, unet, small, dtype, steps, function):
     weight = unet.model.state_dict()[Q_KEY].to(dtype)
     expected = weight.double() + 0.3 * small.delta(Q, torch.float64)
     patch = comfy("patch").WaveFTPatch(small, Q)
-    got = patch.calculate_weight(weight.clone(), Q_KEY, 0.3, 1.0, None, lambda a: a, intermediate_dtype=dtype)
+    got = patch.calculate_weight(weight.clone(), Q_KEY, 0.3, 1.0, None, function, intermediate_dtype=dtype)
     assert got.dtype == dtype
     error = (got.double() - expected).abs()
     assert bool((error <= steps * torch.finfo(dtype).eps / 2 * expected.abs() + 1e-6).all())
