@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 import waveft_core
 
 from . import metadata
+from .console import say
 from .errors import TrainingStopped
 from .files import free_name
 from .preflight import Ready
@@ -20,23 +22,45 @@ def save(adapter: waveft_core.Adapter, ready: Ready, steps: int, precision_name:
     """Returns the path of the file; a run that was stopped early has its step in the name.
 
     Raises:
-        TrainingStopped: it could not be written, or what was read back is not what was written.
+        TrainingStopped: it could not be written, or what was read back is not what was written. The message names
+            the file that the tensors are in all the same.
     """
     path, dtype = ready.adapter_path, DTYPES[ready.job.save.save_precision]
     if steps < ready.job.train.max_train_steps:
         path = free_name(ready.output(f"-step{steps}.safetensors"))
-    path.parent.mkdir(parents=True, exist_ok=True)
     bare = path.with_name(f".{path.name}.tensors.tmp")  # the tensors' hash is part of the metadata
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        bare.unlink(missing_ok=True)  # of a run that was killed: it must not pass for this one's
         waveft_core.save(adapter, bare, dtype=dtype)
         made = metadata.collect(ready, steps, precision_name, prediction, metadata.hash_tensors(bare))
         waveft_core.save(adapter, path, metadata=made, dtype=dtype)
-    except (OSError, waveft_core.WaveFTError) as error:
-        raise TrainingStopped(f'adapter "{path}": could not be written: {error}') from error
-    finally:
-        bare.unlink(missing_ok=True)
-    verify(adapter, path, dtype)
+        verify(adapter, path, dtype)
+    except BaseException as error:  # whatever it is, hours of training must not be lost to it
+        kept = rescue(adapter, bare, path)
+        where = f'What was trained is in "{kept}", without metadata.' if kept else "Nothing could be written."
+        if not isinstance(error, Exception):
+            say(where)
+            raise
+        raise TrainingStopped(f'adapter "{path}": could not be written and checked: {error} {where}') from error
+    with contextlib.suppress(OSError):  # the adapter is whole: a hidden file beside it harms nobody
+        bare.unlink()
     return path
+
+
+def rescue(adapter: waveft_core.Adapter, bare: Path, path: Path) -> Path | None:
+    """Returns the visible file that the tensors are in after a failure, written as fp32 where there was none yet.
+
+    None where nothing at all can be written.
+    """
+    visible = free_name(path.with_name(f"{path.stem}-tensors.safetensors"))
+    try:
+        if bare.exists():
+            return bare.replace(visible)
+        waveft_core.save(adapter, visible)
+    except (OSError, RuntimeError, waveft_core.WaveFTError):
+        return bare if bare.exists() else None
+    return visible
 
 
 def verify(adapter: waveft_core.Adapter, path: Path, dtype: torch.dtype) -> None:

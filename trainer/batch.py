@@ -47,24 +47,29 @@ class Batch:
 def make(cache: Cache, job: Job, noising: Noising, precision: Precision, step: int, micro: int) -> Batch:
     """Returns micro batch `micro` of optimizer step `step`, both counted from 0: a function of its arguments alone."""
     size, seed = job.general.batch_size, job.train.seed
-    whole = size * job.train.gradient_accumulation_steps
-    rows = [sample(cache, job, noising, seed, step, index, whole) for index in range(micro * size, (micro + 1) * size)]
+    chosen = plan.micro_batch(seed, step, micro, size, job.train.gradient_accumulation_steps, len(cache.epoch))
+    rows = [sample(cache, job, noising, step, place, cache.epoch[number]) for place, number in chosen]
     pictures, latents, noise, timesteps, context, pooled, time_ids = zip(*rows, strict=True)
     device, dtype = precision.device, precision.dtype
     return Batch(
         list(pictures),
-        torch.stack(latents).to(device),
-        torch.stack(noise).to(device),
-        torch.tensor(timesteps, device=device),
-        torch.stack(context).to(device, dtype),
-        torch.stack(pooled).to(device, dtype),
-        torch.tensor(time_ids, dtype=torch.float32, device=device),
+        move(torch.stack(latents), device),
+        move(torch.stack(noise), device),
+        move(torch.tensor(timesteps), device),
+        move(torch.stack(context).to(dtype), device),
+        move(torch.stack(pooled).to(dtype), device),
+        move(torch.tensor(time_ids, dtype=torch.float32), device),
     )
 
 
-def sample(cache: Cache, job: Job, noising: Noising, seed: int, step: int, index: int, whole: int) -> tuple:
-    """Returns what the `index`-th picture of an optimizer step's global batch of `whole` is trained on."""
-    picture = cache.epoch[plan.picture(seed, step * whole + index, len(cache.epoch))]
+def move(made: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Returns a tensor of the CPU's on the device; on CUDA nobody waits for the copy, which needs pinned memory."""
+    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)
+
+
+def sample(cache: Cache, job: Job, noising: Noising, step: int, index: int, picture: Picture) -> tuple:
+    """Returns what the picture is trained on as the `index`-th of an optimizer step's global batch."""
+    seed = job.train.seed
     flipped = picture.flip and rng.uniform(seed, "flip", step, index) < 0.5
     dropped = rng.uniform(seed, "dropout", step, index) < picture.dropout
     text = cache.texts["" if dropped else picture.caption]

@@ -1,4 +1,7 @@
-"""The command line: `python -m trainer --config job.toml`. Exit status 0 done, 1 stopped, 2 job refused, 130 Ctrl-C."""
+"""The command line: `python -m trainer --config job.toml`. Exit status 0 done, 1 stopped, 2 job refused.
+
+Ctrl-C ends it with 130 and SIGTERM with 143, 128 + the signal's number.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 
 from . import config, preflight
 from .console import clock, say
-from .errors import TrainingStopped, UserError
+from .errors import TrainingStopped, UserError, out_of_memory
 from .files import readable_size
 
 
@@ -52,7 +55,7 @@ def start(options: argparse.Namespace) -> int:
     began = time.perf_counter()
     ready = preflight.check(config.load(options.config, options.overrides))
     if options.dry_run:
-        from .metadata import job_toml
+        from .jobtext import job_toml
 
         say(preflight.dry_run_text(ready, job_toml(ready.job)))
         return 0
@@ -62,18 +65,27 @@ def start(options: argparse.Namespace) -> int:
 
 
 def train(ready: preflight.Ready, began: float) -> int:
-    """Runs the checked job, torch and the model libraries imported at last; returns the exit status."""
+    """Runs the checked job, torch and the model libraries imported at last; returns the exit status.
+
+    Raises:
+        UserError: machine, base or adapter settings do not fit the job; nothing was trained.
+        TrainingStopped: it did not get further, whatever the job says.
+    """
     from .models import quiet_libraries
 
     quiet_libraries(ready.job.model.allow_download)
+    import torch
+
     from waveft_core import WaveFTError
 
     from . import loop
 
     try:
         outcome = loop.run(ready)
-    except WaveFTError as error:
-        return refuse([str(error)])
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingStopped(out_of_memory(error)) from error
+    except WaveFTError as error:  # once a step was done, loop.run makes it a TrainingStopped
+        raise UserError(str(error)) from error
     if outcome.warning:
         print(outcome.warning, file=sys.stderr)
     ending = "stopped" if outcome.warning else "done"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -59,7 +60,8 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
-        self.file.close()
+        with contextlib.suppress(OSError):  # a full disk was told when the line was written
+            self.file.close()
 
     def step(self, loss: float, grad_norm: float, learning_rate: float) -> None:
         """Notes one finished optimizer step."""

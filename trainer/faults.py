@@ -58,6 +58,8 @@ EXPECTED = {
 def describe(fault: Any) -> str:
     """Returns one of pydantic's faults in the words of a job: "[section] key: expected X, got Y. Remedy."."""
     loc, kind = fault["loc"], fault["type"]
+    if not loc:  # between sections: the text itself says where
+        return f"{fault['ctx']['error']}."
     where = place_name(loc)
     if kind == "extra_forbidden":
         return f"{where}: {unknown(loc, fault['input'])}"

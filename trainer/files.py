@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes | str) -> Path:
-    """Writes the file under a temporary name beside its target, syncs and renames it; returns its path."""
+    """Writes the file whole or not at all, its folder made where there is none; returns its path."""
+    from waveft_core import file  # imports torch, which who only asks for names and sizes has no need of
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    file.write_atomically(path, content.encode() if isinstance(content, str) else content)
     return path
 
 

@@ -9,14 +9,19 @@ from pathlib import Path
 
 import torch
 
+from waveft_core import WaveFTError
+
 from . import adapterfile, batch, grid, losses, report, sampling
 from .console import Progress, say
-from .errors import TrainingStopped, not_finite, out_of_memory
+from .errors import TrainingStopped, not_finite, out_of_memory, reason
 from .files import write_atomically
 from .images import png_bytes
 from .interrupt import StopRequest
 from .preflight import Ready
 from .setup import Parts, build
+
+# What a machine, its libraries and a disk raise once a run has begun; a bug of the trainer's shows itself in full.
+FAILURES = (WaveFTError, TrainingStopped, RuntimeError, OSError, MemoryError)
 
 
 @dataclass
@@ -43,24 +48,39 @@ def run(ready: Ready) -> Outcome:
 
     Raises:
         UserError, WaveFTError: machine, base or adapter settings do not fit the job; nothing was trained.
+        OutOfMemoryError, MemoryError: the base does not fit the machine; nothing was trained.
+        TrainingStopped: what was trained could not be written as it should.
     """
     began = time.perf_counter()
     parts = build(ready)
     say(f"training {parts.tuning.numel} coefficients in {len(parts.tuning)} layers")
-    before = draw_samples("before", parts)  # the coefficients are zero: this is the base
+    before = draw_before(parts)  # the coefficients are zero: this is the base
 
     outcome = train(parts)
     if outcome.steps:  # the adapter comes first: whatever fails after it, it is safe
-        adapter = parts.tuning.adapter()
-        path = adapterfile.save(adapter, ready, outcome.steps, parts.place.name, parts.prediction)
-        outcome.files.insert(0, path)
+        outcome.files.insert(0, save_adapter(parts, outcome))
     after = [] if outcome.exit_status else draw_after(parts, outcome)
-    if after:
-        sheet = png_bytes(grid.draw(before, after))
-        outcome.files.append(write_atomically(ready.output("-grid.png"), sheet))
-    made = report.Run(outcome.losses, before, after, list(outcome.files), outcome.warning, time.perf_counter() - began)
-    outcome.files.append(write_atomically(ready.output("-report.html"), report.page(parts, made)))
+    try:
+        if before and after:
+            sheet = png_bytes(grid.draw(before, after))
+            outcome.files.append(write_atomically(ready.output("-grid.png"), sheet))
+        seconds = time.perf_counter() - began
+        made = report.Run(outcome.losses, before, after, list(outcome.files), outcome.warning, seconds)
+        outcome.files.append(write_atomically(ready.output("-report.html"), report.page(parts, made)))
+    except FAILURES as error:
+        told = f"the report could not be written: {reason(error)}"
+        outcome.warning = f"{outcome.warning}; {told}" if outcome.warning else told
+        outcome.exit_status = outcome.exit_status or 1
     return outcome
+
+
+def save_adapter(parts: Parts, outcome: Outcome) -> Path:
+    """Returns the path of the adapter after the outcome's steps; TrainingStopped where it is not whole."""
+    try:
+        adapter = parts.tuning.adapter()
+    except (WaveFTError, RuntimeError) as error:  # RuntimeError: a device that is lost
+        raise TrainingStopped(f"after step {outcome.steps}: {error}") from error
+    return adapterfile.save(adapter, parts.ready, outcome.steps, parts.place.name, parts.prediction)
 
 
 def train(parts: Parts) -> Outcome:
@@ -72,19 +92,24 @@ def train(parts: Parts) -> Outcome:
         while outcome.steps < total:
             try:
                 loss, norm, pictures = backward(parts, scaler, outcome.steps)
-            except torch.OutOfMemoryError as error:
+                # with fp16 a gradient may overflow: the scaler then leaves the step out and lowers its factor
+                if not math.isfinite(loss) or not (math.isfinite(norm) or scaler.is_enabled()):
+                    outcome.warning, outcome.exit_status = not_finite(outcome.steps + 1, loss, norm, pictures), 1
+                    break
+                rate = parts.schedule.get_last_lr()[0]
+                scaler.step(parts.optimizer)
+                outcome.steps += 1  # the coefficients have moved
+                scaler.update()
+                parts.schedule.step()
+                progress.step(loss, norm, rate)
+            except (torch.OutOfMemoryError, MemoryError) as error:
                 outcome.warning, outcome.exit_status = out_of_memory(error), 1
                 break
-            # with fp16 a gradient may overflow: the scaler then leaves the step out and lowers its factor
-            if not math.isfinite(loss) or not (math.isfinite(norm) or scaler.is_enabled()):
-                outcome.warning, outcome.exit_status = not_finite(outcome.steps + 1, loss, norm, pictures), 1
+            except FAILURES as error:
+                if not outcome.steps:  # nothing is lost, and nobody is told that something was trained
+                    raise
+                outcome.warning, outcome.exit_status = f"stopped after step {outcome.steps}: {reason(error)}", 1
                 break
-            scaler.step(parts.optimizer)
-            scaler.update()
-            rate = parts.schedule.get_last_lr()[0]
-            parts.schedule.step()
-            outcome.steps += 1
-            progress.step(loss, norm, rate)
             if request.signal_number is not None:
                 outcome.warning = f"stopped on request after step {outcome.steps}"
                 outcome.exit_status = 128 + request.signal_number
@@ -98,6 +123,19 @@ def backward(parts: Parts, scaler: torch.amp.GradScaler, step: int) -> tuple[flo
     Returns:
         the step's loss, the gradients' norm before clipping, and the names of the pictures to blame where either is
         not finite: those of the micro batches whose loss is not, or all of the step's.
+    """
+    numbers, seen = accumulate(parts, scaler, step)
+    *each, norm = numbers.tolist()  # GPU sync: the one of an optimizer step
+    broken = [names for value, names in zip(each, seen, strict=True) if not math.isfinite(value)]
+    return sum(each) / len(each), norm, [name for names in broken or seen for name in names]
+
+
+def accumulate(parts: Parts, scaler: torch.amp.GradScaler, step: int) -> tuple[torch.Tensor, list[list[str]]]:
+    """Fills the coefficients' gradients for one optimizer step without waiting for the device.
+
+    Returns:
+        [micro batches + 1] on the device: the losses, and the gradients' norm before clipping; and the names of the
+        pictures of each micro batch.
     """
     job, place, noising = parts.ready.job, parts.place, parts.noising
     count, seen, micro_losses = job.train.gradient_accumulation_steps, [], []
@@ -117,9 +155,7 @@ def backward(parts: Parts, scaler: torch.amp.GradScaler, step: int) -> tuple[flo
     scaler.unscale_(parts.optimizer)
     # an infinite bound measures alone; either way no number leaves the device here
     norm = torch.nn.utils.clip_grad_norm_(parts.tuning.parameters(), job.optimizer.max_grad_norm or math.inf)
-    *each, total = torch.stack([*micro_losses, norm]).tolist()  # GPU sync: the one of an optimizer step
-    broken = [names for value, names in zip(each, seen, strict=True) if not math.isfinite(value)]
-    return sum(each) / count, total, [name for names in broken or seen for name in names]
+    return torch.stack([*micro_losses, norm]), seen
 
 
 def draw_samples(moment: str, parts: Parts) -> list[sampling.Drawn]:
@@ -134,10 +170,20 @@ def draw_samples(moment: str, parts: Parts) -> list[sampling.Drawn]:
     return drawn
 
 
+def draw_before(parts: Parts) -> list[sampling.Drawn]:
+    """Returns the samples before training; a failure is a notice, since the training needs none of them."""
+    try:
+        return draw_samples("before", parts)
+    except FAILURES as error:
+        parts.notices.append(f"the samples before training failed: {reason(error)}")
+        say(f"notice      {parts.notices[-1]}")
+        return []
+
+
 def draw_after(parts: Parts, outcome: Outcome) -> list[sampling.Drawn]:
     """Returns the samples after training; the adapter is safe by now, so that a failure is told and not raised."""
     try:
         return draw_samples("after", parts)
-    except (TrainingStopped, RuntimeError, OSError) as error:
-        outcome.warning, outcome.exit_status = f"the adapter is written, but its samples failed: {error}", 1
+    except FAILURES as error:
+        outcome.warning, outcome.exit_status = f"the adapter is written, but its samples failed: {reason(error)}", 1
         return []

@@ -8,30 +8,17 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import toml
-
-from .config import is_hub_id, map_paths
+from .config import is_hub_id
+from .jobtext import job_toml, public_job
 from .preflight import Ready
-from .schema import Job, Save
 
 ARCHITECTURE = "stable-diffusion-xl-v1-base/waveft"
 KOHYA_BASE = "sdxl_base_v1-0"
 
 
-def public_job(ready: Ready) -> Job:
-    """Returns the job with the resolution filled in and every path cut to its last name.
-
-    Where the run wrote is left out too: the same training gives the same file in any folder.
-    """
-    job = map_paths(ready.job, lambda text: text if is_hub_id(text) else Path(text).name)
-    general = job.general.model_copy(update={"resolution": ready.resolution})
-    save = job.save.model_copy(update={key: Save.model_fields[key].default for key in ("output_dir", "overwrite")})
-    return job.model_copy(update={"general": general, "save": save})
-
-
-def job_toml(job: Job) -> str:
-    """Returns the job as TOML, with every default written out."""
-    return toml.dumps(job.model_dump(exclude_none=True))
+def public_toml(ready: Ready) -> str:
+    """Returns the job as it goes into files that are passed on: every default written out, paths cut short."""
+    return job_toml(public_job(ready.job, ready.resolution))
 
 
 def collect(ready: Ready, steps: int, precision_name: str, prediction: str, tensor_hash: str) -> dict[str, str]:
@@ -49,7 +36,7 @@ def collect(ready: Ready, steps: int, precision_name: str, prediction: str, tens
         **kohya(ready, steps, precision_name),
         "sshs_model_hash": tensor_hash,
         "sshs_legacy_hash": tensor_hash[:8],
-        "waveft.job": job_toml(public_job(ready)),
+        "waveft.job": public_toml(ready),
     }
 
 

@@ -14,6 +14,7 @@ from .schema import Model
 
 PIPELINE_FOLDERS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 SECOND_ENCODER = "conditioner.embedders.1."  # the one thing that every SDXL checkpoint has and no relative does
+UNET_CHANNELS = 4  # of the latents; inpainting UNets see a mask and its picture beside them
 LARGEST_HEADER = 100_000_000  # bytes, the limit of safetensors itself
 SAMPLER_MULTIPLE = 8  # px: diffusers draws no other sizes, whatever the VAE
 REMEDY = "Name an SDXL base: a diffusers folder or a .safetensors checkpoint"
@@ -68,9 +69,21 @@ def check_folder(folder: Path) -> list[str]:
     missing = [name for name in PIPELINE_FOLDERS if not (folder / name).is_dir()]
     if missing:
         return [f"has no {', '.join(missing)}. Fetch the whole model."]
-    return [
+    return check_unet(folder / "unet" / "config.json", str(kind)) + [
         fault for name in ("unet", "vae", "text_encoder", "text_encoder_2") for fault in check_weights(folder / name)
     ]
+
+
+def check_unet(config: Path, kind: str) -> list[str]:
+    """Returns what keeps a UNet from being a text-to-image one, by its config."""
+    try:
+        channels = read_json(config).get("in_channels", UNET_CHANNELS)
+    except ValueError as error:
+        return [f"unet/config.json cannot be read: {error}. Fetch the model again."]
+    if channels == UNET_CHANNELS:
+        return []
+    what = "an inpainting model (StableDiffusionXLInpaintPipeline)" if channels == 9 else kind
+    return [f"expected a UNet with {UNET_CHANNELS} input channels, got {channels}: {what} is not trained. {REMEDY}."]
 
 
 def check_weights(folder: Path) -> list[str]:

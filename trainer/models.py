@@ -75,10 +75,21 @@ def load(model: Model, dtype: torch.dtype) -> Base:
     prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
         raise UserError(f'base\'s scheduler: expected prediction_type "epsilon" or "v_prediction", got "{prediction}".')
+    check_schedule(pipeline.scheduler)
     for module in parts.values():
         module.requires_grad_(False).eval()
     empty_is_zero = bool(pipeline.config.get("force_zeros_for_empty_prompt", True))
     return Base(pipeline.unet, vae, text, pipeline.scheduler, dtype, empty_is_zero)
+
+
+def check_schedule(scheduler: Any) -> None:
+    """Refuses a scheduler without betas (EDM's, flow matching's): no DDPM schedule is what its base was trained on."""
+    if not {"beta_schedule", "trained_betas"} & set(scheduler.config):
+        raise UserError(
+            f"base's scheduler: expected one with a beta_schedule, got {type(scheduler).__name__}, whose noise is of "
+            "another kind. Name a base that was trained on SDXL's own noise schedule; if this one was, put SDXL 1.0's "
+            "scheduler/scheduler_config.json in the place of its own."
+        )
 
 
 def dtype_keyword() -> str:

@@ -20,13 +20,12 @@ def make(
     Raises:
         UserError: the optimizer does not take one of `optimizer_args`.
     """
-    warmup = settings.lr_warmup_steps
-    if warmup >= steps:
-        raise UserError(f"[optimizer] lr_warmup_steps: expected less than max_train_steps = {steps}, got {warmup}.")
     from diffusers.optimization import get_scheduler
 
     optimizer = make_optimizer(settings, parameters)
-    schedule = get_scheduler(settings.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    schedule = get_scheduler(
+        settings.lr_scheduler, optimizer, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=steps
+    )
     return optimizer, schedule
 
 

@@ -17,3 +17,12 @@ def picture(seed: int, position: int, count: int) -> int:
     """Returns which of `count` pictures is the `position`-th that the run sees, counted over all epochs from 0."""
     epoch, place = divmod(position, count)
     return epoch_order(seed, epoch, count)[place]
+
+
+def micro_batch(seed: int, step: int, micro: int, size: int, accumulation: int, count: int) -> list[tuple[int, int]]:
+    """Returns (place in the optimizer step's global batch, which of `count` pictures) of one micro batch.
+
+    It is a function of its arguments alone, and who is seen in a step does not depend on how the step is split.
+    """
+    places = range(micro * size, (micro + 1) * size)
+    return [(place, picture(seed, step * size * accumulation + place, count)) for place in places]

@@ -47,11 +47,19 @@ def choose(train: Train) -> Precision:
         UserError: the machine has no such device, or the device no such dtype.
     """
     device = best_device() if train.device == "auto" else named_device(train.device)
-    has_bf16 = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
-    if train.mixed_precision == "bf16" and not has_bf16:
+    if train.mixed_precision == "bf16" and not has_bf16(device, emulated=True):
         raise UserError(f"[train] mixed_precision: {device} has no bf16. Write 'fp16' or 'no'.")
-    auto = torch.bfloat16 if device.type == "cuda" and has_bf16 else torch.float32
+    # emulated bf16 saves memory and costs time: it is there for who asks for it
+    auto = torch.bfloat16 if device.type == "cuda" and has_bf16(device, emulated=False) else torch.float32
     return Precision(device, DTYPES.get(train.mixed_precision, auto))
+
+
+def has_bf16(device: torch.device, emulated: bool) -> bool:
+    """Returns whether the device computes in bf16 by itself or, where `emulated` is enough, at all."""
+    if device.type != "cuda":
+        return device.type == "cpu"
+    with torch.cuda.device(device):  # torch answers for the current one
+        return torch.cuda.is_bf16_supported(including_emulation=emulated)
 
 
 def best_device() -> torch.device:

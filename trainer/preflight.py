@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import captions, dataset, modelcheck
+from . import captions, dataset, jobtext, modelcheck
 from .config import is_hub_id
 from .dataset import Picture
 from .errors import UserError
@@ -58,7 +58,7 @@ def check(job: Job) -> Ready:
     """Returns the job ready to run.
 
     Raises:
-        UserError: with every fault of model, pictures, captions, sizes and output.
+        UserError: with every fault of model, pictures, captions, sizes, output and texts.
     """
     facts, problems = modelcheck.check(job.model)
     resolution = job.general.resolution or facts.resolution or SDXL_RESOLUTION
@@ -66,6 +66,7 @@ def check(job: Job) -> Ready:
     pictures, faults = dataset.scan(job, resolution)
     ready = Ready(job, tuple(pictures), resolution, multiple)
     problems += faults + size_faults(ready) + trigger_faults(job) + output_faults(ready)
+    problems += jobtext.faults(jobtext.public_job(job, resolution))
     if problems:
         raise UserError(problems)
     return ready

@@ -71,7 +71,7 @@ def page(parts: Parts, run: Run) -> str:
         table({path.name: readable_size(path) for path in run.files}),
         "<p>ComfyUI finds the <code>.safetensors</code> file in its <code>models/loras</code>.</p>",
         "<h2>The job, with every default</h2>",
-        f"<pre>{escape(metadata.job_toml(metadata.public_job(ready)))}</pre>",
+        f"<pre>{escape(metadata.public_toml(ready))}</pre>",
     ]
     body = "\n".join(block for block in blocks if block)
     return (
@@ -121,10 +121,11 @@ def samples(run: Run) -> str:
     if not run.after:
         figures = [inline(drawn.image, drawn.prompt, SAMPLE_PX) for drawn in run.before]
         return "".join(["<h2>Before training</h2>", *figures]) if figures else ""
-    rows = ["<h2>Before and after</h2>"]
-    for old, new in zip(run.before, run.after, strict=True):
+    rows = ["<h2>Before and after</h2>" if run.before else "<h2>After training</h2>"]
+    for number, new in enumerate(run.after):
+        old = inline(run.before[number].image, "before", SAMPLE_PX) if run.before else ""
         rows.append(f"<p>{escape(new.prompt)} <small>(seed {new.seed})</small></p>")
-        rows.append(inline(old.image, "before", SAMPLE_PX) + inline(new.image, "after", SAMPLE_PX))
+        rows.append(old + inline(new.image, "after", SAMPLE_PX))
     return "".join(rows)
 
 

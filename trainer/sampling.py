@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from .models import Base
 from .precision import Precision
 from .preflight import Ready
 from .schema import Job, Prompt
+
+TILE = 512  # px
 
 
 @dataclass(frozen=True)
@@ -63,18 +67,44 @@ def draw(base: Base, ready: Ready, texts: dict[str, Text], precision: Precision)
         add_watermarker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
-    base.vae.to(precision.device)
     drawn: list[Drawn] = []
-    for prompt in filled_prompts(ready.job):
-        for number in range(ready.job.sample.samples_per_prompt):
-            seed = (prompt.seed or 0) + number
-            latents = draw_latents(pipeline, prompt, seed, ready, texts, precision)
-            pixels = decode_latents(base, latents)
-            if not pixels.isfinite().all():
-                raise TrainingStopped(f'sample of "{prompt.prompt}": expected a finite picture, got NaN or infinity.')
-            drawn.append(Drawn(prompt.prompt, seed, images.from_tensor(pixels)))
-    base.vae.to("cpu")
+    try:
+        base.vae.to(precision.device)
+        for prompt in filled_prompts(ready.job):
+            for number in range(ready.job.sample.samples_per_prompt):
+                seed = (prompt.seed or 0) + number
+                latents = draw_latents(pipeline, prompt, seed, ready, texts, precision)
+                with tiled_decoding(base.vae, latents):
+                    pixels = decode_latents(base, latents)
+                if not pixels.isfinite().all():
+                    raise TrainingStopped(
+                        f'sample of "{prompt.prompt}": expected a finite picture, got NaN or infinity.'
+                    )
+                drawn.append(Drawn(prompt.prompt, seed, images.from_tensor(pixels)))
+    finally:
+        base.vae.to("cpu")  # the training that follows a failure needs its memory
     return drawn
+
+
+@contextmanager
+def tiled_decoding(vae: Any, latents: torch.Tensor) -> Iterator[None]:
+    """Lets the VAE decode latents [4, h, w] of more than `TILE` px tile by tile: whole, fp32 takes many gigabytes.
+
+    Only for as long as it is entered: pictures are encoded whole.
+    """
+    sizes = ("use_tiling", "tile_sample_min_size", "tile_latent_min_size")
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    if max(latents.shape[-2:]) * factor <= TILE:
+        yield
+        return
+    before = {name: getattr(vae, name) for name in sizes}
+    try:
+        for name, value in zip(sizes, (True, TILE, TILE // factor), strict=True):
+            setattr(vae, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(vae, name, value)
 
 
 def draw_latents(

@@ -6,6 +6,7 @@ the WaveFT paper.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -13,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from .values import (
     ENDING,
     FILE_NAME,
+    LARGEST_SEED,
     LOCATIONS,
     SDXL_ATTENTION,
     WAVELETS,
@@ -91,7 +93,30 @@ class Network(Section):
         good = isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
         if not good or not value:
             raise ValueError(f"expected a list of path endings or one regular expression, got {value!r}")
+        if isinstance(value, str):
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(
+                    f"expected a list of path endings or one regular expression, got {value!r} ({error})"
+                ) from None
         return value
+
+    @field_validator("locations")
+    @classmethod
+    def seed_fits(cls, value: str) -> str:
+        """Refuses seeds that no generator takes."""
+        seed = value.partition(":")[2]
+        if len(seed) > len(str(LARGEST_SEED)) or int(seed) > LARGEST_SEED:
+            raise ValueError(f"expected a seed of at most {LARGEST_SEED}, got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def mode_is_used(self) -> Network:
+        """Refuses borders for what has no transform."""
+        if self.wavelet == "identity" and self.mode != "periodization":
+            raise ValueError(f"mode: expected 'periodization' with wavelet 'identity', got {self.mode!r}. Remove it")
+        return self
 
 
 class Optimizer(Section):
@@ -131,7 +156,9 @@ class Train(Section):
 
     max_train_steps: int = Field(500, ge=1, description="optimizer steps")
     gradient_accumulation_steps: int = Field(4, ge=1, description="batches for one optimizer step")
-    seed: int = Field(42, ge=0, description="of the order, noise, timesteps, flips and caption dropout")
+    seed: int = Field(
+        42, ge=0, le=LARGEST_SEED, description="of the order, noise, timesteps, flips and caption dropout"
+    )
     mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], Choice] = Field(
         "auto", description="of the frozen base; `auto` = bf16 on a GPU that has it, else `no`. Coefficients stay fp32"
     )
@@ -167,7 +194,7 @@ class Prompt(Section):
 
     prompt: str = Field(description="text; `{trigger}` is filled in")
     negative_prompt: str = Field("", description="what guidance leads away from")
-    seed: int | None = Field(None, ge=0, description="of the first picture; `train.seed` unless given")
+    seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="of the first picture; `train.seed` unless given")
 
 
 class Sample(Section):
@@ -249,6 +276,14 @@ class Job(Section):
     metadata: Metadata = Metadata()
     general: General = General()
     datasets: list[Dataset] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def warmup_ends(self) -> Job:
+        """Refuses a warm-up that lasts to the end of the run or beyond it."""
+        warmup, steps = self.optimizer.lr_warmup_steps, self.train.max_train_steps
+        if warmup >= steps:
+            raise ValueError(f"[optimizer] lr_warmup_steps: expected less than max_train_steps = {steps}, got {warmup}")
+        return self
 
     def subsets(self) -> list[Subset]:
         """Returns every subset, with what it leaves open taken from its dataset and then from [general]."""

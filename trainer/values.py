@@ -11,6 +11,8 @@ from pydantic import BeforeValidator, Field
 SDXL_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 WAVELETS = (*(f"db{n}" for n in range(1, 39)), *(f"sym{n}" for n in range(2, 21)), *(f"coif{n}" for n in range(1, 18)))
 
+LARGEST_SEED = 2**63 - 1
+
 # What a text must look like, and how that is said to whom got it wrong.
 LOCATIONS, FILE_NAME, ENDING = r"^(uniform|peft):[0-9]+$", r"^[\w][\w .+-]*$", r"^\.[\w.]+$"
 PATTERNS = {
@@ -45,7 +47,8 @@ def pairs(value: Any) -> Any:
         if not equals:
             raise ValueError(f'expected a table or a list of "key=value" texts, got {item!r} in the list')
         try:
-            table[key.strip()] = ast.literal_eval(text.strip())
+            value = ast.literal_eval(text.strip())
+            table[key.strip()] = list(value) if isinstance(value, tuple) else value  # "betas=0.9,0.99": TOML has lists
         except (ValueError, SyntaxError):
             table[key.strip()] = text.strip()
     return table

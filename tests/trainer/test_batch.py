@@ -82,3 +82,20 @@ def test_captions_latents_and_sizes_belong_together(cache, noising):
 def test_every_epoch_sees_every_picture(cache, noising):
     seen = [batch.make(cache, job(1, 1), noising, PLACE, step, 0).pictures[0] for step in range(10)]
     assert set(seen[:5]) == set(seen[5:]) == set(cache.epoch)
+
+
+def test_nobody_waits_for_a_copy_to_a_gpu():
+    calls = []
+
+    class Made(torch.Tensor):
+        def pin_memory(self):
+            calls.append("pinned")
+            return self
+
+        def to(self, device, non_blocking=False):
+            calls.append((device.type, non_blocking))
+            return self
+
+    for kind in ("cuda", "cpu"):
+        batch.move(torch.zeros(1).as_subclass(Made), torch.device(kind))
+    assert calls == ["pinned", ("cuda", True), ("cpu", False)]

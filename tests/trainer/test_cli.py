@@ -1,6 +1,8 @@
 import pytest
+import torch
 
-from trainer import cli
+import waveft_core
+from trainer import cli, loop
 
 REFUSE = """
 import sys, time
@@ -52,3 +54,25 @@ def test_exit_status(monkeypatch, error, status):
 
     monkeypatch.setattr(cli, "start", fail)
     assert cli.main(["--config", "job.toml"]) == status
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (waveft_core.WaveFTError("x"), 2, "The job cannot be run"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory.\nmore"),
+            1,
+            "CUDA out of memory. Set [train] gradient_checkpointing",
+        ),
+        (MemoryError(), 1, "MemoryError Set [train]"),
+        (cli.TrainingStopped("x"), 1, "x"),
+    ],
+)
+def test_what_ends_a_run(monkeypatch, capsys, write_job, light_job, error, status, words):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(loop, "run", fail)
+    assert cli.main(["--config", str(write_job(light_job))]) == status
+    assert capsys.readouterr().err.startswith(words)

@@ -64,6 +64,19 @@ def test_a_hub_id_stays_where_downloads_are_allowed(write_job, tmp_path):
         ("[network]\nscaling = 0", "[network] scaling: expected a number other than 0"),
         ("[network]\ntargets = []", "[network] targets: expected a list of path endings"),
         ("[network]\ntargets = ['to_q', 3]", "[network] targets: expected a list of path endings"),
+        ("[network]\ntargets = 'to_('", "regular expression, got 'to_(' (missing ), unterminated subpattern"),
+        ("[network]\nwavelet = 'identity'\nmode = 'zero'", "[network]: mode: expected 'periodization' with wavelet"),
+        ("[network]\nlocations = 'peft:9223372036854775808'", "expected a seed of at most 9223372036854775807"),
+        ("[network]\nlocations = 'uniform:00000000000000000001'", "expected a seed of at most"),
+        ("[network]\nlocations = 'uniform:-1'", "expected uniform:SEED or peft:SEED"),
+        ('[network]\nlocations = "uniform:1\\n"', "expected uniform:SEED or peft:SEED"),
+        ("[train]\nseed = -1", "[train] seed: expected at least 0, got -1."),
+        ("[train]\nseed = 9223372036854775808", "[train] seed: expected at most 9223372036854775807, got"),
+        ("[sample]\nprompts = [{prompt = 'y', seed = 9223372036854775808}]", "seed: expected at most 922337203685477"),
+        (
+            "[train]\nmax_train_steps = 5\n[optimizer]\nlr_scheduler = 'linear'\nlr_warmup_steps = 5",
+            "job.toml: [optimizer] lr_warmup_steps: expected less than max_train_steps = 5, got 5.",
+        ),
         ("[save]\noutput_name = 'a/b'", "[save] output_name: expected the start of a file name, without folder"),
         ("[save]\noutput_name = '..'", "[save] output_name: expected the start of a file name, without folder"),
         ("[sample]\nprompts = [{prompt = 'y', promt = 'x'}]", "promt: unknown key. Did you mean prompt?"),
@@ -149,7 +162,7 @@ def test_kohyas_list_of_arguments_and_spellings(write_job):
     text = '[optimizer]\noptimizer_type = "ADAMW"\noptimizer_args = ["weight_decay=0.01", "betas=(0.9, 0.95)"]\n'
     job = config.load(write_job(BASE + text + DATA))
     assert job.optimizer.optimizer_type == "adamw"
-    assert job.optimizer.optimizer_args == {"weight_decay": 0.01, "betas": (0.9, 0.95)}
+    assert job.optimizer.optimizer_args == {"weight_decay": 0.01, "betas": [0.9, 0.95]}
 
 
 def test_a_subset_takes_what_it_leaves_open_from_above(write_job):

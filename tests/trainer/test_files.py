@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from trainer import files
@@ -14,7 +16,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     def full(_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
         files.write_atomically(path, "new")
     assert path.read_text() == "old"

@@ -11,6 +11,7 @@ import torch
 
 import waveft_core
 from trainer import batch, config, loop, preflight, sampling, setup
+from trainer.errors import TrainingStopped
 
 # diffusers' Euler scheduler, with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -229,3 +230,105 @@ def test_the_command_from_elsewhere(in_process, job, write_job, tmp_path):
     assert done.stderr == ""
     assert "step 3/3" in done.stdout
     assert done.stdout.splitlines()[-3].strip().startswith(str(tmp_path / "made" / "waveft.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no memory"), RuntimeError("odd"), waveft_core.WaveFTError("odd"), OSError("odd")]
+)
+def test_samples_before_training_that_fail_are_a_notice(ready, monkeypatch, capsys, error):
+    draw, calls = sampling.draw, []
+
+    def first_fails(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise error
+        return draw(*arguments)
+
+    monkeypatch.setattr(loop.sampling, "draw", first_fails)
+    outcome = loop.run(ready(*PROMPTS))
+    assert (outcome.steps, outcome.exit_status, outcome.warning) == (3, 0, "")
+    assert f"notice      the samples before training failed: {error}" in capsys.readouterr().out
+    page = outcome.files[-1].read_text(encoding="utf-8")
+    assert "After training" in page
+    assert "the samples before training failed" in page
+    assert not any(path.name.endswith("-grid.png") for path in outcome.files)
+
+
+@pytest.mark.parametrize("error", [waveft_core.WaveFTError("odd"), RuntimeError("odd"), OSError("odd"), MemoryError()])
+def test_a_failure_after_a_step_saves_what_was_trained(ready, monkeypatch, error):
+    make = batch.make
+
+    def fails(cache, job, noising, place, step, micro):
+        if step == 2:
+            raise error
+        return make(cache, job, noising, place, step, micro)
+
+    monkeypatch.setattr(loop.batch, "make", fails)
+    outcome = loop.run(ready())
+    assert (outcome.steps, outcome.exit_status) == (2, 1)
+    assert outcome.warning
+    assert outcome.files[0].name == "waveft-step2.safetensors"
+
+
+def test_a_full_disk_during_the_training_saves_what_was_trained(ready, monkeypatch):
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(loop.Progress, "step", full)
+    outcome = loop.run(ready())
+    assert (outcome.steps, outcome.exit_status, outcome.warning) == (1, 1, "stopped after step 1: disk full")
+    assert waveft_core.load(outcome.files[0]).layers
+
+
+def test_a_failure_before_the_first_step_is_told_as_it_is(ready, monkeypatch):
+    def fail(*_):
+        raise waveft_core.WaveFTError("odd")
+
+    monkeypatch.setattr(loop.batch, "make", fail)
+    with pytest.raises(waveft_core.WaveFTError, match="odd"):
+        loop.run(ready())
+
+
+def test_no_memory_for_the_optimizer_names_the_levers(ready, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    outcome = loop.run(ready())
+    assert (outcome.steps, outcome.exit_status) == (0, 1)
+    assert "gradient_checkpointing = true" in outcome.warning
+
+
+def test_an_adapter_that_cannot_be_made_is_no_refusal_of_the_job(ready, monkeypatch):
+    def fail(_):
+        raise waveft_core.WaveFTError("odd")
+
+    monkeypatch.setattr(waveft_core.Tuning, "adapter", fail)
+    with pytest.raises(TrainingStopped, match="after step 3: odd"):
+        loop.run(ready())
+
+
+def test_a_report_that_fails_leaves_the_adapter(ready, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(loop.report, "page", fail)
+    outcome = loop.run(ready())
+    assert (outcome.exit_status, outcome.warning) == (1, "the report could not be written: disk full")
+    assert waveft_core.load(outcome.files[0]).layers
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["no", "fp16", "bf16"])
+def test_an_optimizer_step_waits_for_the_gpu_once(ready, precision):
+    parts = setup.build(ready("train.device=cuda", f"train.mixed_precision={precision}"))
+    scaler = parts.place.scaler()
+    loop.backward(parts, scaler, 0)  # tables and kernels that are made once
+    scaler.step(parts.optimizer)
+    scaler.update()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        numbers, _ = loop.accumulate(parts, scaler, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert numbers[:-1].isfinite().all()  # the last is the norm: the first scale of fp16 is there to be found too high

@@ -2,7 +2,7 @@ import tomllib
 
 import pytest
 
-from trainer import config, metadata, preflight, schema
+from trainer import config, jobtext, metadata, preflight, schema
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_hub_id_is_no_path(ready):
     )
     job = ready.job.model_copy(update={"model": model})
     other = preflight.Ready(job, ready.pictures, 16, 8)
-    assert metadata.public_job(other).model.pretrained_model_name_or_path == "someone/sdxl"
+    assert jobtext.public_job(job, 16).model.pretrained_model_name_or_path == "someone/sdxl"
     assert collect(other)["ss_sd_model_name"] == "someone/sdxl"
 
 
@@ -60,7 +60,7 @@ def test_what_other_tools_look_for(ready):
 
 def test_a_job_written_out_is_read_back_the_same(write_job, light_job):
     job = config.load(write_job(light_job))
-    assert config.load(write_job(metadata.job_toml(job))) == job
+    assert config.load(write_job(jobtext.job_toml(job))) == job
 
 
 def test_the_tensors_hash_ignores_the_header(tmp_path):

@@ -104,3 +104,13 @@ def test_keys_that_only_a_single_file_needs(light_base):
         f"[model] {key}: only a single file needs it; the folder has its own. Remove it."
         for key in ("tokenizer", "config")
     ]
+
+
+def test_a_folder_with_an_inpainting_unet(light_base):
+    config = light_base / "unet" / "config.json"
+    config.write_text(config.read_text().replace('"in_channels": 4', '"in_channels": 9'))
+    (found,) = problems(light_base)
+    assert "expected a UNet with 4 input channels, got 9: an inpainting model" in found
+    assert "StableDiffusionXLInpaintPipeline" in found
+    config.unlink()
+    assert "unet/config.json cannot be read" in problems(light_base)[0]

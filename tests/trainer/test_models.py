@@ -55,3 +55,15 @@ def test_what_cannot_be_loaded_or_trained(base_folder, tmp_path):
     config.unlink()
     with pytest.raises(UserError, match="cannot be loaded"):
         load(folder)
+
+
+def test_a_schedule_without_betas_is_refused(base_folder, tmp_path):
+    from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+
+    for number, kind in enumerate((EDMEulerScheduler, FlowMatchEulerDiscreteScheduler)):
+        folder = shutil.copytree(base_folder, tmp_path / str(number))
+        kind().save_pretrained(folder / "scheduler")
+        index = folder / "model_index.json"
+        index.write_text(index.read_text().replace("EulerDiscreteScheduler", kind.__name__))
+        with pytest.raises(UserError, match=f"expected one with a beta_schedule, got {kind.__name__}.*Name a base"):
+            load(folder)

@@ -19,3 +19,10 @@ def test_a_position_needs_no_history():
     plan.epoch_order.cache_clear()
     late = plan.picture(3, 1000, 7)
     assert [plan.picture(3, position, 7) for position in range(1001)][-1] == late
+
+
+def test_a_step_sees_the_same_pictures_however_it_is_split():
+    whole = plan.micro_batch(3, 5, 0, 6, 1, 7)
+    assert [place for place, _ in whole] == list(range(6))
+    assert [number for _, number in whole] == [plan.picture(3, 30 + place, 7) for place in range(6)]
+    assert [one for micro in range(3) for one in plan.micro_batch(3, 5, micro, 2, 3, 7)] == whole

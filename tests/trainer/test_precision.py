@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import torch
 
@@ -24,13 +26,38 @@ def test_fp16_scales_the_loss():
     assert precision.choose(schema.Train(device="cpu", mixed_precision="fp16")).scaler().is_enabled()
 
 
-def test_auto_takes_what_the_gpu_has(monkeypatch):
-    monkeypatch.setattr(precision, "best_device", lambda: torch.device("cuda"))
-    for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
-        assert precision.choose(schema.Train()).dtype == dtype
-    with pytest.raises(UserError, match="cuda has no bf16"):
-        precision.choose(schema.Train(mixed_precision="bf16"))
+class FakeCuda:
+    """A GPU of this name that has bf16 by itself, emulated, or not at all."""
+
+    def __init__(self, monkeypatch, native, emulated):
+        self.native, self.emulated, self.current = native, emulated, None
+        monkeypatch.setattr(precision, "best_device", lambda: torch.device("cuda:1"))
+        monkeypatch.setattr(torch.cuda, "device", self.device)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", self.supported)
+
+    @contextlib.contextmanager
+    def device(self, device):
+        self.current = device
+        yield
+        self.current = None
+
+    def supported(self, including_emulation=True):
+        assert self.current == torch.device("cuda:1")  # not of whichever GPU is the first
+        return self.native or (including_emulation and self.emulated)
+
+
+@pytest.mark.parametrize(
+    ("native", "emulated", "auto"),
+    [(True, False, torch.bfloat16), (False, True, torch.float32), (False, False, torch.float32)],
+)
+def test_auto_takes_what_the_gpu_has_by_itself(monkeypatch, native, emulated, auto):
+    FakeCuda(monkeypatch, native, emulated)
+    assert precision.choose(schema.Train()).dtype == auto
+    if native or emulated:
+        assert precision.choose(schema.Train(mixed_precision="bf16")).dtype == torch.bfloat16
+    else:
+        with pytest.raises(UserError, match="cuda:1 has no bf16"):
+            precision.choose(schema.Train(mixed_precision="bf16"))
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu"])

@@ -77,3 +77,20 @@ def test_files(tmp_path):
     paths = sampling.save_all(drawn, tmp_path / "samples", "dog-after")
     assert [path.name for path in paths] == ["dog-after-01-seed1.png", "dog-after-02-seed2.png"]
     assert Image.open(paths[0]).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_large_pictures_are_decoded_in_tiles(base, ready, monkeypatch):
+    seen, decode = [], base.vae.decode
+
+    def spied(latents):
+        seen.append((base.vae.use_tiling, base.vae.tile_sample_min_size, base.vae.tile_latent_min_size))
+        return decode(latents)
+
+    monkeypatch.setattr(base.vae, "decode", spied)
+    draw(base, ready)
+    assert {tiling for tiling, *_ in seen} == {False}
+    before, seen[:] = seen[0], []
+    monkeypatch.setattr(sampling, "TILE", 16)  # the pictures are 24 by 16
+    assert draw(base, ready)[0].image.size == (24, 16)
+    assert set(seen) == {(True, 16, 8)}
+    assert (base.vae.use_tiling, base.vae.tile_sample_min_size, base.vae.tile_latent_min_size) == before
