@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from diffusers.training_utils import compute_snr
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -277,11 +276,13 @@ def train_unet(
         noise = torch.randn(clean.shape, generator=generator).to(device)
         strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch  # one timestep in each slice
         timesteps = (strata * 1000).long().to(device)
-        noisy = scheduler.add_noise(clean, noise, timesteps)
+        alpha = alphas[timesteps].view(-1, 1, 1, 1)
+        # by hand, since Euler's add_noise leaves the sum unscaled, which is not what its own sampling feeds the UNet
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         predicted = nets["unet"](
             noisy, timesteps, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids}
         ).sample
-        snr = compute_snr(scheduler, timesteps) if device == "cpu" else alphas[timesteps] / (1 - alphas[timesteps])
+        snr = alphas[timesteps] / (1 - alphas[timesteps])
         # the error in velocity: colours are settled at high noise, where a small error in noise is a large one in the
         # picture; the last cut keeps the lowest noise, which cannot be told from texture, from ruling the gradient
         weight = ((snr + 1) / snr).clamp(max=20.0) * (25.0 / snr).clamp(max=1.0)
@@ -291,7 +292,7 @@ def train_unet(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         step += 1
-        decay = min(0.9993, (1 + step) / (10 + step))
+        decay = min(0.998, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(averaged, parameters, 1 - decay)
         losses.append(loss.detach())
