@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+# diffusers' Euler scheduler indexes NumPy with tensors
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
 FOLDER = Path(__file__).resolve().parents[2] / "models" / "nano-sdxl"
 
 
@@ -13,7 +16,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "models" / "nano-sdxl"
 def pipeline():
     from diffusers import StableDiffusionXLPipeline
 
-    loaded = StableDiffusionXLPipeline.from_pretrained(FOLDER, local_files_only=True, add_watermarker=False)
+    loaded = StableDiffusionXLPipeline.from_pretrained(
+        FOLDER, dtype=torch.float32, local_files_only=True, add_watermarker=False
+    )
     loaded.set_progress_bar_config(disable=True)
     return loaded
 
