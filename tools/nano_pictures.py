@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 SIZE_PX = 64
 _CANVAS_PX = 256  # drawn at four times the size and averaged down: smooth edges without a vector library
@@ -331,8 +331,3 @@ def vocabulary() -> list[str]:
     for phrase in (*SCENES, *POSITIONS, *TEXTURES, *SHAPES, *COLORS):
         words.update(phrase.split())
     return sorted(words)
-
-
-def mirrored(image: Image.Image) -> Image.Image:
-    """Returns the picture's mirror image; for the VAE only, since captions speak of left and right."""
-    return ImageChops.offset(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 0, 0)
