@@ -43,7 +43,7 @@ class Coefficients(nn.Module):
         self._seen = self._mark()
 
     def hook(self, module: nn.Module) -> list[RemovableHandle]:
-        """Registers this layer below `module` and returns the handles of the four hooks that serve it."""
+        """Registers this layer below `module` and returns the handles of the hooks that serve it."""
         taken = dict(module.named_children())
         self.name = next(name for name in ("waveft", *(f"waveft_{k}" for k in range(2, 100))) if name not in taken)
         module.add_module(self.name, self)
