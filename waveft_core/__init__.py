@@ -3,20 +3,24 @@
 from .adapter import Adapter, Layer
 from .errors import WaveFTError
 from .file import load, save
+from .locate import Probe, locate
 from .merge import Merged, merge
 from .spec import SDXL_ATTENTION, Spec
-from .tuning import Tuning, attach
+from .tuning import Tuning, attach, attached
 
 __all__ = [
     "SDXL_ATTENTION",
     "Adapter",
     "Layer",
     "Merged",
+    "Probe",
     "Spec",
     "Tuning",
     "WaveFTError",
     "attach",
+    "attached",
     "load",
+    "locate",
     "merge",
     "save",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 from .atoms import coeffs_shape
 from .errors import Refusal, WaveFTError, listed
 from .header import Header, check_header
-from .plan import arithmetic_dtype, make_plan
+from .plan import arithmetic_dtype, make_plan, rounded
 
 FILE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -131,7 +131,7 @@ class Adapter:
         flat = weight.reshape(weight.shape[0], -1)
         touched = flat[rows, columns].to(wide)
         total = plan.sums(found.values.to(weight.device)).mul_(self.scaling * strength).add_(touched)
-        flat[rows, columns] = total.to(weight.dtype)
+        flat[rows, columns] = rounded(total, weight.dtype)
         if flat.data_ptr() != weight.data_ptr():  # a channels_last convolution: reshape made a copy
             weight.copy_(flat.view(weight.shape))
         return weight

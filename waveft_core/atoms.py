@@ -106,6 +106,24 @@ class Axis:
             part.mul_(float(taps[lead]))
         return out
 
+    def synthesize(self, coeffs: Tensor) -> Tensor:
+        """Returns `D^T coeffs`, transposed: [T, size] from `coeffs` [count, T], in their dtype; `analyze` backwards."""
+        if self.wavelet == IDENTITY:
+            return coeffs.t().contiguous()
+        bank = filters(self.wavelet)
+        k, half = bank.shape[1], self.count // 2
+        length = 2 * half + k - 2
+        padded = coeffs.new_zeros(coeffs.shape[1], length)
+        for band, taps in zip(torch.split(coeffs, half), bank, strict=True):
+            for t in range(k):
+                padded[:, t : t + 2 * half - 1 : 2].add_(band.t(), alpha=float(taps[t]))
+        if self.mode == "zero":
+            return padded[:, k - 2 : k - 2 + self.size].contiguous()
+        if k == 2:
+            return padded
+        places = torch.from_numpy((np.arange(length) - (k // 2 - 1)) % self.size).to(coeffs.device)
+        return coeffs.new_zeros(coeffs.shape[1], self.size).index_add_(1, places, padded)
+
     def _padded(self, x: Tensor, k: int, length: int) -> Tensor:
         """Returns x with what the filter's taps see beyond its ends: [T, length + k - 2]."""
         if self.mode == "zero":
@@ -164,20 +182,76 @@ def axis(wavelet: str, mode: str, size: int) -> Axis:
     return Axis(wavelet, mode, size, count, positions, taps)
 
 
-def atoms(wavelet: str, mode: str, shape: tuple[int, ...], indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns where each coefficient's atom lies and its entries, coefficient by coefficient.
+@dataclass(frozen=True)
+class Cells:
+    """One side of the transform by cells: the runs of two neighbouring entries that filters cover whole.
 
-    Args:
-        indices: [p] flat in C.
+    All atoms start on entries of one parity, so that a filter of k taps covers k/2 cells, and two atoms share a cell or
+    have no entry in common there.  `identity` has cells of one entry.
 
-    Returns:
-        entries [p, k*k] int64, flat in the weight, -1 where cropped; taps [p, k*k] float64.
+    Attributes:
+        entries: [cells, width] int64, the entries of each cell; -1 beyond the weight's edge (mode zero).
+        covered: [count, k / width] int64, the cells of each coefficient, in the order of its taps.
+        codes: [count, k / width] int64, the row of `taps` that holds the filter's taps there.
+        taps: [2 * k / width, width] float64.
     """
+
+    entries: np.ndarray
+    covered: np.ndarray
+    codes: np.ndarray
+    taps: np.ndarray
+
+
+@lru_cache(maxsize=256)
+def cells(wavelet: str, mode: str, size: int) -> Cells:
+    """Returns `axis(wavelet, mode, size)` by cells."""
+    side, bank = axis(wavelet, mode, size), filters(wavelet)
+    if wavelet == IDENTITY:
+        return Cells(side.positions, side.positions, np.zeros_like(side.positions), np.ones((1, 1)))
+    k, half = bank.shape[1], side.count // 2
+    number = half if mode == "periodization" else half + k // 2 - 1
+    start = 2 * np.arange(number)[:, None] + np.arange(2) - (k // 2 - 1 if mode == "periodization" else k - 2)
+    entries = start % size if mode == "periodization" else np.where((start >= 0) & (start < size), start, -1)
+    covered = (np.arange(half)[:, None] + np.arange(k // 2)) % number
+    codes = np.arange(k).reshape(2, 1, k // 2).repeat(half, axis=1)
+    return Cells(entries, np.tile(covered, (2, 1)), codes.reshape(side.count, -1), bank.reshape(-1, 2))
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What p coefficients of a layer are worth, by blocks: the weight's entries where a row cell meets a column cell.
+
+    Attributes:
+        of_coefficient: [p, A] int64, the blocks that each coefficient's atom covers.
+        codes: [p, A] int64, the row of `taps` that holds the atom's entries there.
+        taps: [codes, s] float64; s is 4, and 1 for `identity`.
+        columns: number of column cells: block = row cell * columns + column cell.
+    """
+
+    of_coefficient: np.ndarray
+    codes: np.ndarray
+    taps: np.ndarray
+    columns: int
+
+
+def blocks(wavelet: str, mode: str, shape: tuple[int, ...], indices: np.ndarray) -> Blocks:
+    """Returns the blocks of the coefficients at `indices`, [p] flat in C."""
     m, n = matrix_shape(shape)
-    across = coeffs_shape(wavelet, mode, shape)[1]
-    rows, columns = axis(wavelet, mode, m), axis(wavelet, mode, n)
-    i, j = np.divmod(indices.astype(np.int64), across)
-    row, column = rows.positions[i][:, :, None], columns.positions[j][:, None, :]  # [p, k, 1], [p, 1, k]
-    entries = np.where((row < 0) | (column < 0), -1, row * n + column)
-    taps = rows.taps[i][:, :, None] * columns.taps[j][:, None, :]
-    return entries.reshape(len(indices), -1), taps.reshape(len(indices), -1)
+    rows, columns = cells(wavelet, mode, m), cells(wavelet, mode, n)
+    i, j = np.divmod(indices.astype(np.int64), len(columns.covered))
+    number, kinds = len(columns.entries), len(columns.taps)
+    covered = rows.covered[i][:, :, None] * number + columns.covered[j][:, None, :]  # [p, k/2, k/2]
+    codes = rows.codes[i][:, :, None] * kinds + columns.codes[j][:, None, :]
+    taps = rows.taps[:, None, :, None] * columns.taps[None, :, None, :]  # [kinds, kinds, 2, 2]
+    count = len(indices)
+    return Blocks(covered.reshape(count, -1), codes.reshape(count, -1), taps.reshape(kinds * kinds, -1), number)
+
+
+def block_entries(wavelet: str, mode: str, shape: tuple[int, ...], block: np.ndarray) -> np.ndarray:
+    """Returns the entries of blocks [B], flat in the weight, -1 beyond its edge: [B, s] int64."""
+    m, n = matrix_shape(shape)
+    columns = cells(wavelet, mode, n)
+    row_cell, column_cell = np.divmod(block, len(columns.entries))
+    row = cells(wavelet, mode, m).entries[row_cell][:, :, None]  # [B, 2, 1]
+    column = columns.entries[column_cell][:, None, :]  # [B, 1, 2]
+    return np.where((row < 0) | (column < 0), -1, row * n + column).reshape(len(block), -1)

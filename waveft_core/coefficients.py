@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .errors import WaveFTError
-from .gradient import Sampler, Tap
+from .gradient import Sampler, tapped
 from .ledger import Ledger, Update
+from .plan import Plan, joined, rounded
 
 
 class Coefficients(nn.Module):
@@ -19,92 +22,59 @@ class Coefficients(nn.Module):
 
     They stay float32 (float64 on a float64 base) under `.half()` and `.to(dtype)`, and out of every state dict: a state
     dict of an attached model holds W0.
+
+    Attributes:
+        path: the layer's, for messages.
+        values: [p].
+        indices: [p] int32, flat in C.
+        owner: the tuning, which lives as long as the model that it is attached to, whoever else lets go.
     """
 
-    def __init__(self, values: Tensor, indices: Tensor, update: Update, ledger: Ledger, sampler: Sampler) -> None:
+    way: str  # "weight" or "beside": where the update is
+
+    def __init__(self, path: str, values: Tensor, indices: Tensor, sampler: Sampler) -> None:
         super().__init__()
-        self.values = nn.Parameter(values)
-        self.indices, self.update, self.ledger, self.sampler = indices, update, ledger, sampler
+        self.path, self.values, self.indices, self.sampler = path, nn.Parameter(values), indices, sampler
         self.owner: object = None
-        self.ran_with_grad = self.ran_without_grad = self._loading = False
-        self._seen = self._mark()
+        self.ran_with_grad = self.ran_without_grad = False
 
-    def _mark(self) -> tuple[int, int]:
-        return self.values._version, self.values.data_ptr()
-
-    def stale(self) -> bool:
-        """Returns whether the values' version or memory changed since they were last written."""
-        return self._mark() != self._seen
-
+    @abstractmethod
     def write(self) -> None:
-        """Writes the layer's weight from the present values."""
-        self.update.values = self.values
-        self.ledger.write()
-        self._seen = self._mark()
+        """Puts the present values to use."""
 
-    def hook(self, module: nn.Module) -> list[RemovableHandle]:
+    @abstractmethod
+    def check(self) -> None:
+        """Refuses a weight that somebody else wrote to."""
+
+    @abstractmethod
+    def hooks(self, module: nn.Module) -> list[RemovableHandle]:
+        """Registers the hooks that serve this layer and returns their handles."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Takes the update out of the layer; its hooks are gone."""
+
+    def set_factor(self, factor: float, applied: float) -> None:
+        """Takes scaling * strength: the one that gradients use, and the one that the layer shows (0 while disabled)."""
+        self.sampler.factor = factor
+
+    def hook(self, module: nn.Module, name: str) -> list[RemovableHandle]:
         """Registers this layer below `module` and returns the handles of the hooks that serve it."""
-        taken = dict(module.named_children())
-        self.name = next(name for name in ("waveft", *(f"waveft_{k}" for k in range(2, 100))) if name not in taken)
-        module.add_module(self.name, self)
-        return [
-            module.register_forward_pre_hook(self._before_forward),
-            module.register_forward_hook(self._after_forward, with_kwargs=True),
-            module.register_state_dict_post_hook(partial(self._after_saving)),  # type: ignore[no-untyped-call]
-            module.register_load_state_dict_pre_hook(self._before_loading),  # type: ignore[no-untyped-call]
-            module.register_load_state_dict_post_hook(self._after_loading),  # type: ignore[no-untyped-call]
-        ]
+        self.name = name
+        module.add_module(name, self)
+        return self.hooks(module)
 
     def unhook(self, module: nn.Module) -> None:
         """Takes this layer's name off `module`; the handles are their holder's to remove."""
         delattr(module, self.name)
 
-    def _before_forward(self, module: nn.Module, args: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
-        self._check_weight(module)
-        if self.stale() or self.ledger.changed():
-            self.write()
-
-    def _after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or not self.values.requires_grad or self.update.factor == 0.0:
-            self.ran_without_grad = True
-            return output
-        self.ran_with_grad = True
-        x = args[0] if args else kwargs["input"]
-        if x.dtype != output.dtype:
-            x = x.detach().to(output.dtype)  # autocast: what the matmul saw, and half the memory to keep
-        tapped: Tensor = Tap.apply(output, x, self.values, self.sampler)  # type: ignore[no-untyped-call]
-        return tapped
-
-    def _after_saving(self, module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-        self._check_weight(module)
-        state[prefix + "weight"] = self.ledger.original_weight()
-
-    def _before_loading(
-        self, module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any
-    ) -> None:
-        self._check_weight(module)
-        self.ledger.follow()  # what changed before must not be taken for what is loaded now
-        self._loading = prefix + "weight" in state
-        if self._loading and metadata.get("assign_to_params_buffers"):
-            raise WaveFTError(
-                f'layer "{self.update.layer}": expected load_state_dict without assign=True, which would put another '
-                "tensor in the place of the attached weight. Detach first, or load with assign=False."
-            )
-
-    def _after_loading(self, module: nn.Module, keys: Any) -> None:
-        if self._loading:
-            self.ledger.recapture()
-        self._loading = False
-
-    def _check_weight(self, module: nn.Module) -> None:
-        """Refuses a module whose weight is another tensor than the one that was attached to."""
-        if module.weight is not self.ledger.weight:
-            raise WaveFTError(
-                f'layer "{self.update.layer}": expected the weight that the adapter was attached to, got another '
-                "in its place (an offload, perhaps). Detach first, then attach again."
-            )
+    def _trains(self) -> bool:
+        """Returns whether this forward is one to send a gradient back through; keeps note of it."""
+        trains = torch.is_grad_enabled() and self.values.requires_grad and self.sampler.factor != 0.0
+        if not torch.compiler.is_compiling():
+            self.ran_with_grad |= trains
+            self.ran_without_grad |= not trains
+        return trains
 
     def _apply(self, fn: Any, recurse: bool = True) -> Coefficients:
         device = fn(torch.empty(0, dtype=self.values.dtype, device=self.values.device)).device
@@ -120,14 +90,159 @@ class Coefficients(nn.Module):
     def _load_from_state_dict(self, *args: Any) -> None:
         """Expects nothing."""
 
-    def __deepcopy__(self, memo: Any) -> Coefficients:
-        raise WaveFTError(f'layer "{self.update.layer}": {_NO_COPY}')
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        raise WaveFTError(f'layer "{self.path}": {_NO_COPY}')
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise WaveFTError(f'layer "{self.update.layer}": {_NO_COPY}')
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise WaveFTError(f'layer "{self.path}": {_NO_COPY}')
+
+    def _replicate_for_data_parallel(self) -> NoReturn:
+        raise WaveFTError(f'layer "{self.path}": {NO_DATA_PARALLEL}')
+
+
+class InWeight(Coefficients):
+    """The layer's own weight holds the update, and the model runs its own unchanged matmul."""
+
+    way = "weight"
+
+    def __init__(
+        self, path: str, values: Tensor, indices: Tensor, sampler: Sampler, update: Update, ledger: Ledger
+    ) -> None:
+        super().__init__(path, values, indices, sampler)
+        self.update, self.ledger = update, ledger
+        self._loading = False
+        self.saw()
+
+    def saw(self) -> None:
+        """Takes the present values for written."""
+        self.update.values = self.values
+        self._seen = self._mark()
+
+    def _mark(self) -> tuple[int, int]:
+        return self.values._version, self.values.data_ptr()
+
+    def stale(self) -> bool:
+        """Returns whether the values' version or memory changed since they were last written."""
+        return self._mark() != self._seen
+
+    def write(self) -> None:
+        """Writes the layer's weight from the present values."""
+        self.update.values = self.values
+        self.ledger.write()
+        self.saw()
+
+    def check(self) -> None:
+        """Refuses a weight that somebody else wrote to."""
+        self.ledger.follow()
+
+    def release(self) -> None:
+        """Takes the update out of the weight: W0 is back, and its flag."""
+        self.ledger.remove(self.update)
+        self.ledger.thaw()
+
+    def set_factor(self, factor: float, applied: float) -> None:
+        """Takes the two factors; the next write uses them."""
+        super().set_factor(factor, applied)
+        self.update.factor = applied
+
+    def hooks(self, module: nn.Module) -> list[RemovableHandle]:
+        """Freezes the weight and registers the hooks around its layer's forward, saving and loading."""
+        self.ledger.freeze()
+        return [
+            module.register_forward_pre_hook(self._before_forward),
+            module.register_forward_hook(self._after_forward, with_kwargs=True),
+            module.register_state_dict_post_hook(partial(self._after_saving)),  # type: ignore[no-untyped-call]
+            module.register_load_state_dict_pre_hook(self._before_loading),  # type: ignore[no-untyped-call]
+            module.register_load_state_dict_post_hook(self._after_loading),  # type: ignore[no-untyped-call]
+        ]
+
+    def _before_forward(self, module: nn.Module, args: Any) -> None:
+        if torch.compiler.is_compiling():
+            return  # a graph cannot: the optimizer's hook and `Tuning.refresh` write
+        self._check_weight(module)
+        if self.stale() or self.ledger.changed():
+            self.write()
+
+    def _after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        if not self._trains() or self.update.factor == 0.0:
+            return output
+        return tapped(args, kwargs, output, self.values, self.sampler)
+
+    def _after_saving(self, module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+        self._check_weight(module)
+        state[prefix + "weight"] = self.ledger.original_weight()
+
+    def _before_loading(
+        self, module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any
+    ) -> None:
+        self._check_weight(module)
+        self.ledger.follow()  # what changed before must not be taken for what is loaded now
+        self._loading = prefix + "weight" in state
+        if self._loading and metadata.get("assign_to_params_buffers"):
+            raise WaveFTError(
+                f'layer "{self.path}": expected load_state_dict without assign=True, which would put another '
+                "tensor in the place of the attached weight. Detach first, or load with assign=False."
+            )
+
+    def _after_loading(self, module: nn.Module, keys: Any) -> None:
+        if self._loading:
+            self.ledger.recapture()
+        self._loading = False
+
+    def _check_weight(self, module: nn.Module) -> None:
+        """Refuses a module whose weight is another tensor than the one that was attached to."""
+        if module.weight is not self.ledger.weight:
+            raise WaveFTError(
+                f'layer "{self.path}": expected the weight that the adapter was attached to, got another '
+                "in its place (an offload, perhaps). Detach first, then attach again."
+            )
+
+
+class Batch:
+    """The weights of many layers, written together: the sums of all of them are one layer's few kernels.
+
+    Args:
+        layers: of one basis, one device and one dtype, each the only update of its weight.
+    """
+
+    def __init__(self, layers: Sequence[InWeight]) -> None:
+        self._layers = list(layers)
+        self._plans = [layer.update.plan for layer in layers]
+        self._plan: Plan = joined(self._plans)
+        self._originals = [layer.ledger.originals for layer in layers]
+        self._sizes = [len(original) for original in self._originals]
+
+    def holds(self, layers: Sequence[InWeight]) -> bool:
+        """Returns whether this is still the batch of `layers`, and may be written without a look at each weight."""
+        return len(layers) == len(self._layers) and all(
+            layer is own
+            and layer.update.plan is plan
+            and layer.ledger.originals is original
+            and len(layer.ledger.updates) == 1
+            and layer.update.factor == layers[0].update.factor
+            and not layer.ledger.changed()
+            for layer, own, plan, original in zip(layers, self._layers, self._plans, self._originals, strict=True)
+        )
+
+    def write(self) -> None:
+        """Writes every layer's weight from the present values; never waits for the device."""
+        first = self._layers[0]
+        if first.update.factor != 0.0:
+            total = self._plan.sums(torch.cat([layer.values.detach() for layer in self._layers]))
+            total.mul_(first.update.factor).add_(torch.cat(self._originals).to(total.dtype))
+            parts: Sequence[Tensor] = torch.split(rounded(total, first.ledger.weight.dtype), self._sizes)
+        else:
+            parts = self._originals
+        for layer, part in zip(self._layers, parts, strict=True):
+            layer.ledger.put(part)
+            layer.saw()
 
 
 _NO_COPY = (
     "expected a model without an adapter attached to copy or pickle, got an attached one, whose hooks and saved "
     "originals a copy would not have. Detach first, or copy `tuning.adapter()` and attach it to the copy."
+)
+NO_DATA_PARALLEL = (
+    "expected a model that one process runs on one device, got nn.DataParallel, whose replicas would train copies of "
+    "the values. Use DistributedDataParallel, one process a device."
 )

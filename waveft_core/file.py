@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from .adapter import FILE_DTYPES, Adapter, Layer, check_layer
-from .errors import Refusal, WaveFTError, listed
+from .container import WORDS, Entry, atomic, write_container
+from .errors import Refusal, listed
 from .header import HEADER, MAX_BYTES, NEWER, Header, parse_header
 
 PARTS = ("waveft_indices", "waveft_shape", "waveft_values")
-_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int32: "I32", torch.uint8: "U8"}
+_ORDER = (torch.float32, torch.int32, torch.bfloat16, torch.float16, torch.uint8)  # of a file's tensors, the library's
 
 
 def load(path: str | os.PathLike[str]) -> Adapter:
@@ -53,7 +51,7 @@ def from_tensors(tensors: Mapping[str, Tensor], source: str, metadata: Mapping[s
     if held.numel() > MAX_BYTES:
         raise fail(None, HEADER, f"at most {MAX_BYTES} bytes", held.numel(), NEWER)
     header = parse_header(held.cpu().numpy().tobytes(), metadata, fail)
-    declared = {name: (_NAMES.get(held.dtype, str(held.dtype)), list(held.shape)) for name, held in tensors.items()}
+    declared = {name: (WORDS.get(held.dtype, str(held.dtype)), list(held.shape)) for name, held in tensors.items()}
     _check_declared(declared, fail)
     return _assembled(header, tensors, metadata or {}, source)
 
@@ -105,44 +103,21 @@ def save(
         check_layer(name, layer, adapter.wavelet, adapter.mode, adapter.scaling, fail)
     tensors = {HEADER: torch.tensor(list(adapter.header.to_json().encode()), dtype=torch.uint8)}
     for name, layer in layers.items():
-        tensors[f"{name}.waveft_values"] = (
-            layer.values.cpu().contiguous().clone()
-        )  # the library refuses tensors that share memory
-        tensors[f"{name}.waveft_indices"] = layer.indices.cpu().contiguous().clone()
+        tensors[f"{name}.waveft_values"] = layer.values
+        tensors[f"{name}.waveft_indices"] = layer.indices
         tensors[f"{name}.waveft_shape"] = torch.tensor(layer.shape, dtype=torch.int32)
-    write_atomically(path, _sorted_header(safetensors.torch.save(tensors, strings)))
+    names = sorted(tensors, key=lambda name: (_ORDER.index(tensors[name].dtype), name))
+    write_container(path, [_entry(name, tensors[name]) for name in names], strings)
+
+
+def _entry(name: str, tensor: Tensor) -> Entry:
+    return Entry.of(name, tensor.dtype, tensor.shape, lambda: tensor)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to a temporary file beside `path`, syncs it and renames it: no reader sees half of one.
-
-    Raises:
-        WaveFTError: the folder does not exist.
-        OSError: it cannot be written to; what was at `path` stands.
-    """
-    if not path.parent.is_dir():
-        raise WaveFTError(f'file "{path}": expected an existing folder, got none at "{path.parent}". Make it first.')
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sorted_header(content: bytes) -> bytes:
-    """Returns a safetensors file with its JSON header in sorted order; the library writes metadata in random order."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.dumps(
-        json.loads(content[8 : 8 + length]), sort_keys=True, ensure_ascii=False, separators=(",", ":")
-    ).encode()
-    header += b" " * (-len(header) % 8)  # safetensors' own padding: the data stays aligned to 8 bytes
-    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+    """Writes `content` to `path`, whole or not at all; see `container.atomic`."""
+    with atomic(path) as file:
+        file.write(content)
 
 
 def _opened(path: str | os.PathLike[str]) -> Any:

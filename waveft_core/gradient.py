@@ -3,18 +3,23 @@
     dL/dC = factor * D_m (dL/dW) D_n^T,   dL/dW = sum over tokens t of dy_t x_t^T
 
 Two ways to the same numbers: `sampled` transforms dy and x and takes p dot products over tokens; `dense` makes dL/dW
-with one GEMM and gathers each atom's k*k entries.  Neither makes a tensor of the weight's size that outlives its layer.
+with one GEMM (a convolution's own backward) and gathers each atom's k*k entries.  Neither makes a tensor of the
+weight's size that outlives its layer.
 """
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
+from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
 
 from .atoms import axis, coeffs_shape, matrix_shape
 from .plan import arithmetic_dtype
@@ -28,55 +33,63 @@ GATHERED_AT_ONCE = 2**16  # entries of dL/dW: 0.8 MB of places and values, well 
 _TAP_NS, _TERM_NS, _GEMM_NS = 0.63, 0.2, 0.031
 
 
-@dataclass
+@dataclass(eq=False)
 class Sampler:
     """What one layer's gradient needs to know.
 
     Attributes:
-        wavelet, mode, shape: the basis.
-        rows, columns: [p] int64, each coefficient's place in C.
+        wavelet, mode, shape: the basis; `shape` is the weight's own.
+        indices: [p] int32, flat in C, ascending.
         factor: scaling * strength.
+        convolution: the layer where it is one, for its stride, padding and dilation.
+        handle: names this sampler to a compiled graph.
     """
 
     wavelet: str
     mode: str
-    shape: tuple[int, int]
-    rows: Tensor
-    columns: Tensor
+    shape: tuple[int, ...]
+    indices: Tensor
     factor: float
-    _starts: Tensor | None = None
+    convolution: nn.Conv2d | None = None
+    handle: int = field(default_factory=itertools.count().__next__)
+    _pattern: tuple[Tensor, Tensor] | None = None
 
-    @classmethod
-    def of(cls, wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, factor: float) -> Sampler:
-        """Returns the sampler of a layer whose coefficients lie at `indices`, [p] int32 flat in C."""
-        across = coeffs_shape(wavelet, mode, shape)[1]
-        wide = indices.to(torch.int64)
-        return cls(wavelet, mode, matrix_shape(shape), wide // across, wide % across, factor)
+    def __post_init__(self) -> None:
+        _SAMPLERS[self.handle] = self
 
     def __call__(self, x: Tensor, grad: Tensor) -> Tensor:
         """Returns dL/dvalues, [p] in float32 (float64 where the input is).
 
         Args:
-            x: [..., n], the layer's input.
-            grad: [..., m], the gradient of its output.
+            x: [..., n], the layer's input; a convolution's is [B, in, h, w] (or without B).
+            grad: [..., m], the gradient of its output; a convolution's is [B, out, h', w'].
         """
-        m, n = self.shape
-        x, grad = x.detach().reshape(-1, n), grad.detach().reshape(-1, m)  # [T, n], [T, m]
-        way = self.sampled if x.device.type == "cpu" and self.sampling_pays() else self.dense
+        x, grad = x.detach(), grad.detach()
         with torch.autocast(x.device.type, enabled=False):  # a backward pass run within it would round to 16 bits
+            if self.convolution is not None:
+                weight_grad = _convolution_weight_grad(self.convolution, self.shape, x, grad)
+                return self.gathered(weight_grad.reshape(self.matrix)).mul_(self.factor)
+            m, n = self.matrix
+            x, grad = x.reshape(-1, n), grad.reshape(-1, m)  # [T, n], [T, m]
+            way = self.sampled if x.device.type == "cpu" and self.sampling_pays() else self.dense
             return way(x, grad).mul_(self.factor)
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """The shape (m, n) that the weight is seen in."""
+        return matrix_shape(self.shape)
 
     def sampling_pays(self) -> bool:
         """Returns whether the sampled way is the cheaper one on a CPU, per token."""
-        m, n = self.shape
+        m, n = self.matrix
         taps = int(axis(self.wavelet, self.mode, n).positions.shape[1])
-        return (m + n) * taps * _TAP_NS + self.rows.numel() * _TERM_NS < m * n * _GEMM_NS
+        return (m + n) * taps * _TAP_NS + self.indices.numel() * _TERM_NS < m * n * _GEMM_NS
 
     def sampled(self, x: Tensor, grad: Tensor) -> Tensor:
         """Returns sum_t (D_m dy_t)_i (D_n x_t)_j at the p positions, [p]; x: [T, n], grad: [T, m]."""
-        m, n = self.shape
+        m, n = self.matrix
         wide = arithmetic_dtype(x.dtype)
-        total = self._pattern(x.device, wide)  # sampled_addmm adds to it and returns a new one
+        total = self.plane(x.new_zeros(self.indices.numel(), dtype=wide))  # sampled_addmm adds to it
         for start in range(0, x.shape[0], TOKENS_PER_CHUNK):
             chunk = slice(start, start + TOKENS_PER_CHUNK)
             left = axis(self.wavelet, self.mode, m).analyze(grad[chunk].to(wide))  # [M, T]
@@ -93,34 +106,61 @@ class Sampler:
             weight_grad = torch.mm(grad.t(), x, out_dtype=wide)  # 16-bit inputs, accumulated and kept in float32
         else:
             weight_grad = grad.to(wide).t() @ x.to(wide)
-        n = self.shape[1]
-        rows, columns = self._places(x.device)
-        row_places, row_taps = _table(self.wavelet, self.mode, self.shape[0], x.device, wide)
-        column_places, column_taps = _table(self.wavelet, self.mode, n, x.device, wide)
+        return self.gathered(weight_grad)
+
+    def gathered(self, weight_grad: Tensor) -> Tensor:
+        """Returns D_m (dL/dW) D_n^T at the p positions, [p]; weight_grad: [m, n] contiguous."""
+        device, wide = weight_grad.device, weight_grad.dtype
+        m, n = self.matrix
+        indices = self._moved(device)
+        row_places, row_taps = _table(self.wavelet, self.mode, m, device, wide)
+        column_places, column_taps = _table(self.wavelet, self.mode, n, device, wide)
         span = max(1, GATHERED_AT_ONCE // (row_taps.shape[1] * column_taps.shape[1]))
+        along = coeffs_shape(self.wavelet, self.mode, self.shape)[1]
         parts = []
-        for i, j in zip(torch.split(rows, span), torch.split(columns, span), strict=True):
+        for places in torch.split(indices, span):
+            i, j = places // along, places % along
             entries = row_places[i][:, :, None] * n + column_places[j][:, None, :]  # [span, k, k]
             across = torch.einsum("pab,pb->pa", weight_grad.view(-1)[entries], column_taps[j])
             parts.append((across * row_taps[i]).sum(dim=1))
         return torch.cat(parts)
 
-    def _places(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns the rows and columns on `device`, moved there once."""
-        if self.rows.device != device:
-            self.rows, self.columns = self.rows.to(device), self.columns.to(device)
-        return self.rows, self.columns
-
-    def _pattern(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Returns zeros [M, N] in CSR form with the p positions stored."""
-        rows, columns = self._places(device)
+    def plane(self, values: Tensor) -> Tensor:
+        """Returns C [M, N] in CSR form, `values` [p] at the p positions."""
         across, along = coeffs_shape(self.wavelet, self.mode, self.shape)
-        if self._starts is None or self._starts.device != device:
-            self._starts = torch.searchsorted(rows, torch.arange(across + 1, device=device))
-        zeros = torch.zeros(columns.numel(), dtype=dtype, device=device)
+        indices = self._moved(values.device)
+        if self._pattern is None or self._pattern[0].device != values.device:
+            edges = torch.arange(across + 1, device=values.device) * along
+            self._pattern = torch.searchsorted(indices, edges, out_int32=True), indices % along
+        starts, columns = self._pattern
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(self._starts, columns, zeros, (across, along), check_invariants=False)
+            return torch.sparse_csr_tensor(starts, columns, values, (across, along), check_invariants=False)
+
+    def _moved(self, device: torch.device) -> Tensor:
+        """Returns the indices on `device`, moved there once."""
+        if self.indices.device != device:
+            self.indices = self.indices.to(device)
+        return self.indices
+
+
+_SAMPLERS: WeakValueDictionary[int, Sampler] = WeakValueDictionary()
+
+
+def _convolution_weight_grad(layer: nn.Conv2d, shape: tuple[int, ...], x: Tensor, grad: Tensor) -> Tensor:
+    """Returns dL/dW of a convolution, [out, in / groups, kh, kw] in float32 (float64): PyTorch's own backward."""
+    wide = arithmetic_dtype(x.dtype)
+    x, grad = x.to(wide), grad.to(wide)
+    if x.dim() == 3:
+        x, grad = x.unsqueeze(0), grad.unsqueeze(0)
+    padding: tuple[int, ...] | str = layer.padding
+    if isinstance(padding, str) or layer.padding_mode != "zeros":
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = nn.functional.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+        padding = (0, 0)
+    stride, dilation, groups = layer.stride, layer.dilation, layer.groups
+    found: Tensor = conv2d_weight(x, shape, grad, stride, padding, dilation, groups)  # type: ignore[no-untyped-call]
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -130,16 +170,25 @@ def _table(wavelet: str, mode: str, size: int, device: torch.device, dtype: torc
     return torch.from_numpy(side.positions.clip(min=0)).to(device), torch.from_numpy(side.taps).to(device, dtype)
 
 
+@torch.library.custom_op("waveft::coefficient_gradient", mutates_args=())
+def _in_graph(x: Tensor, grad: Tensor, handle: int, count: int, dtype: torch.dtype) -> Tensor:
+    """Returns a sampler's gradient, [count], as one step of a compiled graph, which its parts would break."""
+    return _SAMPLERS[handle](x, grad).to(dtype)
+
+
+@_in_graph.register_fake
+def _(x: Tensor, grad: Tensor, handle: int, count: int, dtype: torch.dtype) -> Tensor:
+    return x.new_empty(count, dtype=dtype)
+
+
 class Tap(torch.autograd.Function):
     """Hands the layer's output on unchanged, and gives the coefficients their gradient on the way back."""
 
     @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, output: Tensor, x: Tensor, values: Tensor, sampler: Sampler
-    ) -> Tensor:
+    def forward(ctx, output: Tensor, x: Tensor, values: Tensor, handle: int) -> Tensor:  # type: ignore[no-untyped-def]
         """Returns `output`, the same memory; saves the layer's input `x`."""
         ctx.save_for_backward(x)
-        ctx.sampler, ctx.dtype = sampler, values.dtype  # type: ignore[attr-defined]
+        ctx.handle, ctx.count, ctx.dtype = handle, values.numel(), values.dtype
         return output.detach()  # not a view for autograd: the model may go on to change it in place
 
     @staticmethod
@@ -147,4 +196,28 @@ class Tap(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         """Returns the output's gradient unchanged and the values' own."""
         (x,) = ctx.saved_tensors
-        return grad, None, ctx.sampler(x, grad).to(ctx.dtype), None
+        if torch.compiler.is_compiling():
+            return grad, None, _in_graph(x, grad, ctx.handle, ctx.count, ctx.dtype), None
+        return grad, None, _SAMPLERS[ctx.handle](x, grad).to(ctx.dtype), None
+
+
+def tap(values: Tensor, sampler: Sampler) -> Callable[..., Tensor]:
+    """Returns a forward hook (with kwargs) through which `values` get their gradient."""
+
+    def after_forward(module: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return output
+        return tapped(args, kwargs, output, values, sampler)
+
+    return after_forward
+
+
+def tapped(
+    args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor, values: Tensor, sampler: Sampler
+) -> Tensor:
+    """Returns a layer's output with `values` tapped into its gradient; args, kwargs: what the layer was called with."""
+    x = args[0] if args else kwargs["input"]
+    if x.dtype != output.dtype:
+        x = x.detach().to(output.dtype)  # autocast: what the matmul saw, and half the memory to keep
+    out: Tensor = Tap.apply(output, x, values, sampler.handle)  # type: ignore[no-untyped-call]
+    return out

@@ -28,8 +28,27 @@ _ENDS = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
-_CHECKPOINT_UNET = "model.diffusion_model."
-_CHECKPOINT_TE1 = "conditioner.embedders.0.transformer."
+_CHECKPOINT = {
+    "model.diffusion_model.": "unet",
+    "diffusion_model.": "unet",  # ComfyUI's name for the model alone
+    "conditioner.embedders.0.transformer.": "te1",
+    "conditioner.embedders.1.model.": "te2",
+}
+_OPENCLIP = {
+    "token_embedding": "text_model.embeddings.token_embedding",
+    "positional_embedding": "text_model.embeddings.position_embedding",
+    "ln_final": "text_model.final_layer_norm",
+}
+_OPENCLIP_BLOCK = {
+    "attn.q_proj": "self_attn.q_proj",
+    "attn.k_proj": "self_attn.k_proj",
+    "attn.v_proj": "self_attn.v_proj",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+}
 TEXT_ENCODERS = ("te1", "te2")
 
 
@@ -130,7 +149,7 @@ def layer_names(paths: Iterable[str], component: str | None = None) -> dict[str,
     if component in (None, "unet") and is_diffusers_unet(plain.values()):
         originals = original_paths(plain.values())
         return {path: "lora_unet_" + _flat(originals.get(name, name)) for path, name in plain.items()}
-    if any(name.startswith(_CHECKPOINT_UNET) for name in plain.values()):
+    if component is None and any(name.startswith(tuple(_CHECKPOINT)) for name in plain.values()):
         return {path: _checkpoint_name(name) for path, name in plain.items()}
     if component == "unet" or any(name.startswith("input_blocks.") for name in plain.values()):
         return {path: "lora_unet_" + _flat(name) for path, name in plain.items()}
@@ -138,13 +157,34 @@ def layer_names(paths: Iterable[str], component: str | None = None) -> dict[str,
     return {path: prefix + _flat(name) for path, name in plain.items()}
 
 
+def checkpoint_place(path: str) -> tuple[str | None, str]:
+    """Returns the component that a path of a whole single-file SDXL checkpoint belongs to, and the path within it.
+
+    The second text encoder is stored under OpenCLIP's names; its path is transformers', as the first's is. What belongs
+    to no component that has layers in adapter files (the VAE) keeps its path, with the component None.
+    """
+    for prefix, component in _CHECKPOINT.items():
+        if path.startswith(prefix):
+            inner = path.removeprefix(prefix)
+            return component, openclip_path(inner) or inner if component == "te2" else inner
+    return None, path
+
+
+def openclip_path(path: str) -> str | None:
+    """Returns transformers' path of a module of an OpenCLIP text encoder, None for one that it does not have.
+
+    `attn.q_proj`, `attn.k_proj` and `attn.v_proj` stand for the thirds of OpenCLIP's `attn.in_proj_weight`.
+    """
+    found = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", path)
+    if not found:
+        return _OPENCLIP.get(path)
+    inner = _OPENCLIP_BLOCK.get(found[2])
+    return None if inner is None else f"text_model.encoder.layers.{found[1]}.{inner}"
+
+
 def _checkpoint_name(path: str) -> str:
-    """Returns the layer name of a path in a whole single-file SDXL checkpoint."""
-    if path.startswith(_CHECKPOINT_UNET):
-        return "lora_unet_" + _flat(path.removeprefix(_CHECKPOINT_UNET))
-    if path.startswith(_CHECKPOINT_TE1):
-        return "lora_te1_" + _flat(path.removeprefix(_CHECKPOINT_TE1))
-    return "lora_" + _flat(path)
+    component, inner = checkpoint_place(path)
+    return f"lora_{component}_{_flat(inner)}" if component else "lora_" + _flat(inner)
 
 
 def _flat(path: str) -> str:

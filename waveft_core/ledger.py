@@ -10,15 +10,23 @@ leaves, W0 is back bit for bit.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from .errors import WaveFTError
-from .plan import Plan, arithmetic_dtype
+from .plan import Plan, arithmetic_dtype, rounded
 
-WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+WEIGHT_DTYPES = (
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.float64,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+)
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -48,9 +56,8 @@ class Ledger:
         self.weight = weight
         self.layer = layer
         self.updates: list[Update] = []
-        self.entries = torch.empty(0, dtype=torch.int32, device=weight.device)
-        self.originals = weight.new_empty(0)
-        self.written = self.originals
+        self.entries = self._offsets = torch.empty(0, dtype=torch.int32, device=weight.device)
+        self.originals = self.written = torch.empty(0, dtype=weight.dtype, device=weight.device)
         self._places: list[Tensor | None] = []
         self._behind = False  # the weight was cast, and not yet written in its new dtype
         self._frozen_by, self._required_grad = 0, False
@@ -69,7 +76,7 @@ class Ledger:
         if _fingerprint(self.weight) != self._seen:
             self.follow()
         if self.entries.numel():
-            self._put(self.planned())
+            self.put(self.planned())
 
     def planned(self) -> Tensor:
         """Returns what `write` would put at the touched entries, [E] in the weight's dtype."""
@@ -86,7 +93,7 @@ class Ledger:
             for update, place in active:  # places are unique within an update: no two adds meet
                 assert place is not None
                 total.index_add_(0, place, update.contribution(self.weight))
-        return total.add_(self.originals.to(wide)).to(self.weight.dtype)
+        return rounded(total.add_(self.originals.to(wide)), self.weight.dtype)
 
     def changed(self) -> bool:
         """Returns whether the weight was cast, moved or written by someone else since it was last written here."""
@@ -104,15 +111,18 @@ class Ledger:
         cast = _fingerprint(self.weight) != self._seen
         device, dtype = self.weight.device, self.weight.dtype
         check_weight(self.weight, self.layer)
-        self.entries = self.entries.to(device)
+        if cast:
+            self.entries = self.entries.to(device)
         expected = self.written.to(device, dtype)
-        if self.entries.numel() and not _same_bits(self._current(), expected):
+        offsets = _offsets(self.weight, self.entries) if cast else self._offsets
+        if self.entries.numel() and not _same_bits(_read(self.weight, offsets), expected):
             raise WaveFTError(
                 f'layer "{self.layer}": expected the weight as it was last written, got another content: '
                 "something else wrote to it while an adapter was in it. Detach or undo the adapter before you change "
                 "its base weights."
             )
         if cast:
+            self._offsets = offsets
             self.originals, self.written = self.originals.to(device, dtype), expected
             self._places = [None if place is None else place.to(device) for place in self._places]
             self._behind = True
@@ -123,8 +133,8 @@ class Ledger:
         if _fingerprint(self.weight) == self._seen:
             return  # the load failed here, or another tuning of this weight has done it
         self.entries = self.entries.to(self.weight.device)
-        self.originals = self._current()
-        self.written = self.originals
+        self._offsets = _offsets(self.weight, self.entries)
+        self.originals = self.written = _read(self.weight, self._offsets)
         self._mark()
         self.write()
 
@@ -132,7 +142,7 @@ class Ledger:
         """Returns a copy of W0."""
         self.follow()
         copy = self.weight.detach().clone()
-        copy.view(-1).index_copy_(0, self.entries.long(), self.originals)
+        _write(copy, _offsets(copy, self.entries), self.originals)
         return copy
 
     def freeze(self) -> None:
@@ -159,29 +169,30 @@ class Ledger:
         elif plans:
             entries = torch.unique(torch.cat([plan.entries for plan in plans]))
             places = [torch.searchsorted(entries, plan.entries) for plan in plans]
+        offsets = _offsets(self.weight, entries)
         if self.entries.numel():  # from here on nothing but a few copies can fail
-            self._put(self.originals)
+            self.put(self.originals)
         for update, plan in zip(updates, plans, strict=True):
             update.plan = plan
-        self.updates, self.entries, self._places = updates, entries, places if updates else []
-        self.originals = self.written = self._current()
+        self.updates, self.entries, self._offsets, self._places = updates, entries, offsets, places if updates else []
+        self.originals = self.written = _read(self.weight, offsets)
         self.write()
 
-    def _current(self) -> Tensor:
-        return self.weight.detach().view(-1).index_select(0, self.entries)
-
-    def _put(self, content: Tensor) -> None:
+    def put(self, content: Tensor) -> None:
+        """Writes `content`, [E] in the weight's dtype, to the touched entries."""
         with torch.no_grad():  # not through .data: autograd must see a rewrite between a forward and its backward
-            self.weight.view(-1).index_copy_(0, self.entries.long(), content)
+            _write(self.weight, self._offsets, content)
         self.written, self._behind = content, False
         self._mark()
 
     def _mark(self) -> None:
         self._seen = _fingerprint(self.weight)
-        _LEDGERS[self.weight.data_ptr()] = self
+        _BY_TENSOR[id(self.weight)] = self
+        _BY_MEMORY[self.weight.data_ptr()] = self
 
 
-_LEDGERS: WeakValueDictionary[int, Ledger] = WeakValueDictionary()
+_BY_TENSOR: WeakValueDictionary[int, Ledger] = WeakValueDictionary()  # a ledger holds its weight: no id is used twice
+_BY_MEMORY: WeakValueDictionary[int, Ledger] = WeakValueDictionary()
 
 
 def ledger_of(weight: Tensor, layer: str) -> Ledger:
@@ -191,12 +202,16 @@ def ledger_of(weight: Tensor, layer: str) -> Ledger:
         WaveFTError: `weight` cannot hold an update.
     """
     check_weight(weight, layer)
-    for ledger in list(_LEDGERS.values()):
-        if ledger.weight is weight:
-            ledger.follow()
-            return ledger
-    found = _LEDGERS.get(weight.data_ptr())
-    if found is not None and found.weight.data_ptr() == weight.data_ptr() and found.weight.shape == weight.shape:
+    found = _BY_TENSOR.get(id(weight))
+    if found is None:  # another tensor over the same memory, as a state dict holds
+        found = _BY_MEMORY.get(weight.data_ptr())
+        if found is not None and (
+            found.weight.data_ptr() != weight.data_ptr()
+            or found.weight.shape != weight.shape
+            or found.weight.stride() != weight.stride()
+        ):
+            found = None
+    if found is not None:
         found.follow()
         return found
     return Ledger(weight, layer)
@@ -209,7 +224,8 @@ def refuse_overflow(ledgers: Iterable[Ledger]) -> None:
         WaveFTError: naming the first such layer.
     """
     for ledger in ledgers:
-        broken = ~torch.isfinite(ledger.written) & torch.isfinite(ledger.originals)
+        wide = arithmetic_dtype(ledger.written.dtype)
+        broken = ~torch.isfinite(ledger.written.to(wide)) & torch.isfinite(ledger.originals.to(wide))
         if bool(broken.any()):
             raise WaveFTError(
                 f'layer "{ledger.layer}": expected a finite merged weight, got {int(broken.sum())} entries beyond '
@@ -221,7 +237,7 @@ def check_weight(weight: Tensor, layer: str) -> None:
     """Refuses a weight that cannot hold an update.
 
     Raises:
-        WaveFTError: a meta tensor, a dtype without the arithmetic, or a non-contiguous weight.
+        WaveFTError: a meta tensor, a dtype without the arithmetic, or a weight whose entries share memory.
     """
     if weight.is_meta:
         raise WaveFTError(f'layer "{layer}": expected a weight with data, got a meta tensor. Load the model first.')
@@ -229,22 +245,68 @@ def check_weight(weight: Tensor, layer: str) -> None:
         expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in WEIGHT_DTYPES)
         raise WaveFTError(
             f'layer "{layer}": expected a weight of {expected}, got {str(weight.dtype).removeprefix("torch.")}. '
-            "Load the model without quantisation."
+            "Load the model without quantisation, or attach the adapter: it then runs beside the weight."
         )
     if weight.is_inference() and not torch.is_inference_mode_enabled():
         raise WaveFTError(
             f'layer "{layer}": expected a weight that can be written, got one made under torch.inference_mode. '
             "Load the model outside it, or merge inside it."
         )
-    if not weight.is_contiguous():
+    if not weight.is_contiguous() and _overlaps(weight):
         raise WaveFTError(
-            f'layer "{layer}": expected a contiguous weight, got strides {weight.stride()}. Call .contiguous().'
+            f'layer "{layer}": expected a weight whose entries have memory of their own, got strides '
+            f"{weight.stride()} over {list(weight.shape)}. Call .contiguous()."
         )
 
 
-def _fingerprint(weight: Tensor) -> tuple[object, ...]:
+def can_hold(weight: Tensor) -> bool:
+    """Returns whether a weight is stored as plain numbers; quantised ones are not, and run beside (`beside.py`)."""
+    return weight.dtype in WEIGHT_DTYPES and type(weight) in (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+
+
+def _fingerprint(weight: Tensor) -> tuple[Any, ...]:
     version = -1 if weight.is_inference() else weight._version
-    return weight.data_ptr(), weight.dtype, weight.device, version, weight.is_contiguous()
+    return weight.data_ptr(), version, weight.dtype, weight.device, weight.stride()
+
+
+def _offsets(weight: Tensor, entries: Tensor) -> Tensor:
+    """Returns where `entries`, flat in the weight, lie in its memory, [E] int32: themselves unless it is strided."""
+    if weight.is_contiguous():
+        return entries
+    places, rest = torch.zeros_like(entries), entries
+    for size, stride in zip(reversed(weight.shape), reversed(weight.stride()), strict=True):
+        places += rest % size * stride
+        rest = rest // size
+    return places
+
+
+def _memory(weight: Tensor) -> Tensor:
+    """Returns the weight's bits as they lie in memory, one axis; a channels_last weight is not in its own order."""
+    if weight.is_contiguous():
+        flat = weight.detach().view(-1)
+    else:
+        span = 1 + sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
+        flat = weight.detach().as_strided((span,), (1,))
+    return flat.view(_BITS[flat.element_size()])  # as whole numbers: not every float has the kernels
+
+
+def _read(weight: Tensor, offsets: Tensor) -> Tensor:
+    return _memory(weight).index_select(0, offsets).view(weight.dtype)
+
+
+def _write(weight: Tensor, offsets: Tensor, content: Tensor) -> None:
+    memory = _memory(weight)
+    memory[offsets] = content.view(memory.dtype)
+
+
+def _overlaps(weight: Tensor) -> bool:
+    """Returns whether two entries may share memory."""
+    reach = 0
+    for stride, size in sorted(zip(weight.stride(), weight.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            return True
+        reach += (size - 1) * stride
+    return False
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:

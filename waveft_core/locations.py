@@ -1,4 +1,7 @@
-"""Which p positions of C a layer trains: `uniform:SEED`, or `peft:SEED` for the positions that HF PEFT would draw."""
+"""Which p positions of C a layer trains: `uniform:SEED`, or `peft:SEED` for the positions that HF PEFT would draw.
+
+`gradient:SEED` is chosen, not drawn: `locate.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,21 @@ from torch import Tensor
 from .atoms import IDENTITY, coeffs_shape, filters, matrix_shape
 from .errors import WaveFTError
 
-KINDS = ("uniform", "peft")
+KINDS = ("uniform", "peft", "gradient")
 
 
 def parse_locations(locations: str) -> tuple[str, int]:
     """Returns the kind and the seed of `locations`.
 
     Raises:
-        WaveFTError: not `uniform:SEED` or `peft:SEED`, SEED a whole number from 0 to 2**63 - 1.
+        WaveFTError: not `uniform:SEED`, `peft:SEED` or `gradient:SEED`, SEED a whole number from 0 to 2**63 - 1.
     """
     kind, _, seed = str(locations).partition(":")
     if kind not in KINDS or not (seed.isascii() and seed.isdigit() and len(seed) <= 19) or int(seed) >= 2**63:
-        raise WaveFTError(f'locations: expected "uniform:SEED" or "peft:SEED", SEED a whole number, got {locations!r}.')
+        raise WaveFTError(
+            'locations: expected "uniform:SEED", "peft:SEED" or "gradient:SEED", SEED a whole number, '
+            f"got {locations!r}."
+        )
     return kind, int(seed)
 
 
@@ -43,6 +49,11 @@ def draw(locations: str, layer: str, wavelet: str, mode: str, shape: tuple[int, 
             f"got {coefficients}. Ask for fewer, or leave the layer out of the targets."
         )
     kind, seed = parse_locations(locations)
+    if kind == "gradient":
+        raise WaveFTError(
+            f"locations {locations!r}: expected positions that can be drawn, got some that batches must choose. "
+            "Call `locate`, and attach the adapter that it returns."
+        )
     if kind == "peft":
         return torch.from_numpy(_peft(wavelet, mode, matrix_shape(shape), coefficients, seed).copy())
     digest = hashlib.sha256(f"{seed}|locations|{layer}".encode()).digest()

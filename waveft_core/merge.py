@@ -51,10 +51,15 @@ class Merged:
         Raises:
             WaveFTError: something else wrote to one of the weights meanwhile; nothing is changed then.
         """
-        for ledger, _ in self._placed:
-            ledger.follow()
-        for ledger, update in self._placed:
-            ledger.remove(update)
+        undone: list[tuple[Ledger, Update]] = []
+        try:
+            for ledger, update in self._placed:
+                ledger.remove(update)  # looks at the weight first: one pass over memory that is far away
+                undone.append((ledger, update))
+        except BaseException:
+            for ledger, update in undone:
+                ledger.add(update)
+            raise
         self._placed = []
 
 

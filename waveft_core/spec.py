@@ -20,7 +20,7 @@ class Spec:
     Attributes:
         coefficients: p, for each layer.
         scaling: the lambda that multiplies IDWT(C).
-        locations: `uniform:SEED` or `peft:SEED`.
+        locations: `uniform:SEED`, `peft:SEED`, or `gradient:SEED` for `locate`.
         targets: path suffixes matched at a component's boundary, or one regular expression for the whole path.
 
     Raises:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import Adapter
-from .coefficients import Coefficients
+from .coefficients import NO_DATA_PARALLEL, Coefficients
 from .errors import Refusal, WaveFTError, listed, nearest
 from .keys import layer_names, unwrapped
+from .ledger import can_hold
 
 Models: TypeAlias = nn.Module | Mapping[str, nn.Module]
 StateDict: TypeAlias = Mapping[str, Tensor]
+TRAINABLE = (nn.Linear, nn.Conv2d)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,13 @@ class Target:
     path: str
     module: nn.Module | None
     weight: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's own shape, whatever a quantised one is stored as."""
+        if isinstance(self.module, nn.Linear):
+            return self.module.out_features, self.module.in_features
+        return tuple(self.weight.shape)
 
 
 def parts(models: Models) -> Mapping[str | None, nn.Module]:
@@ -57,13 +66,14 @@ def select(models: Models, targets: tuple[str, ...] | str) -> list[Target]:
     for component, model in parts(models).items():
         modules = {path: held for path, held in model.named_modules() if not isinstance(held, Coefficients)}
         matched = [path for path in modules if _matches(unwrapped(path), targets)]
-        linear = [path for path, module in modules.items() if isinstance(module, nn.Linear)]
+        linear = [path for path, module in modules.items() if isinstance(module, TRAINABLE)]
         if not matched:
             wanted = [targets] if isinstance(targets, str) else targets
             close = dict.fromkeys(name for suffix in wanted for name in nearest(suffix, linear))
             of = f' of "{component}"' if component else ""
             raise WaveFTError(
-                f"targets {targets!r}: expected to match linear layers{of}, got none. Nearest names: {listed(close)}."
+                f"targets {targets!r}: expected to match linear or convolution layers{of}, got none. "
+                f"Nearest names: {listed(close)}."
             )
         names = layer_names(modules, component)
         shared = _shared(names)
@@ -121,8 +131,8 @@ def resolve(target: Models | StateDict, adapter: Adapter, leave_out: Collection[
             fits = listed(place.path for place in found[name])
             raise fail(name, "name", "one module of that name", fits, "Rename one of them in the model.")
         place = found[name][0]
-        if tuple(place.weight.shape) != adapter.layers[name].shape:
-            expected, got = list(adapter.layers[name].shape), list(place.weight.shape)
+        if place.shape != adapter.layers[name].shape:
+            expected, got = list(adapter.layers[name].shape), list(place.shape)
             raise fail(name, f'weight of "{place.path}"', expected, got, "The file was trained for another model.")
         _check_held(place)
         chosen.append(place)
@@ -169,13 +179,19 @@ def check_trainable(targets: list[Target], models: Models) -> None:
     """Refuses layers whose coefficients would get no gradient.
 
     Raises:
-        WaveFTError: a layer that is no `nn.Linear`, or one that `nn.MultiheadAttention` uses without its forward.
+        WaveFTError: a layer that is no `nn.Linear` or `nn.Conv2d`, one that `nn.MultiheadAttention` uses without its
+            forward, or a model within `nn.DataParallel`.
     """
-    unrun = {id(held.out_proj) for held in _modules(models) if isinstance(held, nn.MultiheadAttention)}
+    modules = list(_modules(models))
+    if any(isinstance(module, nn.DataParallel) for module in modules):
+        raise WaveFTError(f"models: {NO_DATA_PARALLEL}")
+    unrun = {id(held.out_proj) for held in modules if isinstance(held, nn.MultiheadAttention)}
     for target in targets:
-        if not isinstance(target.module, nn.Linear):
+        if not isinstance(target.module, TRAINABLE):
             got = type(target.module).__name__
-            raise WaveFTError(f'layer "{target.path}": expected nn.Linear, got {got}. Leave it out of what is trained.')
+            raise WaveFTError(
+                f'layer "{target.path}": expected nn.Linear or nn.Conv2d, got {got}. Leave it out of what is trained.'
+            )
         if id(target.module) in unrun:
             raise WaveFTError(
                 f'layer "{target.path}": expected a layer whose forward runs, got the out_proj of '
@@ -197,14 +213,19 @@ def _check_held(place: Target) -> None:
         )
 
 
+def _memory_of(weight: Tensor) -> int:
+    """Returns a number that two weights have in common where they share memory."""
+    return weight.data_ptr() if can_hold(weight) else id(weight)
+
+
 def _check_unshared(chosen: list[Target], places: list[Target]) -> None:
     """Refuses a weight that another layer uses too: an update meant for one would change both."""
     users: dict[int, list[str]] = {}
     for place in places:
         if not place.weight.is_meta:
-            users.setdefault(place.weight.data_ptr(), []).append(place.path)
+            users.setdefault(_memory_of(place.weight), []).append(place.path)
     for target in reversed(chosen):  # of two targets, the later one is named
-        others = [path for path in users.get(target.weight.data_ptr(), []) if path != target.path]
+        others = [path for path in users.get(_memory_of(target.weight), []) if path != target.path]
         if others and target.weight.numel():
             raise WaveFTError(
                 f'layer "{target.path}": expected a weight of its own, got the one of {listed(others)}. '

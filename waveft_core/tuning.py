@@ -2,7 +2,8 @@
 
 The frozen layer's weight holds round(W0 + factor * dW) all the while, so the forward is the model's own matmul and what
 is trained is bit for bit what is merged.  Values that changed are written before the next forward needs them: after the
-step of any torch optimizer that holds them, and by a check of version and memory before each layer's forward.
+step of any torch optimizer that holds them, and by a check of version and memory before each layer's forward.  A layer
+whose weight is quantised runs its update beside it instead (`Tuning.ways` tells which).
 """
 
 from __future__ import annotations
@@ -19,32 +20,40 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from .adapter import Adapter, Layer
-from .coefficients import Coefficients
+from .beside import Beside
+from .coefficients import Batch, Coefficients, InWeight
 from .errors import WaveFTError, listed
 from .gradient import Sampler
-from .ledger import Update, check_weight, ledger_of, refuse_overflow
+from .ledger import Update, can_hold, check_weight, ledger_of, refuse_overflow
 from .locations import draw
 from .plan import arithmetic_dtype, make_plan
 from .spec import Spec
-from .targets import Models, Target, check_trainable, resolve, select
+from .targets import Models, Target, check_trainable, parts, resolve, select
+
+NAME = "waveft"
 
 
 class Tuning:
-    """The coefficients that train in a model. Made by `attach`; ended by `detach`."""
+    """The coefficients that train in a model. Made by `attach`; ended by `detach`.
 
-    def __init__(self, layers: Sequence[tuple[Target, Coefficients]], basis: Spec | Adapter) -> None:
+    Attributes:
+        name: of this tuning among those that are attached to the same model.
+    """
+
+    def __init__(self, name: str, layers: Sequence[tuple[Target, Coefficients]], basis: Spec | Adapter) -> None:
+        self.name = name
         self._targets = [target for target, _ in layers]
         self._layers = [layer for _, layer in layers]
         self._basis = basis
         self._strength = 1.0
         self._disabled = 0
         self._checked = False
+        self._batches: dict[object, Batch] = {}
         self._handles: list[Any] = []
         for target, layer in layers:
             assert target.module is not None
-            layer.ledger.freeze()
-            self._handles += layer.hook(target.module)
-            layer.owner = self  # lives as long as the model that it is attached to, whoever else lets go
+            self._handles += layer.hook(target.module, name)
+            layer.owner = self
         _watch_optimizers()
         _TUNINGS.add(self)
 
@@ -52,6 +61,11 @@ class Tuning:
     def names(self) -> list[str]:
         """The layers' names in the file, in the order of `parameters`."""
         return [target.name for target in self._targets]
+
+    @property
+    def ways(self) -> dict[str, str]:
+        """Where each layer's update is: in its "weight", or "beside" one that cannot hold it."""
+        return {name: layer.way for name, layer in zip(self.names, self._layers, strict=True)}
 
     @property
     def numel(self) -> int:
@@ -94,7 +108,7 @@ class Tuning:
         """Returns the present values as an adapter, copied."""
         basis = self._basis
         layers = {
-            target.name: Layer(layer.values.detach().clone(), layer.indices.clone(), tuple(target.weight.shape))
+            target.name: Layer(layer.values.detach().clone(), layer.indices.clone(), target.shape)
             for target, layer in zip(self._targets, self._layers, strict=True)
         }
         return Adapter(layers, basis.wavelet, basis.mode, basis.scaling, basis.locations)
@@ -107,11 +121,11 @@ class Tuning:
     @strength.setter
     def strength(self, strength: float) -> None:
         for layer in self._layers:
-            layer.ledger.follow()
+            layer.check()
         before, self._strength = self._strength, float(strength)
         try:
             self.refresh()
-            refuse_overflow(layer.ledger for layer in self._layers)
+            refuse_overflow(layer.ledger for layer in self._layers if isinstance(layer, InWeight))
         except BaseException:
             self._strength = before
             self.refresh()
@@ -123,11 +137,10 @@ class Tuning:
         Needed only after values were changed behind PyTorch's back: through `.data`, as diffusers' `EMAModel.copy_to`
         does.
         """
-        factor = self._basis.scaling * self._strength if not self._disabled else 0.0
+        factor = self._basis.scaling * self._strength
         for layer in self._layers:
-            layer.update.factor = factor
-            layer.sampler.factor = self._basis.scaling * self._strength
-            layer.write()
+            layer.set_factor(factor, 0.0 if self._disabled else factor)
+        self._write(self._layers)
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
@@ -171,16 +184,44 @@ class Tuning:
             WaveFTError: something else wrote to one of the weights meanwhile; the tuning then stays attached.
         """
         for layer in self._layers:
-            layer.ledger.follow()
+            layer.check()
         for handle in self._handles:
             handle.remove()
         for target, layer in zip(self._targets, self._layers, strict=True):
-            layer.ledger.remove(layer.update)
             assert target.module is not None
             layer.unhook(target.module)
-            layer.ledger.thaw()
-        self._handles, self._layers, self._targets = [], [], []
+            layer.release()
+        self._handles, self._layers, self._targets, self._batches = [], [], [], {}
         _TUNINGS.discard(self)
+
+    def _write(self, layers: Sequence[Coefficients]) -> None:
+        """Puts the values of `layers` to use, all weights of one device and dtype together."""
+        groups: dict[object, list[InWeight]] = {}
+        for layer in layers:
+            if isinstance(layer, InWeight):
+                groups.setdefault((layer.ledger.weight.device, layer.ledger.weight.dtype), []).append(layer)
+        for key, group in groups.items():
+            batch = self._batches.get(key)
+            if batch is None or not batch.holds(group):
+                self._batches.pop(key, None)
+                batch = Batch(group)
+                if batch.holds(group):
+                    self._batches[key] = batch
+            if key in self._batches:
+                batch.write()
+            else:  # a weight that two adapters share, or that was moved: each by itself, with a look at its weight
+                for layer in group:
+                    layer.write()
+
+    def watch(self, entrance: nn.Module) -> None:
+        """Writes the layers whose values changed, as far as PyTorch knows, whenever `entrance` is called."""
+
+        def before_forward(module: nn.Module, args: Any) -> None:
+            for layer in self._layers:
+                if isinstance(layer, InWeight) and (layer.stale() or layer.ledger.changed()):
+                    layer.write()
+
+        self._handles.append(entrance.register_forward_pre_hook(before_forward))
 
     def _fill(self, values: Sequence[Tensor]) -> None:
         with torch.no_grad():
@@ -198,15 +239,15 @@ class Tuning:
         if not layers:
             return
         self._checked = True
-        frozen = [layer.update.layer for layer in layers if not layer.values.requires_grad]
+        frozen = [layer.path for layer in layers if not layer.values.requires_grad]
         if frozen:
             raise WaveFTError(
                 f"layers {listed(frozen)}: expected values that require grad, got frozen ones. Call "
                 "model.requires_grad_(False) before attach, not after it."
             )
         idle = [layer for layer in layers if layer.values.grad is None]
-        unrun = [layer.update.layer for layer in idle if not (layer.ran_with_grad or layer.ran_without_grad)]
-        blocked = [layer.update.layer for layer in idle if layer.ran_without_grad and not layer.ran_with_grad]
+        unrun = [layer.path for layer in idle if not (layer.ran_with_grad or layer.ran_without_grad)]
+        blocked = [layer.path for layer in idle if layer.ran_without_grad and not layer.ran_with_grad]
         if len(idle) == len(layers) and blocked:
             raise WaveFTError(
                 f"layers {listed(blocked)}: expected gradients after the backward pass, got none, since they ran "
@@ -219,8 +260,7 @@ class Tuning:
                 warnings.warn(text, stacklevel=2)
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        for layer in self._held_by(optimizer):  # fused optimizers leave the version counter as it was
-            layer.write()
+        self._write(self._held_by(optimizer))  # fused optimizers leave the version counter as it was
 
 
 _TUNINGS: weakref.WeakSet[Tuning] = weakref.WeakSet()
@@ -242,35 +282,83 @@ def _watch_optimizers() -> None:
     register_optimizer_step_post_hook(after)
 
 
-def attach(models: Models, spec: Spec | Adapter) -> Tuning:
+def attach(models: Models, spec: Spec | Adapter, name: str | None = None, beside: bool = False) -> Tuning:
     """Puts trainable coefficients into the models' layers and returns them.
 
     Args:
         models: one model, or a mapping of components such as `{"unet": ..., "te1": ..., "te2": ...}`.
         spec: what to train, from zero; or an adapter to go on from.
+        name: of the tuning, where several are attached to one model; by default `waveft`, `waveft_2`, ...
+        beside: run every layer's update beside its weight, as for quantised layers, and write to none.
 
     Raises:
-        WaveFTError: no layer matched, a layer that cannot be trained, or more coefficients than a layer's C has
-            entries.
+        WaveFTError: no layer matched, a layer that cannot be trained, more coefficients than a layer's C has entries,
+            or a name that is taken.
     """
     if isinstance(spec, Spec):
         targets = select(models, spec.targets)
     else:
         targets = resolve(models, spec)
         check_trainable(targets, models)
-    for target in targets:
-        check_weight(target.weight, target.path)
+    name = _free_name(targets, name)
+    held = [not beside and can_hold(target.weight) for target in targets]
+    for target, holds in zip(targets, held, strict=True):
+        if holds:
+            check_weight(target.weight, target.path)
+        else:
+            _check_beside(target)
     drawn = [_start(target, spec) for target in targets]  # every refusal comes before the first change
     layers: list[tuple[Target, Coefficients]] = []
     try:
-        for target, (values, indices) in zip(targets, drawn, strict=True):
-            layers.append((target, _install(target, values, indices, spec)))
-        refuse_overflow(layer.ledger for _, layer in layers)
+        for target, holds, start in zip(targets, held, drawn, strict=True):
+            layers.append((target, _install(target, *start, spec, holds)))
+        refuse_overflow(layer.ledger for _, layer in layers if isinstance(layer, InWeight))
     except BaseException:
         for _, layer in layers:
-            layer.ledger.remove(layer.update)
+            if isinstance(layer, InWeight):
+                layer.ledger.remove(layer.update)
         raise
-    return Tuning(layers, spec)
+    tuning = Tuning(name, layers, spec)
+    for model in parts(models).values():
+        if hasattr(model, "_orig_mod"):  # a compiled model: its graph cannot look at the values, its entrance can
+            tuning.watch(model)
+    return tuning
+
+
+def attached(models: Models) -> dict[str, Tuning]:
+    """Returns what is attached to the models, by name, in the order of attaching."""
+    found: dict[str, Tuning] = {}
+    for model in parts(models).values():
+        for module in model.modules():
+            if isinstance(module, Coefficients) and isinstance(module.owner, Tuning):
+                found[module.owner.name] = module.owner
+    return found
+
+
+def _free_name(targets: Sequence[Target], name: str | None) -> str:
+    """Returns the name of a new tuning, which is also that of its module below each layer."""
+    taken = {child for target in targets if target.module is not None for child, _ in target.module.named_children()}
+    if name is None:
+        return next(free for free in (NAME, *(f"{NAME}_{k}" for k in range(2, len(taken) + 3))) if free not in taken)
+    if not name.isidentifier() or name in taken or any(hasattr(target.module, name) for target in targets):
+        raise WaveFTError(
+            f"name: expected a Python identifier that the layers do not have, got {name!r}. Choose another, or detach "
+            "the tuning of that name."
+        )
+    return name
+
+
+def _check_beside(target: Target) -> None:
+    """Refuses a layer whose update cannot run beside its weight."""
+    if target.weight.is_meta:
+        check_weight(target.weight, target.path)
+    kind = type(target.weight).__name__
+    if not isinstance(target.module, nn.Linear) or kind in ("DTensor", "UninitializedParameter"):
+        got = f"{type(target.module).__name__} with {kind} of {str(target.weight.dtype).removeprefix('torch.')}"
+        raise WaveFTError(
+            f'layer "{target.path}": expected a linear layer with a whole weight, got {got}. Load the model '
+            "unquantised and unsharded, or leave the layer out."
+        )
 
 
 def _start(target: Target, spec: Spec | Adapter) -> tuple[Tensor, Tensor]:
@@ -280,17 +368,18 @@ def _start(target: Target, spec: Spec | Adapter) -> tuple[Tensor, Tensor]:
     if isinstance(spec, Adapter):
         held = spec.layers[target.name]
         return held.values.to(weight.device, wide, copy=True), held.indices.clone()
-    shape = tuple(weight.shape)
-    indices = draw(spec.locations, target.name, spec.wavelet, spec.mode, shape, spec.coefficients)
+    indices = draw(spec.locations, target.name, spec.wavelet, spec.mode, target.shape, spec.coefficients)
     return torch.zeros(spec.coefficients, dtype=wide, device=weight.device), indices
 
 
-def _install(target: Target, values: Tensor, indices: Tensor, spec: Spec | Adapter) -> Coefficients:
-    weight = target.weight
-    shape = tuple(weight.shape)
+def _install(target: Target, values: Tensor, indices: Tensor, spec: Spec | Adapter, holds: bool) -> Coefficients:
+    weight, shape = target.weight, target.shape
+    convolution = target.module if isinstance(target.module, nn.Conv2d) else None
+    sampler = Sampler(spec.wavelet, spec.mode, shape, indices, spec.scaling, convolution)
+    if not holds:
+        return Beside(target.path, values, indices, sampler)
     plan = make_plan(spec.wavelet, spec.mode, shape, indices, arithmetic_dtype(weight.dtype))
     update = Update(target.path, plan, values, spec.scaling)
     ledger = ledger_of(weight, target.path)
     ledger.add(update)
-    sampler = Sampler.of(spec.wavelet, spec.mode, shape, indices, spec.scaling)
-    return Coefficients(values, indices, update, ledger, sampler)
+    return InWeight(target.path, values, indices, sampler, update, ledger)

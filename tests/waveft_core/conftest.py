@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from waveft_core import Adapter, Layer
+from waveft_core.atoms import axis, matrix_shape
 
 
 def _plane(wavelet, mode, shape):
@@ -57,6 +58,22 @@ def pywt_delta():
         return adapter.scaling * _idwt2(coeffs, adapter.wavelet, adapter.mode, layer.shape)
 
     return delta
+
+
+def _atoms(wavelet, mode, shape, indices):
+    """Where each coefficient's atom lies and its entries: [p, k*k] flat in the weight (-1 where cropped), and taps."""
+    m, n = matrix_shape(shape)
+    rows, columns = axis(wavelet, mode, m), axis(wavelet, mode, n)
+    i, j = np.divmod(indices.astype(np.int64), columns.count)
+    row, column = rows.positions[i][:, :, None], columns.positions[j][:, None, :]
+    entries = np.where((row < 0) | (column < 0), -1, row * n + column)
+    taps = rows.taps[i][:, :, None] * columns.taps[j][:, None, :]
+    return entries.reshape(len(indices), -1), taps.reshape(len(indices), -1)
+
+
+@pytest.fixture(scope="session")
+def atoms():
+    return _atoms
 
 
 @pytest.fixture(scope="session")

@@ -138,17 +138,17 @@ def test_a_half_precision_bases_gradient_is_the_wide_one_within_its_inputs_round
 def test_the_two_ways_agree_at_sdxls_width():
     generator = torch.Generator().manual_seed(0)
     indices = torch.randperm(1280 * 640, generator=generator)[:2592].sort().values.int()
-    sampler = Sampler.of("db2", "periodization", (1280, 640), indices, 25.0)
+    sampler = Sampler("db2", "periodization", (1280, 640), indices, 25.0)
     x, grad = torch.randn(300, 640, generator=generator), torch.randn(300, 1280, generator=generator)
     torch.testing.assert_close(sampler.sampled(x, grad), sampler.dense(x, grad), rtol=1e-4, atol=1e-3)
     assert sampler.sampling_pays()
-    assert not Sampler.of("identity", "periodization", (4, 4), torch.arange(16).int(), 1.0).sampling_pays()
+    assert not Sampler("identity", "periodization", (4, 4), torch.arange(16).int(), 1.0).sampling_pays()
 
 
 @every_way
 def test_no_tokens_give_no_gradient(way, force):
     force(way)
-    sampler = Sampler.of("db2", "periodization", (6, 8), torch.tensor([0, 7]).int(), 1.0)
+    sampler = Sampler("db2", "periodization", (6, 8), torch.tensor([0, 7]).int(), 1.0)
     assert sampler(torch.empty(0, 8), torch.empty(0, 6)).tolist() == [0, 0]
 
 
@@ -156,7 +156,7 @@ def test_no_tokens_give_no_gradient(way, force):
 def test_x_and_grad_may_have_any_strides_and_stay_as_they_are(way, force):
     force(way)
     generator = torch.Generator().manual_seed(0)
-    sampler = Sampler.of("db2", "periodization", (6, 8), torch.arange(0, 48, 5).int(), 1.0)
+    sampler = Sampler("db2", "periodization", (6, 8), torch.arange(0, 48, 5).int(), 1.0)
     x, grad = torch.randn(8, 5, 3, generator=generator), torch.randn(6, 1, generator=generator)
     strided, expanded = x.permute(2, 1, 0), grad.expand(6, 15).t().view(3, 5, 6)
     before = strided.clone(), expanded.clone()
@@ -169,7 +169,7 @@ def test_x_and_grad_may_have_any_strides_and_stay_as_they_are(way, force):
 @every_way
 def test_calling_twice_gives_the_same_and_not_the_sum(way, force):
     force(way)
-    sampler = Sampler.of("db1", "periodization", (6, 8), torch.arange(0, 48, 5).int(), 2.0)
+    sampler = Sampler("db1", "periodization", (6, 8), torch.arange(0, 48, 5).int(), 2.0)
     x, grad = torch.randn(9, 8, generator=torch.Generator().manual_seed(0)), torch.ones(9, 6)
     first = sampler(x, grad)
     kept = first.clone()

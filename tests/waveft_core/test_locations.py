@@ -139,7 +139,9 @@ def test_more_coefficients_than_the_plane_names_the_largest(kind, p):
     ],
 )
 def test_other_words_for_locations_are_refused(locations):
-    with pytest.raises(WaveFTError, match='locations: expected "uniform:SEED" or "peft:SEED"') as caught:
+    with pytest.raises(
+        WaveFTError, match='locations: expected "uniform:SEED", "peft:SEED" or "gradient:SEED"'
+    ) as caught:
         parse_locations(locations)
     assert repr(locations) in str(caught.value)
 

@@ -498,31 +498,18 @@ def test_a_strength_that_is_not_finite_is_refused(strength, make_mlp, make_adapt
     assert snapshot(model) == before
 
 
-def quantised(model):
-    model[2].weight = nn.Parameter(torch.zeros(6, 12, dtype=torch.int8), requires_grad=False)
-
-
-def transposed(model):
-    model[2].weight = nn.Parameter(torch.zeros(12, 6).t(), requires_grad=False)
+def expanded(model):
+    model[2].weight = nn.Parameter(torch.zeros(6, 1).expand(6, 12), requires_grad=False)
 
 
 def on_meta(model):
     model[2].to("meta")
 
 
-def in_eight_bits(model):
-    model[2].weight = nn.Parameter(torch.zeros(6, 12).to(torch.float8_e4m3fn), requires_grad=False)
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (
-            quantised,
-            'layer "2": expected a weight of float32, bfloat16, float16, float64, got int8.*without quantisation',
-        ),
-        (in_eight_bits, 'layer "2": expected a weight of .*, got float8_e4m3fn'),
-        (transposed, r'layer "2": expected a contiguous weight, got strides \(1, 6\). Call .contiguous'),
+        (expanded, r'layer "2": expected a weight whose entries have memory of their own, got strides \(1, 0\)'),
         (on_meta, 'layer "2": expected a weight with data, got a meta tensor. Load the model first'),
     ],
 )
@@ -539,6 +526,54 @@ def test_a_weight_that_cannot_hold_an_update_is_refused_before_any_change(spoil,
             call()
         assert bits(model[0].weight) == before
         assert not model[0]._forward_hooks
+
+
+def test_a_quantised_weight_is_refused_before_any_change(make_mlp, make_adapter, bits):
+    model = make_mlp()
+    model[2].weight = nn.Parameter(torch.zeros(6, 12, dtype=torch.int8), requires_grad=False)
+    before = bits(model[0].weight)
+    with pytest.raises(
+        WaveFTError, match=r'layer "2": expected a weight of float32, .*got int8\..*or attach the adapter'
+    ):
+        merge(model, make_adapter(SHAPES, 10))
+    assert bits(model[0].weight) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_an_eight_bit_float_is_rounded_once_from_the_float32_sum_and_comes_back(dtype, make_adapter, pywt_delta, bits):
+    generator = torch.Generator().manual_seed(3)
+    base = (torch.randn(12, 8, generator=generator) / 4).to(dtype)
+    held, adapter = {"0.weight": base.clone()}, make_adapter({A: (12, 8)}, 20, wavelet="db2")
+    merged = merge(held, adapter, 0.5)
+    exact = base.double() + 0.5 * torch.from_numpy(pywt_delta(adapter, A))
+    spacing = torch.finfo(dtype).eps * exact.abs().clamp(min=torch.finfo(dtype).smallest_normal)
+    assert bool(((held["0.weight"].double() - exact).abs() <= spacing / 2 * 1.001).all())
+    assert bits(held["0.weight"]) != bits(base)
+    merged.undo()
+    assert bits(held["0.weight"]) == bits(base)
+
+
+def test_an_eight_bit_float_that_overflows_is_refused(make_adapter, bits):
+    held = {"0.weight": torch.full((12, 8), 440.0).to(torch.float8_e4m3fn)}
+    before = bits(held["0.weight"])
+    with pytest.raises(WaveFTError, match="finite merged weight.*float8_e4m3fn"):
+        merge(held, make_adapter({A: (12, 8)}, 20, scaling=300.0))
+    assert bits(held["0.weight"]) == before
+
+
+def test_a_convolution_that_lies_channels_last_gets_the_weights_of_one_that_does_not(make_adapter, bits):
+    plain = nn.Sequential(nn.Conv2d(4, 6, 3)).requires_grad_(False)
+    last = nn.Sequential(nn.Conv2d(4, 6, 3)).requires_grad_(False)
+    last.load_state_dict(plain.state_dict())
+    last.to(memory_format=torch.channels_last)
+    before, adapter = bits(plain[0].weight), make_adapter({A: (6, 4, 3, 3)}, 30, wavelet="db2")
+    first, second = merge(plain, adapter), merge(last, adapter)
+    assert torch.equal(plain[0].weight, last[0].weight)
+    assert not last[0].weight.is_contiguous()
+    assert bits(plain[0].weight) != before
+    first.undo()
+    second.undo()
+    assert bits(plain[0].weight) == bits(last[0].weight) == before
 
 
 def test_another_shape_is_refused_before_any_change(make_mlp, make_adapter, snapshot):

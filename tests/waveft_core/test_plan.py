@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from waveft_core.atoms import atoms
-from waveft_core.plan import arithmetic_dtype, make_plan
+from waveft_core.plan import arithmetic_dtype, joined, make_plan
 
 CASES = [
     pytest.param("db1", "periodization", (8, 12), 20, id="db1"),
@@ -22,7 +21,7 @@ def drawn(plane, wavelet, mode, shape, p):
     return np.sort(generator.choice(across * along, min(p, across * along), replace=False)).astype(np.int32)
 
 
-def contributions(wavelet, mode, shape, indices):
+def contributions(atoms, wavelet, mode, shape, indices):
     """For each touched entry: its (coefficient, tap) pairs, coefficient by coefficient."""
     entries, taps = atoms(wavelet, mode, shape, indices)
     found = {}
@@ -34,25 +33,27 @@ def contributions(wavelet, mode, shape, indices):
 
 
 @pytest.mark.parametrize(("wavelet", "mode", "shape", "p"), CASES)
-def test_each_touched_entry_is_there_once(plane, wavelet, mode, shape, p):
+def test_each_touched_entry_is_there_once(plane, atoms, wavelet, mode, shape, p):
     indices = drawn(plane, wavelet, mode, shape, p)
     plan = make_plan(wavelet, mode, shape, torch.from_numpy(indices), torch.float32)
-    expected = contributions(wavelet, mode, shape, indices)
+    expected = contributions(atoms, wavelet, mode, shape, indices)
     assert sorted(plan.entries.tolist()) == sorted(expected)
-    assert plan.lengths[0] == len(expected) == plan.entries.numel()
-    assert list(plan.lengths) == sorted(plan.lengths, reverse=True)
-    assert sum(plan.lengths) == plan.sources.numel() == plan.taps.numel() == sum(map(len, expected.values()))
-    assert (plan.entries.dtype, plan.sources.dtype) == (torch.int32, torch.int32)
+    assert len(set(plan.entries.tolist())) == plan.entries.numel()
+    assert plan.turns[0].blocks is None
+    for turn in plan.turns[1:]:
+        assert len(set(turn.blocks.tolist())) == turn.blocks.numel(), "no two of a turn meet"
+    assert sum(turn.sources.numel() for turn in plan.turns) * plan.taps.shape[1] >= sum(map(len, expected.values()))
+    assert (plan.entries.dtype, plan.turns[0].sources.dtype) == (torch.int32, torch.int32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
 @pytest.mark.parametrize(("wavelet", "mode", "shape", "p"), CASES)
-def test_sums_run_in_ascending_coefficient_order_to_the_last_bit(plane, wavelet, mode, shape, p, dtype):
+def test_sums_run_in_ascending_coefficient_order_to_the_last_bit(plane, atoms, wavelet, mode, shape, p, dtype):
     indices = drawn(plane, wavelet, mode, shape, p)
     plan = make_plan(wavelet, mode, shape, torch.from_numpy(indices), dtype)
     values = torch.randn(len(indices), generator=torch.Generator().manual_seed(1), dtype=dtype)
     number = np.float32 if dtype == torch.float32 else np.float64
-    found = contributions(wavelet, mode, shape, indices)
+    found = contributions(atoms, wavelet, mode, shape, indices)
     expected = []
     for entry in plan.entries.tolist():
         terms = [number(values[coefficient].item()) * number(tap) for coefficient, tap in found[entry]]
@@ -85,6 +86,21 @@ def test_sums_do_not_depend_on_the_number_of_threads(plane):
         assert all(torch.equal(plan.sums(values), alone) for _ in range(3))
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("wavelet", "mode"),
+    [("db1", "periodization"), ("db3", "periodization"), ("db2", "zero"), ("identity", "periodization")],
+)
+def test_layers_side_by_side_have_the_sums_that_they_have_alone(plane, wavelet, mode):
+    shapes = [(8, 12), (4, 4), (16, 6)] if mode == "periodization" else [(5, 7), (4, 4), (1, 9)]
+    plans = [
+        make_plan(wavelet, mode, shape, torch.from_numpy(drawn(plane, wavelet, mode, shape, p)), torch.float32)
+        for shape, p in zip(shapes, (40, 7, 11), strict=True)
+    ]
+    values = [torch.randn(plan.basis[3].numel(), generator=torch.Generator().manual_seed(2)) for plan in plans]
+    alone = torch.cat([plan.sums(held) for plan, held in zip(plans, values, strict=True)])
+    assert torch.equal(joined(plans).sums(torch.cat(values)), alone)
 
 
 def test_only_float64_is_updated_in_float64():

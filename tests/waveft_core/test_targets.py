@@ -53,16 +53,18 @@ def test_suffixes_match_at_a_boundary_and_a_regex_the_whole_path(model, targets,
     "targets", [("to_k",), ("o_q",), ("first.to",), r"to_q", r"first\.to", r"first\.to_qq"], ids=str
 )
 def test_no_match_names_the_nearest(model, targets):
-    with pytest.raises(WaveFTError, match=r"expected to match linear layers, got none\. Nearest names: ") as caught:
+    with pytest.raises(
+        WaveFTError, match=r"expected to match linear or convolution layers, got none\. Nearest names: "
+    ) as caught:
         select(model, targets)
     assert repr(targets) in str(caught.value)
     assert '"first.to_q"' in str(caught.value)
-    assert "conv" not in str(caught.value)  # only what could be trained is offered
+    assert "norm" not in str(caught.value)  # only what could be trained is offered
 
 
 def test_no_match_in_one_component_names_it(model):
     other = nn.ModuleDict({"q_proj": nn.Linear(4, 4)})
-    with pytest.raises(WaveFTError, match=r'linear layers of "te1", got none. Nearest names: "q_proj"'):
+    with pytest.raises(WaveFTError, match=r'convolution layers of "te1", got none. Nearest names: "q_proj"'):
         select({"unet": model, "te1": other}, ("to_q",))
     found = select({"unet": model, "te1": other}, ("to_q", "q_proj"))
     assert paths(found) == ["unet.first.to_q", "unet.second.to_q", "te1.q_proj"]
@@ -80,14 +82,15 @@ def test_wrapped_paths_match_without_their_wrappers(model):
 @pytest.mark.parametrize(
     ("targets", "got"),
     [
-        (("first.conv",), "Conv2d"),
         (("first.norm",), "LayerNorm"),
         (("first.to_out",), "ModuleList"),
         (r"first", "Block"),
     ],
 )
-def test_only_linear_layers_train(model, targets, got):
-    with pytest.raises(WaveFTError, match=rf'layer "first.*": expected nn.Linear, got {got}\. Leave it out'):
+def test_only_linear_layers_and_convolutions_train(model, targets, got):
+    with pytest.raises(
+        WaveFTError, match=rf'layer "first.*": expected nn.Linear or nn.Conv2d, got {got}\. Leave it out'
+    ):
         select(model, targets)
 
 

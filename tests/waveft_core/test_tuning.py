@@ -853,9 +853,11 @@ def test_a_regex_is_matched_against_the_whole_path(make_mlp):
 
 def test_nothing_matched_names_the_nearest_and_changes_nothing(make_mlp):
     model = make_mlp()
-    with pytest.raises(WaveFTError, match=r'expected to match linear layers, got none. Nearest names: "'):
+    with pytest.raises(
+        WaveFTError, match=r'expected to match linear or convolution layers, got none. Nearest names: "'
+    ):
         attach(model, Spec(4, targets=("to_q",)))
-    with pytest.raises(WaveFTError, match="expected to match linear layers, got none"):
+    with pytest.raises(WaveFTError, match="expected to match linear or convolution layers, got none"):
         attach(model, Spec(4, targets=r"layers\.\d"))
     assert not model[0]._forward_hooks
 
@@ -889,10 +891,10 @@ class TestWhatCannotTrain:
     def spec(self, from_adapter, make_adapter, shapes, targets):
         return make_adapter(shapes, 4) if from_adapter else Spec(4, targets=targets)
 
-    def test_a_convolution(self, from_adapter, make_adapter):
-        model = nn.ModuleDict({"conv": nn.Conv2d(2, 4, 1)})
-        spec = self.spec(from_adapter, make_adapter, {"lora_conv": (4, 2, 1, 1)}, ("conv",))
-        with pytest.raises(WaveFTError, match=r'layer "conv": expected nn.Linear.*, got Conv2d'):
+    def test_a_convolution_over_time(self, from_adapter, make_adapter):
+        model = nn.ModuleDict({"conv": nn.Conv1d(2, 4, 1)})
+        spec = self.spec(from_adapter, make_adapter, {"lora_conv": (4, 2, 1)}, ("conv",))
+        with pytest.raises(WaveFTError, match=r'layer "conv": expected nn.Linear or nn.Conv2d, got Conv1d'):
             attach(model, spec)
 
     def test_the_out_proj_of_an_attention(self, from_adapter, make_adapter):

@@ -1,0 +1,92 @@
+"""The update beside a layer whose weight cannot hold it: y + factor * D_m^T (C (D_n x)), for quantised linear layers.
+
+The numbers are those of W0 + factor * dW to rounding.  Nothing of the weight's size is made: two 1-D transforms of what
+the layer saw and a sparse product between them, in float32, and the same backwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.hooks import RemovableHandle
+
+from .atoms import axis
+from .coefficients import Coefficients
+from .gradient import Sampler
+from .plan import arithmetic_dtype
+
+
+class Beside(Coefficients):
+    """Adds the update's share to the layer's output; the weight is never read or written."""
+
+    way = "beside"
+
+    def __init__(self, path: str, values: Tensor, indices: Tensor, sampler: Sampler) -> None:
+        super().__init__(path, values, indices, sampler)
+        self.factor = sampler.factor
+
+    def write(self) -> None:
+        """Does nothing: the values are read at every forward."""
+
+    def check(self) -> None:
+        """Does nothing: there is no weight to be written to."""
+
+    def release(self) -> None:
+        """Does nothing: the hook was all there was."""
+
+    def set_factor(self, factor: float, applied: float) -> None:
+        """Takes the two factors."""
+        super().set_factor(factor, applied)
+        self.factor = applied
+
+    def hooks(self, module: nn.Module) -> list[RemovableHandle]:
+        """Registers the one hook, on the layer's output."""
+        return [module.register_forward_hook(self._after_forward, with_kwargs=True)]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # sparse products break a graph: it goes on after the layer
+    def _after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        self._trains()
+        if self.factor == 0.0:
+            return output
+        x = args[0] if args else kwargs["input"]
+        added: Tensor = _Added.apply(output, x, self.values, self.sampler)  # type: ignore[no-untyped-call]
+        return added
+
+
+class _Added(torch.autograd.Function):
+    """y + factor * D_m^T (C (D_n x)), rounded once to y's dtype."""
+
+    @staticmethod
+    def forward(ctx, output: Tensor, x: Tensor, values: Tensor, sampler: Sampler) -> Tensor:  # type: ignore[no-untyped-def]
+        """Returns [..., m]; output: [..., m], x: [..., n], values: [p]."""
+        ctx.save_for_backward(x, values)
+        ctx.sampler = sampler
+        m, n = sampler.matrix
+        with torch.autocast(x.device.type, enabled=False):
+            wide = arithmetic_dtype(values.dtype)
+            coeffs = axis(sampler.wavelet, sampler.mode, n).analyze(x.reshape(-1, n).to(wide))  # [N, T]
+            coeffs = sampler.plane(values.to(wide)) @ coeffs  # [M, T]
+            added = axis(sampler.wavelet, sampler.mode, m).synthesize(coeffs)  # [T, m]
+            return added.mul_(sampler.factor).view(output.shape).add_(output).to(output.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        """Returns the gradients of y, of x and of the values."""
+        x, values = ctx.saved_tensors
+        sampler: Sampler = ctx.sampler
+        m, n = sampler.matrix
+        x_grad = values_grad = None
+        with torch.autocast(x.device.type, enabled=False):
+            if ctx.needs_input_grad[1]:
+                wide = arithmetic_dtype(values.dtype)
+                coeffs = axis(sampler.wavelet, sampler.mode, m).analyze(grad.reshape(-1, m).to(wide))  # [M, T]
+                coeffs = sampler.plane(values.to(wide)).t() @ coeffs  # [N, T]
+                x_grad = axis(sampler.wavelet, sampler.mode, n).synthesize(coeffs)  # [T, n]
+                x_grad = x_grad.mul_(sampler.factor).view(x.shape).to(x.dtype)
+        if ctx.needs_input_grad[2]:
+            values_grad = sampler(x, grad).to(values.dtype)
+        return grad, x_grad, values_grad, None
