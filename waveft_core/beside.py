@@ -24,10 +24,6 @@ class Beside(Coefficients):
 
     way = "beside"
 
-    def __init__(self, path: str, values: Tensor, indices: Tensor, sampler: Sampler) -> None:
-        super().__init__(path, values, indices, sampler)
-        self.factor = sampler.factor
-
     def write(self) -> None:
         """Does nothing: the values are read at every forward."""
 
@@ -37,11 +33,6 @@ class Beside(Coefficients):
     def release(self) -> None:
         """Does nothing: the hook was all there was."""
 
-    def set_factor(self, factor: float, applied: float) -> None:
-        """Takes the two factors."""
-        super().set_factor(factor, applied)
-        self.factor = applied
-
     def hooks(self, module: nn.Module) -> list[RemovableHandle]:
         """Registers the one hook, on the layer's output."""
         return [module.register_forward_hook(self._after_forward, with_kwargs=True)]
@@ -49,7 +40,7 @@ class Beside(Coefficients):
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # sparse products break a graph: it goes on after the layer
     def _after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
         self._trains()
-        if self.factor == 0.0:
+        if not self.shown:
             return output
         x = args[0] if args else kwargs["input"]
         added: Tensor = _Added.apply(output, x, self.values, self.sampler)  # type: ignore[no-untyped-call]

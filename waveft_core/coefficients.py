@@ -28,6 +28,7 @@ class Coefficients(nn.Module):
         values: [p].
         indices: [p] int32, flat in C.
         owner: the tuning, which lives as long as the model that it is attached to, whoever else lets go.
+        shown: False at strength 0 and while disabled. A compiled graph depends on this, not on the strength itself.
     """
 
     way: str  # "weight" or "beside": where the update is
@@ -36,6 +37,7 @@ class Coefficients(nn.Module):
         super().__init__()
         self.path, self.values, self.indices, self.sampler = path, nn.Parameter(values), indices, sampler
         self.owner: object = None
+        self.shown = True
         self.ran_with_grad = self.ran_without_grad = False
 
     @abstractmethod
@@ -57,6 +59,7 @@ class Coefficients(nn.Module):
     def set_factor(self, factor: float, applied: float) -> None:
         """Takes scaling * strength: the one that gradients use, and the one that the layer shows (0 while disabled)."""
         self.sampler.factor = factor
+        self.shown = applied != 0.0
 
     def hook(self, module: nn.Module, name: str) -> list[RemovableHandle]:
         """Registers this layer below `module` and returns the handles of the hooks that serve it."""
@@ -70,7 +73,7 @@ class Coefficients(nn.Module):
 
     def _trains(self) -> bool:
         """Returns whether this forward is one to send a gradient back through; keeps note of it."""
-        trains = torch.is_grad_enabled() and self.values.requires_grad and self.sampler.factor != 0.0
+        trains = torch.is_grad_enabled() and self.values.requires_grad and self.shown
         if not torch.compiler.is_compiling():
             self.ran_with_grad |= trains
             self.ran_without_grad |= not trains
@@ -164,7 +167,7 @@ class InWeight(Coefficients):
             self.write()
 
     def _after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-        if not self._trains() or self.update.factor == 0.0:
+        if not self._trains():
             return output
         return tapped(args, kwargs, output, self.values, self.sampler)
 

@@ -43,6 +43,7 @@ class Sampler:
         factor: scaling * strength.
         convolution: the layer where it is one, for its stride, padding and dilation.
         handle: names this sampler to a compiled graph.
+        in_graph: whether one was compiled.
     """
 
     wavelet: str
@@ -52,6 +53,7 @@ class Sampler:
     factor: float
     convolution: nn.Conv2d | None = None
     handle: int = field(default_factory=itertools.count().__next__)
+    in_graph: bool = False
     _pattern: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
@@ -178,6 +180,7 @@ def _in_graph(x: Tensor, grad: Tensor, handle: int, count: int, dtype: torch.dty
 
 @_in_graph.register_fake
 def _(x: Tensor, grad: Tensor, handle: int, count: int, dtype: torch.dtype) -> Tensor:
+    _SAMPLERS[handle].in_graph = True
     return x.new_empty(count, dtype=dtype)
 
 

@@ -241,10 +241,11 @@ def check_weight(weight: Tensor, layer: str) -> None:
     """
     if weight.is_meta:
         raise WaveFTError(f'layer "{layer}": expected a weight with data, got a meta tensor. Load the model first.')
-    if weight.dtype not in WEIGHT_DTYPES:
+    if not can_hold(weight):
         expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in WEIGHT_DTYPES)
+        got = type(weight).__name__ if weight.dtype in WEIGHT_DTYPES else str(weight.dtype).removeprefix("torch.")
         raise WaveFTError(
-            f'layer "{layer}": expected a weight of {expected}, got {str(weight.dtype).removeprefix("torch.")}. '
+            f'layer "{layer}": expected a weight of {expected}, got {got}. '
             "Load the model without quantisation, or attach the adapter: it then runs beside the weight."
         )
     if weight.is_inference() and not torch.is_inference_mode_enabled():
@@ -261,7 +262,7 @@ def check_weight(weight: Tensor, layer: str) -> None:
 
 def can_hold(weight: Tensor) -> bool:
     """Returns whether a weight is stored as plain numbers; quantised ones are not, and run beside (`beside.py`)."""
-    return weight.dtype in WEIGHT_DTYPES and type(weight) in (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+    return weight.dtype in WEIGHT_DTYPES and type(weight) in (Tensor, torch.nn.Parameter)
 
 
 def _fingerprint(weight: Tensor) -> tuple[Any, ...]:
@@ -270,10 +271,11 @@ def _fingerprint(weight: Tensor) -> tuple[Any, ...]:
 
 
 def _offsets(weight: Tensor, entries: Tensor) -> Tensor:
-    """Returns where `entries`, flat in the weight, lie in its memory, [E] int32: themselves unless it is strided."""
+    """Returns where `entries`, flat in the weight, lie in its memory, [E]: themselves unless it is strided."""
     if weight.is_contiguous():
         return entries
-    places, rest = torch.zeros_like(entries), entries
+    rest = entries.long()
+    places = torch.zeros_like(rest)
     for size, stride in zip(reversed(weight.shape), reversed(weight.stride()), strict=True):
         places += rest % size * stride
         rest = rest // size

@@ -191,6 +191,8 @@ class Tuning:
             assert target.module is not None
             layer.unhook(target.module)
             layer.release()
+        if any(layer.sampler.in_graph for layer in self._layers):
+            torch.compiler.reset()  # compiled graphs do not notice that a hook is gone, nor that one has come
         self._handles, self._layers, self._targets, self._batches = [], [], [], {}
         _TUNINGS.discard(self)
 
@@ -320,8 +322,9 @@ def attach(models: Models, spec: Spec | Adapter, name: str | None = None, beside
         raise
     tuning = Tuning(name, layers, spec)
     for model in parts(models).values():
-        if hasattr(model, "_orig_mod"):  # a compiled model: its graph cannot look at the values, its entrance can
+        if hasattr(model, "_orig_mod"):  # its graph cannot look at the values, its entrance can
             tuning.watch(model)
+            torch.compiler.reset()  # graphs that were made before know nothing of the hooks
     return tuning
 
 

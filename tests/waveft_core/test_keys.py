@@ -1,11 +1,11 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_open_clip_checkpoint
 from torch import nn
 
 from waveft_core import SDXL_ATTENTION, Spec
-from waveft_core.keys import is_diffusers_unet, layer_names, original_paths, unwrapped
+from waveft_core.keys import checkpoint_place, is_diffusers_unet, layer_names, openclip_path, original_paths, unwrapped
 from waveft_core.locations import draw
 from waveft_core.targets import select
 
@@ -166,6 +166,49 @@ def test_a_whole_checkpoint_names_its_first_text_encoder_too():
         "lora_te1_text_model_encoder_layers_0_self_attn_q_proj",
         "lora_first_stage_model_decoder_conv_in",
     ]
+
+
+OPENCLIP = "conditioner.embedders.1.model."
+
+
+def test_open_clips_paths_are_those_that_diffusers_converts():
+    inner = ("attn.out_proj", "mlp.c_fc", "mlp.c_proj", "ln_1", "ln_2")
+    paths = [f"transformer.resblocks.{number}.{path}" for number in (0, 11, 31) for path in inner]
+    checkpoint = {f"{OPENCLIP}{path}.weight": torch.zeros(1) for path in (*paths, "token_embedding", "ln_final")}
+    fused = [f"{OPENCLIP}transformer.resblocks.{number}.attn.in_proj_weight" for number in (0, 11, 31)]
+    checkpoint |= dict.fromkeys(fused, torch.zeros(24, 8))
+    model = nn.Module()
+    model.config = type("Config", (), {"hidden_size": 8})()
+    expected = {key.removesuffix(".weight") for key in convert_open_clip_checkpoint(model, checkpoint, OPENCLIP)}
+    thirds = [f"transformer.resblocks.{number}.attn.{kind}_proj" for number in (0, 11, 31) for kind in "qkv"]
+    assert {openclip_path(path) for path in (*paths, *thirds, "token_embedding", "ln_final")} == expected
+    assert openclip_path("transformer.resblocks.0.attn") is None
+    assert openclip_path("text_projection") is None
+
+
+def test_a_whole_checkpoint_names_its_second_text_encoder_as_the_model_alone_does():
+    paths = ["attn.out_proj", "mlp.c_fc", "mlp.c_proj", "attn.q_proj"]
+    alone = ["self_attn.out_proj", "mlp.fc1", "mlp.fc2", "self_attn.q_proj"]
+    whole = layer_names(f"{OPENCLIP}transformer.resblocks.7.{path}" for path in paths)
+    model = layer_names((f"text_model.encoder.layers.7.{path}" for path in alone), "te2")
+    assert list(whole.values()) == list(model.values())
+    assert list(whole.values())[1] == "lora_te2_text_model_encoder_layers_7_mlp_fc1"
+
+
+@pytest.mark.parametrize(
+    ("path", "component", "inner"),
+    [
+        ("model.diffusion_model.input_blocks.0.0", "unet", "input_blocks.0.0"),
+        ("diffusion_model.out.2", "unet", "out.2"),
+        ("conditioner.embedders.0.transformer.text_model.final_layer_norm", "te1", "text_model.final_layer_norm"),
+        (f"{OPENCLIP}ln_final", "te2", "text_model.final_layer_norm"),
+        (f"{OPENCLIP}positional_embedding", "te2", "text_model.embeddings.position_embedding"),
+        (f"{OPENCLIP}text_projection", "te2", "text_projection"),
+        ("first_stage_model.decoder.conv_in", None, "first_stage_model.decoder.conv_in"),
+    ],
+)
+def test_a_checkpoints_path_is_its_component_and_the_path_within(path, component, inner):
+    assert checkpoint_place(path) == (component, inner)
 
 
 @pytest.mark.parametrize(
