@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("waveft_core", "trainer", "comfy_nodes")
 CORE_MAY_IMPORT = {"torch", "numpy", "safetensors", "pywt", "ptwt"}
-CORE_LAZILY = {"ptwt"}  # optional: inside functions only
+CORE_LAZILY = {"ptwt", "matplotlib", "tqdm"}  # optional: inside functions only
+CORE_IN_ONE_PLACE = {"waveft_core.plot": "matplotlib", "waveft_core.console": "tqdm"}  # the command line's
 STRANGERS = {
     "waveft_core": {"trainer", "comfy_nodes"},
     "trainer": {"comfy_nodes", "comfy", "comfy_api"},
@@ -81,15 +82,15 @@ def violations(modules: Mapping[str, str], packages: frozenset[str]) -> list[str
             where = f"{module}, line {imported.line}"
             faults += [f"{where}: {home} must not import {top}" for top in sorted(tops & STRANGERS[home])]
             if home == "waveft_core":
-                faults += _core_faults(imported, tops, where)
+                faults += _core_faults(imported, tops, CORE_IN_ONE_PLACE.get(module), where)
             graph[module] |= targets(imported, modules) - {module}
     return faults + _cycles(graph)
 
 
-def _core_faults(imported: Import, tops: set[str], where: str) -> Iterator[str]:
+def _core_faults(imported: Import, tops: set[str], here: str | None, where: str) -> Iterator[str]:
     if "waveft_core" in tops and not imported.relative:
         yield f"{where}: the core imports itself relatively"
-    for top in sorted(tops - CORE_MAY_IMPORT - sys.stdlib_module_names - set(PACKAGES)):
+    for top in sorted(tops - CORE_MAY_IMPORT - {here} - sys.stdlib_module_names - set(PACKAGES)):
         yield f"{where}: the core must not import {top}"
     if tops & CORE_LAZILY and not imported.lazy:
         yield f"{where}: the core imports {imported.name} only inside functions"
@@ -145,6 +146,9 @@ CORE = {"waveft_core": "", "waveft_core.atoms": "import torch"}
         ({"waveft_core.a": "import importlib\nimportlib.import_module('peft')"}, "core must not import peft"),
         ({"waveft_core.a": "from waveft_core.atoms import x"}, "relatively"),
         ({"waveft_core.a": "import ptwt"}, "only inside functions"),
+        ({"waveft_core.plot": "import matplotlib"}, "only inside functions"),
+        ({"waveft_core.a": "def f():\n    import matplotlib"}, "core must not import matplotlib"),
+        ({"waveft_core.plot": "def f():\n    import tqdm"}, "core must not import tqdm"),
         ({"trainer": "", "trainer.a": "from comfy_nodes import x"}, "trainer must not import comfy_nodes"),
         ({"trainer": "", "trainer.a": "from ..comfy_nodes import x"}, "trainer must not import comfy_nodes"),
         ({"comfy_nodes": "", "comfy_nodes.a": "from ..trainer import loop"}, "comfy_nodes must not import trainer"),
@@ -164,6 +168,8 @@ def test_what_the_law_allows_is_let_through():
     modules = CORE | {
         "waveft_core": "from .atoms import x",
         "waveft_core.delta": "import math\nfrom .atoms import x\ndef f():\n    import ptwt",
+        "waveft_core.plot": "def f():\n    from matplotlib.figure import Figure",
+        "waveft_core.console": "def f():\n    import tqdm",
         "trainer": "",
         "trainer.loop": "from waveft_core import x\nimport diffusers",
         "comfy_nodes": "",

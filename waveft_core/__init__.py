@@ -1,7 +1,9 @@
 """WaveFT's core: the wavelet update of a weight, its training, its merging and its file."""
 
 from .adapter import Adapter, Layer
+from .algebra import combine, energy, prune, reproject
 from .errors import WaveFTError
+from .extract import extract, extract_deltas
 from .file import load, save
 from .locate import Probe, locate
 from .merge import Merged, merge
@@ -19,8 +21,14 @@ __all__ = [
     "WaveFTError",
     "attach",
     "attached",
+    "combine",
+    "energy",
+    "extract",
+    "extract_deltas",
     "load",
     "locate",
     "merge",
+    "prune",
+    "reproject",
     "save",
 ]

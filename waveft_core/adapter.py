@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .atoms import coeffs_shape
+from .delta import dense_delta
 from .errors import Refusal, WaveFTError, listed
 from .header import Header, check_header
 from .plan import arithmetic_dtype, make_plan, rounded
@@ -104,10 +105,9 @@ class Adapter:
             )
         dtype = dtype or found.values.dtype
         device = torch.device(device) if device is not None else found.values.device
-        dense = torch.zeros(entries, dtype=arithmetic_dtype(dtype), device=device)
-        plan = make_plan(self.wavelet, self.mode, found.shape, found.indices, dense.dtype).to(device, dense.dtype)
-        dense.index_copy_(0, plan.entries.long(), plan.sums(found.values.to(device)).mul_(self.scaling))
-        return dense.view(found.shape).to(dtype)
+        values = found.values.to(device, arithmetic_dtype(dtype))
+        dense = dense_delta(self.wavelet, self.mode, found.shape, found.indices, values)
+        return dense.mul_(self.scaling).to(dtype)
 
     def add_(self, weight: Tensor, layer: str, strength: float = 1.0) -> Tensor:
         """Adds strength * dW to `weight` in place and returns it; only the touched entries are read and written.

@@ -14,6 +14,7 @@ dense dW and gradients all read these atoms; nothing else in the project knows w
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -86,18 +87,18 @@ class Axis:
     def analyze(self, x: Tensor) -> Tensor:
         """Returns `D x` of every row of `x` [T, size], transposed: [count, T], in x's dtype.
 
-        Transposed because the gradient's dot products run over tokens.  The band's filter is applied as strided adds
-        (the polyphase form), never as a matrix, and straight into the transposed result: one pass over memory a tap.
+        Transposed because the gradient's dot products run over tokens, and first, so that the filters (in polyphase
+        form: adds of every other row, never a matrix) run along memory.
         """
         if self.wavelet == IDENTITY:
             return x.t().contiguous()
         bank = filters(self.wavelet)
         k, half = bank.shape[1], self.count // 2
-        padded = self._padded(x, k, 2 * half)
+        padded = self._padded(x, k, 2 * half).t().contiguous()  # [size or more, T]
         out = x.new_empty(self.count, x.shape[0])
         for band, taps in enumerate(bank):
             part = out[band * half : (band + 1) * half]
-            phases = [padded[:, t : t + 2 * half - 1 : 2].t() for t in range(k)]  # each [half, T], no copy
+            phases = [padded[t : t + 2 * half - 1 : 2] for t in range(k)]  # each [half, T], no copy
             order = np.argsort(-np.abs(taps), kind="stable")  # the largest tap leads, so no ratio exceeds 1
             lead, second = int(order[0]), int(order[1])
             torch.add(phases[lead], phases[second], alpha=taps[second] / taps[lead], out=part)
@@ -250,8 +251,13 @@ def blocks(wavelet: str, mode: str, shape: tuple[int, ...], indices: np.ndarray)
 def block_entries(wavelet: str, mode: str, shape: tuple[int, ...], block: np.ndarray) -> np.ndarray:
     """Returns the entries of blocks [B], flat in the weight, -1 beyond its edge: [B, s] int64."""
     m, n = matrix_shape(shape)
-    columns = cells(wavelet, mode, n)
-    row_cell, column_cell = np.divmod(block, len(columns.entries))
-    row = cells(wavelet, mode, m).entries[row_cell][:, :, None]  # [B, 2, 1]
-    column = columns.entries[column_cell][:, None, :]  # [B, 1, 2]
-    return np.where((row < 0) | (column < 0), -1, row * n + column).reshape(len(block), -1)
+    across = cells(wavelet, mode, n).entries
+    row_cell, column_cell = np.divmod(block, len(across))
+    rows = [side.take(row_cell) for side in cells(wavelet, mode, m).entries.T]  # [B] each, not [B, 2]: numpy's loops
+    columns = [side.take(column_cell) for side in across.T]  # are long or slow
+    entries = np.empty((len(block), len(rows) * len(columns)), np.int64)
+    for corner, (row, column) in enumerate(itertools.product(rows, columns)):
+        entries[:, corner] = row * n + column
+        if mode == "zero":
+            entries[(row < 0) | (column < 0), corner] = -1
+    return entries

@@ -109,6 +109,7 @@ def _components(pipe: Any) -> dict[str, nn.Module]:
     models = {component: model for component, model in found.items() if isinstance(model, nn.Module)}
     if "unet" not in models:
         raise WaveFTError(
-            f"pipe: expected a pipeline with a UNet, got {type(pipe).__name__}. Give a StableDiffusionXLPipeline or its kin."
+            f"pipe: expected a pipeline with a UNet, got {type(pipe).__name__}. Give a StableDiffusionXLPipeline or "
+            "its kin."
         )
     return models

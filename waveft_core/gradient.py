@@ -24,7 +24,7 @@ from torch.nn.grad import conv2d_weight
 from .atoms import axis, coeffs_shape, matrix_shape
 from .plan import arithmetic_dtype
 
-TOKENS_PER_CHUNK = 256  # two transposed slices of this many tokens stay in a core's cache at SDXL's widths
+TOKENS_PER_CHUNK = 128  # two transposed slices of this many tokens stay in a core's cache at SDXL's widths
 
 GATHERED_AT_ONCE = 2**16  # entries of dL/dW: 0.8 MB of places and values, well below a weight
 

@@ -55,7 +55,8 @@ def draw(locations: str, layer: str, wavelet: str, mode: str, shape: tuple[int, 
             "Call `locate`, and attach the adapter that it returns."
         )
     if kind == "peft":
-        return torch.from_numpy(_peft(wavelet, mode, matrix_shape(shape), coefficients, seed).copy())
+        drawn = peft_order(wavelet, mode, matrix_shape(shape), coefficients, seed)
+        return torch.from_numpy(np.sort(drawn).astype(np.int32))
     digest = hashlib.sha256(f"{seed}|locations|{layer}".encode()).digest()
     generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
     chosen = generator.choice(across * along, coefficients, replace=False, shuffle=False)
@@ -63,8 +64,8 @@ def draw(locations: str, layer: str, wavelet: str, mode: str, shape: tuple[int, 
 
 
 @lru_cache(maxsize=64)
-def _peft(wavelet: str, mode: str, shape: tuple[int, int], coefficients: int, seed: int) -> np.ndarray:
-    """Returns PEFT's positions in our C, ascending, [p] int32.
+def peft_order(wavelet: str, mode: str, shape: tuple[int, int], coefficients: int, seed: int) -> np.ndarray:
+    """Returns PEFT's positions in our C, in the order of its values, [p] int64.
 
     PEFT draws on the m x n window inside its padded plane and feeds the right half of the columns to the *row*
     high-pass filter: its off-diagonal quadrants are ours swapped.
@@ -85,4 +86,5 @@ def _peft(wavelet: str, mode: str, shape: tuple[int, int], coefficients: int, se
         row, column = row + (across - m) // 2, column + (along - n) // 2
         a, b = row >= across // 2, column >= along // 2
         row, column = row + (b.astype(np.int64) - a) * (across // 2), column + (a.astype(np.int64) - b) * (along // 2)
-    return np.sort(row * along + column).astype(np.int32)
+    places: np.ndarray = row * along + column
+    return places

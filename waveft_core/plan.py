@@ -100,10 +100,10 @@ def make_plan(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, 
     found = blocks(wavelet, mode, shape, indices.cpu().numpy())
     each = found.of_coefficient.shape[1]
     block, contribution = _ordered(found.of_coefficient.reshape(-1))
-    firsts = np.flatnonzero(np.r_[True, block[1:] != block[:-1]])
-    counts = np.diff(np.r_[firsts, block.size])
+    firsts = np.flatnonzero(np.diff(block, prepend=-1))
+    counts = np.diff(firsts, append=block.size)
     entries = block_entries(wavelet, mode, shape, block[firsts]).reshape(-1)
-    kept = np.flatnonzero(entries >= 0) if (entries < 0).any() else None
+    kept = np.flatnonzero(entries >= 0) if entries.min() < 0 else None
     codes = found.codes.reshape(-1)
     turns = []
     for depth in range(int(counts.max())):
@@ -153,7 +153,7 @@ def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def rounded(total: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns `total` in a weight's dtype, rounded once to nearest; what overflows is infinite or NaN in every dtype."""
+    """Returns `total` in a weight's dtype, rounded once to nearest; what overflows is infinite or NaN in all."""
     if dtype == torch.float8_e4m3fn:  # has no infinity: some versions of torch saturate
         total = total.masked_fill(total.abs() > E4M3_LIMIT, torch.nan)
     return total.to(dtype)

@@ -176,3 +176,20 @@ def test_identity_knows_one_mode():
 def test_the_shared_filters_cannot_be_written_to():
     with pytest.raises(ValueError, match="read-only"):
         filters("db2")[0, 0] = 1.0
+
+
+@pytest.mark.parametrize("mode", ["periodization", "zero"])
+@pytest.mark.parametrize("wavelet", FEW)
+def test_synthesis_is_analysis_backwards_and_pywts_idwt(wavelet, mode):
+    if wavelet == "identity" and mode == "zero":
+        pytest.skip("identity has one mode")
+    for size in SIZES[mode]:
+        side = axis(wavelet, mode, size)
+        coeffs = torch.randn(side.count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+        made = side.synthesize(coeffs)
+        dense = matrix(wavelet, mode, size)
+        torch.testing.assert_close(made, coeffs.t() @ torch.as_tensor(dense), rtol=0, atol=1e-12)
+        if wavelet != "identity":
+            low, high = np.split(coeffs.numpy(), 2)
+            expected = pywt.idwt(low, high, wavelet, mode, axis=0)[:size]
+            np.testing.assert_allclose(made.numpy(), expected.T, rtol=0, atol=1e-12)

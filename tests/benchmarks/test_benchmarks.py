@@ -1,0 +1,130 @@
+"""Each benchmark at a tiny size: it runs, it gives a table and its figures. How fast anything is, is nobody's test."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import delta, gradient, load, measure, memory, plot, scaling, step
+from waveft_core import Spec, attach
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own, and the profiler's
+
+SMALL = ["--rounds", "2", "--threads", "1"]
+BLOCK = ["--tokens", "8", "--width", "64", "--context", "64", "--coefficients", "20"]
+COMMANDS = {
+    step: [*BLOCK],
+    memory: [*BLOCK, "--size", "tiny", "--methods", "frozen", "PEFT WaveFT", "WaveFT (ours)"],
+    load: ["--size", "tiny", "--coefficients", "20", "--peft-rounds", "1"],
+    delta: ["--wavelets", "db2", "--size", "64", "--coefficients", "20"],
+    scaling: ["--tokens", "8", "--coefficients", "16", "--width", "32", "--widths", "32", "--paper", "20"],
+    gradient: ["--wavelets", "db1", "--coefficients", "20", "--shapes", "64", "32", "8"],
+}
+
+
+def ran(module, arguments, path, capsys):
+    """What the benchmark printed and what it wrote."""
+    threads = torch.get_num_threads()
+    try:
+        module.main([*SMALL, *arguments, "--json", str(path)])
+    finally:
+        torch.set_num_threads(threads)
+    return capsys.readouterr().out, json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("records")
+
+
+@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__.split(".")[-1])
+def test_a_benchmark_gives_a_table_and_its_figures(module, folder, capsys):
+    name = module.__name__.split(".")[-1]
+    said, record = ran(module, COMMANDS[module], folder / f"{name}.json", capsys)
+    first = said.splitlines()[0]
+    assert first.startswith(measure.machine(torch.device("cpu")))
+    assert "1 thread, " in first
+    assert f"torch {torch.__version__}, 2 rounds" in first
+    assert "\n|---|" in said
+    assert "failed" not in said, said
+    assert (record["benchmark"], record["threads"], record["torch"]) == (name, 1, torch.__version__)
+    assert record["settings"]["rounds"] == 2
+    assert record["records"]
+    rows = [line for line in said.splitlines() if line.startswith("| ")]
+    assert len({line.count(" | ") for line in rows}) <= 2  # every row of a table has the table's columns
+
+
+def test_the_plots_are_drawn_from_the_records(folder, capsys):
+    for module in (step, scaling):
+        path = folder / f"{module.__name__.split('.')[-1]}.json"
+        if not path.exists():
+            ran(module, COMMANDS[module], path, capsys)
+    plot.main([str(folder / "step.json"), str(folder / "scaling.json"), "--folder", str(folder)])
+    for name in ("benchmarks-step.png", "benchmarks-scaling.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_unet_steps(folder, capsys):
+    methods = ["--methods", "frozen", "WaveFT (ours)"]
+    options = ["--model", "unet", "--size", "tiny", "--latent", "8", "--coefficients", "20", "--checkpointing"]
+    said, record = ran(step, [*options, *methods], folder / "unet.json", capsys)
+    assert "64 px" in said
+    assert "checkpointing" in said.splitlines()[0]
+    assert all(row["seconds"] for row in record["records"]), said
+
+
+def test_turns_rotate_and_a_failing_contestant_is_a_result():
+    order = []
+
+    def fails():
+        order.append("c")
+        raise RuntimeError("cannot | do\nthis")
+
+    runs = {"a": lambda: order.append("a"), "b": lambda: order.append("b"), "c": fails}
+    times = measure.take_turns(runs, 3, torch.device("cpu"), warm_up=0)
+    assert order == ["a", "b", "c", "b", "a", "a", "b"]
+    assert times.failed == {"c": "RuntimeError: cannot / do"}
+    assert [len(times.seconds[name]) for name in "abc"] == [3, 3, 0]
+
+
+def test_ratios_are_each_round_s_own():
+    times = measure.Times({"own": [2.0, 30.0, 4.0], "floor": [1.0, 10.0, 4.0]})
+    assert times.ratios("own", "floor") == [2.0, 3.0, 1.0]
+    assert measure.ratio_text([2.0, 3.0, 1.0]) == "2.00 (1.00 to 3.00)"
+    assert measure.middle(list(range(8))) == (2, 6)
+
+
+@pytest.mark.parametrize("layout", ["strided", "coo"])
+def test_saved_bytes_are_those_that_the_backward_needs(layout):
+    x = torch.randn(10, 4)
+    values = torch.ones(4, requires_grad=True)
+    if layout == "strided":
+        assert memory.saved_bytes(lambda: (x.exp() * values).sum().backward(), [values]) == x.nbytes
+    else:
+        weight = torch.eye(4).to_sparse()
+        run = lambda: torch.sparse.mm(weight, x.t().requires_grad_(True)).sum().backward()  # noqa: E731
+        assert memory.saved_bytes(run, []) >= weight._indices().nbytes + weight._values().nbytes
+
+
+def test_the_peak_is_of_what_lives_at_once():
+    def run():
+        for _ in range(5):
+            held = torch.empty(2**20)
+            del held
+
+    assert 2**22 <= memory.peak_bytes(run, torch.device("cpu")) < 2**22 + 2**12
+
+
+def test_all_that_a_tuning_keeps_is_found_once():
+    p, m, n = 50, 32, 64
+    model = nn.Sequential(nn.Linear(n, m), nn.Linear(m, n)).requires_grad_(False)
+    tuning = attach(model, Spec(coefficients=p, targets=("0", "1")))
+    model(torch.randn(4, n, requires_grad=True)).sum().backward()
+    for values in tuning.parameters():
+        values.grad = None
+    kinds = memory.by_kind(memory.kept(tuning))
+    assert kinds["values"] == 2 * p * 4
+    touched = 2 * p * 4  # db1: at most four entries a coefficient
+    assert touched * 4 * 0.8 < kinds["originals"] <= 2 * touched * 4
+    assert 2 * p * 4 <= kinds["positions"] < 200 * 2 * p

@@ -1,0 +1,92 @@
+"""What the command line says: lines on stdout, a progress bar on stderr, sizes as people read them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from .adapter import FILE_DTYPES, Adapter
+from .errors import WaveFTError
+from .file import save
+from .tree import check_new
+
+
+def say(text: str) -> None:
+    """Prints a line of the report."""
+    print(text, flush=True)  # noqa: T201 - the command line prints, nothing else of the core does
+
+
+def complain(text: str) -> None:
+    """Prints a line on stderr."""
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+def check_file(out: Path, overwrite: bool) -> None:
+    """Refuses a name that a new adapter file must not have.
+
+    Raises:
+        WaveFTError: another suffix than .safetensors, which no UI would list; a file that exists; no such folder.
+    """
+    if out.suffix != ".safetensors":
+        raise WaveFTError(f'out "{out}": expected a name that ends in .safetensors, got another. Change it.')
+    check_new(out, overwrite)
+    if out.is_dir():
+        raise WaveFTError(f'out "{out}": expected a file, got a folder of that name. Choose another name.')
+
+
+def write_adapter(adapter: Adapter, out: Path, dtype: torch.dtype) -> None:
+    """Writes an adapter, and says so."""
+    save(adapter, out, dtype=dtype)
+    size = size_text(out.stat().st_size)
+    say(f"wrote {out}: {plural(len(adapter.layers), 'layer')}, {count(adapter):,} coefficients ({size})")
+
+
+def stored_dtype(adapter: Adapter) -> torch.dtype:
+    """Returns the dtype to write an adapter's values in: their own where it is one that files hold, else float32."""
+    found = {layer.values.dtype for layer in adapter.layers.values()}
+    own = found.pop() if len(found) == 1 else torch.float32
+    return own if own in FILE_DTYPES else torch.float32
+
+
+def count(adapter: Adapter) -> int:
+    """Returns the number of coefficients of all layers."""
+    return sum(layer.values.numel() for layer in adapter.layers.values())
+
+
+def plural(number: int, word: str) -> str:
+    """Returns "1 layer", "2 layers"."""
+    return f"{number:,} {word}" + ("" if number == 1 else "s")
+
+
+@contextlib.contextmanager
+def progress_bar(doing: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives what is told of progress: what was done since, and how much there is (0: not known).
+
+    It draws nothing where stderr is no terminal, or tqdm is not installed.
+    """
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda done, total: None
+        return
+    with tqdm(desc=doing, unit=unit, unit_scale=unit == "B", leave=False, disable=not sys.stderr.isatty()) as bar:
+
+        def tell(done: int, total: int) -> None:
+            if total and bar.total != total:
+                bar.total = total
+            bar.update(done)
+
+        yield tell
+
+
+def size_text(size: float) -> str:
+    """Returns bytes as people read them."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"

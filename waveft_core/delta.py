@@ -1,0 +1,39 @@
+"""Dense IDWT(C) of one layer: a sum of atoms where they are few, the transform D_m^T C D_n where they are many."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .atoms import IDENTITY, axis, coeffs_shape, filters, matrix_shape
+from .plan import make_plan
+
+# One CPU core's nanoseconds, of which only the ratio matters (python -m benchmarks.scaling): an atom's block, made and
+# added; a filter tap applied to one entry, both ways.
+_BLOCK_NS, _TAP_NS = 100.0, 3.0
+
+
+def dense_delta(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, values: Tensor) -> Tensor:
+    """Returns IDWT(C) in the weight's shape, in the dtype and on the device of `values`.
+
+    Args:
+        indices: [p] int32, flat in C, ascending.
+        values: [p] float32 or float64.
+    """
+    m, n = matrix_shape(shape)
+    if transform_pays(wavelet, (m, n), len(indices)):
+        across, along = coeffs_shape(wavelet, mode, shape)
+        coeffs = values.new_zeros(across * along)
+        coeffs.index_copy_(0, indices.to(values.device).long(), values)
+        half = axis(wavelet, mode, m).synthesize(coeffs.view(across, along))  # [N, m]
+        return axis(wavelet, mode, n).synthesize(half).view(shape)
+    plan = make_plan(wavelet, mode, shape, indices, values.dtype).to(values.device, values.dtype)
+    dense = values.new_zeros(m * n)
+    return dense.index_copy_(0, plan.entries.long(), plan.sums(values)).view(shape)
+
+
+def transform_pays(wavelet: str, shape: tuple[int, int], coefficients: int) -> bool:
+    """Returns whether the transform is the cheaper way: for `db1` at 1280 x 1280 from 98,000 coefficients on."""
+    if wavelet == IDENTITY:
+        return False
+    k = filters(wavelet).shape[1]
+    return coefficients * (k // 2) ** 2 * _BLOCK_NS > shape[0] * shape[1] * k * _TAP_NS
