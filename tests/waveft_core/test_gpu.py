@@ -43,6 +43,28 @@ def test_the_gpu_merges_the_cpu_s_bits(base, dtype):
     assert all(torch.equal(a, b.cpu()) for a, b in zip(base.parameters(), there.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_the_gpu_merges_the_cpu_s_eight_bits(base, dtype):
+    adapter = trained(copy.deepcopy(base), torch.randn(8, 256)).adapter()
+    here, there = copy.deepcopy(base).to(dtype), copy.deepcopy(base).to(dtype).cuda()
+    merge(here, adapter)
+    merge(there, adapter)
+    for a, b in zip(here.parameters(), there.parameters(), strict=True):
+        assert torch.equal(a.view(torch.uint8), b.cpu().view(torch.uint8))
+
+
+def test_a_convolution_s_gradient_is_the_cpu_s():
+    torch.manual_seed(0)
+    base, x = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1)).requires_grad_(False), torch.randn(2, 8, 20, 20)
+    gradients = []
+    for device in ("cpu", "cuda"):
+        model = copy.deepcopy(base).to(device)
+        tuning = attach(model, Spec(coefficients=100, targets=("0",)))
+        model(x.to(device)).square().mean().backward()
+        gradients.append(tuning.parameters()[0].grad.cpu())
+    assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-3
+
+
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 5e-3), (torch.bfloat16, 3e-2)], ids=str
 )
@@ -74,6 +96,39 @@ def test_a_step_never_waits_for_the_gpu(base):
             optimizer.zero_grad()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_beside_the_weight_gives_the_numbers_of_in_the_weight(base):
+    adapter = trained(copy.deepcopy(base), torch.randn(8, 256)).adapter()
+    x, found = torch.randn(64, 256, device="cuda"), []
+    for beside in (False, True):
+        model = copy.deepcopy(base).cuda()
+        tuning = attach(model, adapter, beside=beside)
+        output = model(x)
+        output.square().mean().backward()
+        found.append([output.detach(), *(values.grad for values in tuning.parameters())])
+    for inside, outside in zip(*found, strict=True):
+        assert float((inside - outside).norm() / inside.norm()) < 1e-3
+
+
+def test_a_compiled_step_has_one_graph(base):
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch.compiler.reset()
+    model, x = base.cuda().bfloat16(), torch.randn(64, 256, device="cuda", dtype=torch.bfloat16)
+    tuning, graphs = attach(model, Spec(coefficients=300, targets=("0", "2"))), CompileCounterWithBackend("inductor")
+    compiled = torch.compile(model, backend=graphs, fullgraph=True)
+    optimizer = torch.optim.AdamW(tuning.parameters(), lr=1e-3, fused=True)
+    losses = []
+    for _ in range(4):
+        loss = compiled(x).float().square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert graphs.frame_count == 1
+    assert losses[-1] < losses[0]
+    torch.compiler.reset()
 
 
 def test_a_model_that_moves_takes_its_adapter_along(base):

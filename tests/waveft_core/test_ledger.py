@@ -156,7 +156,7 @@ def test_the_last_one_out_leaves_w0_after_many_rounds(dtype, bits):
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64])
 def test_other_dtypes_are_refused(dtype):
     with pytest.raises(
-        WaveFTError, match='layer "here": expected a weight of float32, bfloat16, float16, float64, .*, got'
+        WaveFTError, match=r'layer "here": expected a weight of float32, bfloat16, float16, float64, .*, got'
     ):
         check_weight(torch.zeros(4, 4).to(dtype), "here")
 

@@ -556,7 +556,7 @@ def test_an_eight_bit_float_is_rounded_once_from_the_float32_sum_and_comes_back(
 def test_an_eight_bit_float_that_overflows_is_refused(make_adapter, bits):
     held = {"0.weight": torch.full((12, 8), 440.0).to(torch.float8_e4m3fn)}
     before = bits(held["0.weight"])
-    with pytest.raises(WaveFTError, match="finite merged weight.*float8_e4m3fn"):
+    with pytest.raises(WaveFTError, match=r"finite merged weight.*float8_e4m3fn"):
         merge(held, make_adapter({A: (12, 8)}, 20, scaling=300.0))
     assert bits(held["0.weight"]) == before
 
