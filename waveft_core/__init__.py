@@ -2,13 +2,16 @@
 
 from .adapter import Adapter, Layer
 from .algebra import combine, energy, prune, reproject
+from .checkpoint import merge_files
 from .errors import WaveFTError
 from .extract import extract, extract_deltas
 from .file import load, save
 from .locate import Probe, locate
 from .merge import Merged, merge
 from .spec import SDXL_ATTENTION, Spec
+from .summary import summarize
 from .tuning import Tuning, attach, attached
+from .weights import Weights
 
 __all__ = [
     "SDXL_ATTENTION",
@@ -19,6 +22,7 @@ __all__ = [
     "Spec",
     "Tuning",
     "WaveFTError",
+    "Weights",
     "attach",
     "attached",
     "combine",
@@ -28,7 +32,9 @@ __all__ = [
     "load",
     "locate",
     "merge",
+    "merge_files",
     "prune",
     "reproject",
     "save",
+    "summarize",
 ]

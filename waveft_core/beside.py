@@ -35,9 +35,10 @@ class Beside(Coefficients):
 
     def hooks(self, module: nn.Module) -> list[RemovableHandle]:
         """Registers the one hook, on the layer's output."""
-        return [module.register_forward_hook(self._after_forward, with_kwargs=True)]
+        # sparse products break a graph, which goes on after the layer; not as a decorator, which would load the compiler
+        after_forward = torch.compiler.disable(self._after_forward)  # type: ignore[no-untyped-call]
+        return [module.register_forward_hook(after_forward, with_kwargs=True)]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # sparse products break a graph: it goes on after the layer
     def _after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
         self._trains()
         if not self.shown:

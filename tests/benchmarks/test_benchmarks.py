@@ -1,6 +1,8 @@
 """Each benchmark at a tiny size: it runs, it gives a table and its figures. How fast anything is, is nobody's test."""
 
+import itertools
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -72,6 +74,17 @@ def test_the_unet_steps(folder, capsys):
     assert "64 px" in said
     assert "checkpointing" in said.splitlines()[0]
     assert all(row["seconds"] for row in record["records"]), said
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6])
+def test_everyone_follows_everyone_as_often(count):
+    names = [str(number) for number in range(count)]
+    rounds = [measure.order(names, number) for number in range(2 * count)]
+    assert all(sorted(names) == sorted(own) for own in rounds)
+    assert {own[0] for own in rounds} == set(names)
+    pairs = Counter(pair for own in rounds for pair in itertools.pairwise(own))
+    assert len(pairs) == count * (count - 1)
+    assert len(set(pairs.values())) <= 1
 
 
 def test_turns_rotate_and_a_failing_contestant_is_a_result():

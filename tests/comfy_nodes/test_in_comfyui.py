@@ -226,23 +226,63 @@ def load_checkpoint(path):
 @pytest.fixture(scope="module")
 def micro(harness, checkpoint, write, tmp_path_factory):
     """A server with `micro` and a folder of adapters, some of them wrong."""
+    from waveft_core import load
+    from waveft_core.checkpoint import merge_files
+    from waveft_core.interop.diff import write_diff
+
     folder, path = tmp_path_factory.mktemp("adapters"), checkpoint("micro", "--no-clip")
     shapes = attention_shapes(path)
     write(folder / "a.safetensors", shapes, seed=1)
     write(folder / "b.safetensors", shapes, seed=2, wavelet="sym4")
     write(folder / "sdxl.safetensors", attention_shapes(checkpoint("narrow", "--no-clip")))
+    write_diff(load(folder / "a.safetensors"), folder / "diff.safetensors")
+    merged = folder.parent / "merged.safetensors"
+    adapters = [(load(folder / "a.safetensors"), 1.0), (load(folder / "b.safetensors"), -0.5)]
+    merge_files(path, adapters, merged)
     write(folder / "wide.safetensors", {**shapes, next(iter(shapes)): (64, 64)})
     write(folder / "text.safetensors", {**shapes, **TEXT_SHAPES})
     save_file({"lora_unet_x.lora_up.weight": torch.zeros(2)}, folder / "lora.safetensors")
     models = {
-        "checkpoints": [(str(path), "micro.safetensors")],
+        "checkpoints": [(str(path), "micro.safetensors"), (str(merged), "merged.safetensors")],
         "waveft": [str(file) for file in folder.iterdir()],
-        "loras": [(str(folder / "a.safetensors"), "shared.safetensors"), str(folder / "lora.safetensors")],
+        "loras": [
+            (str(folder / "a.safetensors"), "shared.safetensors"),
+            str(folder / "lora.safetensors"),
+            str(folder / "diff.safetensors"),
+        ],
     }
     with harness.Comfy([(str(REPOSITORY), "waveft")], models, COMFYUI, PYTHON, extra=["--fp32-unet"]) as server:
-        server.adapters = folder
+        server.adapters, server.source, server.merged = folder, path, merged
         server.unpatched = run(server, prompt("micro.safetensors", sample=False))[0]
         yield server
+
+
+def test_comfyuis_own_lora_loader_applies_our_diff_file(micro):
+    """W + strength * dW to fp16's rounding of dW, in a UI that knows nothing of us."""
+    graph = prompt("micro.safetensors", sample=False)
+    inputs = {"model": ["1", 0], "lora_name": "diff.safetensors", "strength_model": 0.8}
+    graph["lora"] = {"class_type": "LoraLoaderModelOnly", "inputs": inputs}
+    graph["dump"]["inputs"]["model"] = ["lora", 0]
+    merged = run(micro, graph)[0]
+    half, single = torch.finfo(torch.float16), torch.finfo(torch.float32).eps
+    for layer, delta, _ in oracle(micro.adapters / "a.safetensors"):
+        before = micro.unpatched[layer].double()
+        error = (merged[layer].double() - (before + 0.8 * delta)).abs()
+        allowed = 0.8 * (half.eps / 2 * delta.abs() + half.smallest_normal * half.eps)
+        assert bool((error <= allowed + 4 * single * (before.abs() + delta.abs())).all()), layer
+        assert not torch.equal(merged[layer], micro.unpatched[layer])
+
+
+def test_a_checkpoint_that_adapters_were_merged_into_is_what_two_loaders_give(micro):
+    baked = run(micro, prompt("merged.safetensors", sample=False))[0]
+    loaded = run(micro, prompt("micro.safetensors", ("a.safetensors", 1.0), ("b.safetensors", -0.5), sample=False))[0]
+    changes = [(micro.adapters / "a.safetensors", 1.0), (micro.adapters / "b.safetensors", -0.5)]
+    stored, source = (load_checkpoint(path) for path in (micro.merged, micro.source))
+    assert largest_error(stored, source, changes) < 0.01
+    for layer, weight in baked.items():
+        assert torch.equal(weight, stored[layer].float()), layer
+        spacing = torch.finfo(stored[layer].dtype).eps * weight.abs() + torch.finfo(stored[layer].dtype).smallest_normal
+        assert bool(((loaded[layer] - weight).abs() <= spacing).all()), layer
 
 
 def test_the_node_and_its_template_are_listed(micro):

@@ -1,0 +1,102 @@
+"""What `inspect`, `merge`, `combine` and `prune` do: read files, call the core, write one, report in plain lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .adapter import Adapter
+from .console import check_file, complain, count, progress_bar, say, size_text, stored_dtype, write_adapter
+from .file import load
+from .tree import check_new
+
+
+def inspect(file: Path, json: bool, plot: Path | None, base: Path | None, overwrite: bool) -> None:
+    """Prints what an adapter is."""
+    from .report import as_json, as_text
+    from .summary import summarize
+
+    if plot is not None:
+        check_new(plot, overwrite)
+    adapter = load(file)
+    told = _against(adapter, base) if base is not None else summarize(adapter)
+    say(as_json(told) if json else as_text(told))
+    if plot is not None:
+        from .plot import plot as draw
+
+        draw(adapter, plot, summary=told)
+        (complain if json else say)(f"drew {plot}")  # stdout stays JSON
+
+
+def _against(adapter: Adapter, base: Path) -> dict[str, Any]:
+    from .summary import summarize
+    from .weights import Weights
+
+    with progress_bar("reading", "layer") as tell:
+        return summarize(adapter, Weights.open(base), tell)
+
+
+def merge(base: Path, adapters: Sequence[tuple[Path, float]], out: Path, overwrite: bool) -> None:
+    """Writes a base model with adapters in it."""
+    from .checkpoint import merge_files
+
+    parts = [(load(file), strength) for file, strength in adapters]
+    with progress_bar("merging", "B") as tell:
+        written = merge_files(base, parts, out, overwrite=overwrite, progress=tell)
+    for file, strength in adapters:
+        say(f"merged {file} at strength {strength:g}")
+    say(f"{written.layers} layers changed, the rest byte for byte the base's")
+    for name in written.left_out:
+        say(f"left out: {name} (the unmerged weights in another form)")
+    say(f"wrote {out} ({size_text(written.size)})")
+
+
+def combine(files: Sequence[tuple[Path, float]], out: Path, reproject: bool, overwrite: bool) -> None:
+    """Writes the weighted sum of adapters."""
+    from .algebra import combine as add_up
+
+    check_file(out, overwrite)
+    parts = [(load(file), weight) for file, weight in files]
+    if reproject:
+        parts = list(_in_one_basis(parts))
+    made = add_up(parts)
+    before = sum(count(adapter) for adapter, _ in parts)
+    say(f"{len(parts)} adapters with {before:,} coefficients in all: {count(made):,} different positions")
+    write_adapter(made, out, torch.float32)
+
+
+def _in_one_basis(parts: Sequence[tuple[Adapter, float]]) -> Iterator[tuple[Adapter, float]]:
+    """Yields the parts in the first one's wavelet; says the error that this made."""
+    from .algebra import reproject
+
+    bases = {(adapter.wavelet, adapter.mode) for adapter, _ in parts}
+    wavelet = parts[0][0].wavelet
+    mode = parts[0][0].mode if len(bases) == 1 else "periodization"
+    for adapter, weight in parts:
+        if (adapter.wavelet, adapter.mode) == (wavelet, mode):
+            yield adapter, weight
+            continue
+        made, error = reproject(adapter, wavelet, mode)
+        say(f"{adapter.source}: {adapter.wavelet} {adapter.mode} -> {wavelet} {mode}, relative error {error:.2%}")
+        yield made, weight
+
+
+def prune(
+    file: Path, coefficients: int | None, keep: float | None, energy: float | None, out: Path, overwrite: bool
+) -> None:
+    """Writes an adapter's largest coefficients."""
+    from .algebra import energy as energy_of
+    from .algebra import prune as pruned
+
+    check_file(out, overwrite)
+    adapter = load(file)
+    made = pruned(adapter, coefficients=coefficients, keep=keep, energy=energy)
+    whole = energy_of(adapter)
+    kept = f"{energy_of(made) / whole:.2%} of the energy" if whole else "no energy, as it had none"
+    say(f"kept {count(made):,} of {count(adapter):,} coefficients ({count(made) / count(adapter):.1%}), {kept}")
+    if len(made.layers) < len(adapter.layers):
+        say(f"{len(adapter.layers) - len(made.layers)} layers keep none and are dropped")
+    write_adapter(made, out, stored_dtype(adapter))

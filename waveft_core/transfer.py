@@ -1,0 +1,163 @@
+"""What `extract` and `convert` do: an adapter out of models and other files, and other tools' files out of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .adapter import Adapter
+from .console import check_file, count, progress_bar, say, size_text, stored_dtype, write_adapter
+from .container import read_layout
+from .errors import Refusal, WaveFTError
+from .file import load
+from .header import HEADER
+from .tree import check_new, check_space, replacing_folder
+from .weights import Weights
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+_FOREIGN = (".lora_", ".lora.", ".hada_", ".lokr_")  # in the tensor names of files of differences, not of a model's
+_CONFIG = "adapter_config.json"
+
+
+def extract(
+    base: Path,
+    tuned: Path,
+    coefficients: int | None,
+    energy: float | None,
+    total: int | None,
+    wavelet: str,
+    scaling: float,
+    targets: Sequence[str] | None,
+    out: Path,
+    overwrite: bool,
+) -> None:
+    """Writes the adapter that comes closest to the difference of two models."""
+    from .extract import extract_deltas
+
+    check_file(out, overwrite)
+    told: list[tuple[str, float, float]] = []
+    with progress_bar("extracting", "layer") as tell:
+
+        def report(name: str, kept: float, whole: float) -> None:
+            told.append((name, kept, whole))
+            tell(1, 0)
+
+        weights = Weights.open(base)
+        made = extract_deltas(
+            _differences(weights, tuned, None if targets is None else tuple(targets)),
+            coefficients=coefficients,
+            energy=energy,
+            total=total,
+            wavelet=wavelet,
+            scaling=scaling,
+            metadata=_trained_for(weights, tuned),
+            report=report,
+        )
+    for name, kept, whole in told:
+        count = made.layers[name].values.numel() if name in made.layers else 0
+        say(f"{_share(kept, whole):>8} of the energy, {count:,} coefficients: {name}")
+    say(f"{_share(sum(kept for _, kept, _ in told), sum(whole for *_, whole in told)):>8} of the energy in all")
+    write_adapter(made, out, torch.float32)
+
+
+def _differences(base: Weights, tuned: Path, targets: tuple[str, ...] | None) -> Iterator[tuple[str, Tensor]]:
+    """Returns each layer's name and dW, of whatever kind the tuned one is."""
+    from .interop.lora import deltas
+    from .sources import differences, matches
+    from .spec import SDXL_ATTENTION
+
+    folder = (tuned / _CONFIG).is_file()
+    names = [] if tuned.is_dir() else list(read_layout(tuned)[0])
+    if HEADER in names:
+        found: Iterator[tuple[str, Tensor]] = _deltas(load(tuned), base)
+    elif folder or any(_is_foreign(name) for name in names):
+        found = deltas(tuned, base)
+    else:
+        return differences(base, Weights.open(tuned), targets or SDXL_ATTENTION)
+    if targets is None:
+        return found
+    return ((name, delta) for name, delta in found if name in base.slots and matches(base.slots[name].path, targets))
+
+
+def _deltas(adapter: Adapter, base: Weights) -> Iterator[tuple[str, Tensor]]:
+    """Returns the dW of an adapter that fits the base."""
+    for name, layer in adapter.layers.items():
+        if base.slot(name).shape != layer.shape:
+            got, remedy = list(base.slot(name).shape), "Give the base that it was trained on."
+            raise Refusal(adapter.source)(name, "weight of the base", list(layer.shape), got, remedy)
+    return ((name, adapter.delta(name, torch.float32)) for name in adapter.layers)
+
+
+def _is_foreign(name: str) -> bool:
+    """Returns whether a tensor's name is one of a file of differences, and not a model's."""
+    return any(word in name for word in _FOREIGN) or name.endswith((".diff", ".diff_b"))
+
+
+def convert(source: Path, to: str, base: Path | None, dtype: str | None, out: Path, overwrite: bool) -> None:
+    """Writes an adapter in another form."""
+    adapter = _read(source, base)
+    if to == "peft":
+        _convert_to_peft(adapter, base, dtype, out, overwrite)
+        return
+    check_file(out, overwrite)
+    if to == "waveft":
+        write_adapter(adapter, out, _DTYPES[dtype] if dtype else stored_dtype(adapter))
+        return
+    from .interop.diff import diff_size, write_diff
+
+    kind = _DTYPES[dtype or "fp16"]
+    size = diff_size(adapter, kind)
+    check_space(out, size)
+    say(f"writing {size_text(size)} of full differences in {dtype or 'fp16'}")
+    with progress_bar("writing", "B") as tell:
+        write_diff(adapter, out, kind, progress=lambda count: tell(count, size))
+    say(f"wrote {out}: {len(adapter.layers)} layers ({size_text(out.stat().st_size)})")
+
+
+def _read(source: Path, base: Path | None) -> Adapter:
+    if not source.is_dir():
+        return load(source)
+    from .interop.peft import read_peft
+
+    if base is None:
+        raise WaveFTError(
+            f'folder "{source}": expected --base beside it, got none. PEFT\'s folder holds no shapes: give the model '
+            "that it was trained on."
+        )
+    return read_peft(source, Weights.open(base))
+
+
+def _convert_to_peft(adapter: Adapter, base: Path | None, dtype: str | None, out: Path, overwrite: bool) -> None:
+    from .interop.peft import write_peft
+
+    if base is None:
+        raise WaveFTError("--to peft: expected --base, got none. PEFT names layers by the model's own paths: give it.")
+    if dtype is not None:
+        raise WaveFTError("--to peft: expected no --dtype, got one. The values are written as they are.")
+    check_new(out, overwrite)
+    if out.exists() and not (out / _CONFIG).is_file():
+        raise WaveFTError(f'out "{out}": expected an adapter\'s folder to overwrite, got something else. Rename it.')
+    with replacing_folder(out) as made:
+        write_peft(adapter, made, Weights.open(base))
+    say(f"wrote {out}: {len(adapter.layers)} layers, {count(adapter):,} coefficients")
+
+
+def _trained_for(base: Weights, tuned: Path) -> dict[str, str]:
+    """Returns the metadata that say which model the new adapter is for, where the base or the tuned file tells."""
+    files = [metadata for _, metadata in base.files.values()]
+    if tuned.is_file():
+        files.append(read_layout(tuned)[1])
+    found: dict[str, str] = {}
+    for metadata in files:
+        if "modelspec.architecture" in metadata:
+            found.setdefault("modelspec.architecture", metadata["modelspec.architecture"].partition("/")[0] + "/waveft")
+        if "ss_base_model_version" in metadata:
+            found.setdefault("ss_base_model_version", metadata["ss_base_model_version"])
+    return found
+
+
+def _share(kept: float, whole: float) -> str:
+    return f"{kept / whole:.2%}" if whole else "none"
