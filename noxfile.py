@@ -36,5 +36,6 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The time of one training step beside the frozen model and other methods."""
-    session.run(sys.executable, "-m", "benchmarks.step", *session.posargs)
+    """A benchmark, by its name after `--`: step (the default), memory, load, delta, scaling, gradient, frontier."""
+    name, *arguments = session.posargs or ["step"]
+    session.run(sys.executable, "-m", f"benchmarks.{name}", *arguments)

@@ -1,154 +1,233 @@
-"""A full training step over the frozen model's own forward and backward, beside PEFT's LoRA, SHiRA and WaveFT.
+"""A training step over the frozen model's own forward and backward, beside PEFT's LoRA, SHiRA, FourierFT and WaveFT.
 
-    python -m benchmarks.step [--tokens 256 1024] [--rounds 15] [--threads 2] [--device cpu] [--dtype float32]
+    python -m benchmarks.step [--tokens 256 1024] [--rounds 15] [--threads 2] [--json step.json]
+    python -m benchmarks.step --model unet --device cuda --dtype bfloat16 [--latent 128] [--checkpointing] [--compile]
 
-The model is a stack of two diffusers `BasicTransformerBlock(1280, 20, 64, cross_attention_dim=2048)`, SDXL's widest
-blocks: 16 attention linears.  "Frozen" is forward and backward to the input with nothing trained.  A step is forward,
-backward and an AdamW step (fused).
-The methods take turns within each round, so that a slow moment of the machine falls
-on all of them; the table gives the median over rounds of each round's own ratio.
+`--model stack`: two diffusers `BasicTransformerBlock(1280, 20, 64, cross_attention_dim=2048)`, SDXL's widest blocks, 16
+attention linears.  `--model unet`: SDXL's whole UNet with random weights, batch 1; `--latent 128` is a picture of 1024
+pixels.  "Frozen" is forward and backward to the input with nothing trained.  A step is forward, backward and a fused
+AdamW step.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import gc
-import platform
+import functools
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
+from benchmarks.load import SIZES, full_unet
+from benchmarks.measure import MIB, Report, Run, Times, arguments, attempt, ratio_text, table, take_turns, time_text
 from waveft_core import SDXL_ATTENTION, Spec, attach
+from waveft_core.targets import select
 
-COEFFICIENTS = 2592
+FLOOR, LORA, WAVEFT, OURS = "frozen", "PEFT LoRA r=1", "PEFT WaveFT", "WaveFT (ours)"
+METHODS = (FLOOR, LORA, "PEFT SHiRA", "PEFT FourierFT", WAVEFT, OURS)
+COEFFICIENTS = 2592  # of the paper: LoRA rank 1's budget on SDXL
+HEAD, TEXT_TOKENS = 64, 77
 
 
 class Stack(nn.Module):
     """Two of SDXL's widest transformer blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 1280, context: int = 2048) -> None:
+        from diffusers.models.attention import BasicTransformerBlock
+
         super().__init__()
-        self.blocks = nn.ModuleList(BasicTransformerBlock(1280, 20, 64, cross_attention_dim=2048) for _ in range(2))
+        self.blocks = nn.ModuleList(
+            BasicTransformerBlock(width, width // HEAD, HEAD, cross_attention_dim=context) for _ in range(2)
+        )
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Returns [1, T, 1280]; x: [1, T, 1280], context: [1, 77, 2048]."""
+        """Returns [1, T, width]; x: [1, T, width], context: [1, 77, context]."""
         for block in self.blocks:
             x = block(x, encoder_hidden_states=context)
         return x
 
 
-def peft_config(method: str) -> object:
-    """Returns PEFT's configuration of `method` at LoRA rank 1's budget."""
+def peft_config(method: str, coefficients: int) -> Any:
+    """Returns PEFT's configuration of `method`: LoRA rank 1's budget, or `coefficients` a layer."""
     import peft
 
     targets = list(SDXL_ATTENTION)
-    if method == "PEFT LoRA r=1":
+    if method == LORA:
         return peft.LoraConfig(r=1, lora_alpha=1, target_modules=targets)
     if method == "PEFT SHiRA":
         return peft.ShiraConfig(r=1, target_modules=targets)
-    return peft.WaveFTConfig(n_frequency=COEFFICIENTS, scaling=25.0, target_modules=targets)
+    if method == "PEFT FourierFT":
+        return peft.FourierFTConfig(n_frequency=coefficients, target_modules=targets)
+    return peft.WaveFTConfig(n_frequency=coefficients, scaling=25.0, target_modules=targets)
 
 
-def prepare(method: str, base: Stack) -> tuple[nn.Module, torch.optim.Optimizer | None]:
-    """Returns a copy of `base` with the method in it, and its optimizer."""
-    model: nn.Module = copy.deepcopy(base).requires_grad_(False)
-    if method == "frozen":
-        return model, None
-    if method == "WaveFT (ours)":
-        parameters: list[nn.Parameter] = attach(model, Spec(coefficients=COEFFICIENTS)).parameters()
+def copied(base: nn.Module, method: str) -> nn.Module:
+    """Returns a copy of `base`; of a whole UNet, one that shares the weights that the method does not write to."""
+    if isinstance(base, Stack):
+        return copy.deepcopy(base)  # weights of its own, so that nobody finds them in a cache
+    own = {id(target.weight) for target in select(base, SDXL_ATTENTION)} if method == OURS else set()
+    return copy.deepcopy(base, {id(held): held for held in base.parameters() if id(held) not in own})
+
+
+def prepare(
+    method: str, base: nn.Module, coefficients: int = COEFFICIENTS
+) -> tuple[nn.Module, torch.optim.Optimizer | None, Any]:
+    """Returns a copy of `base` with the method in it, its optimizer, and our tuning where it is ours."""
+    model, tuning = copied(base.requires_grad_(False), method), None
+    if method == FLOOR:
+        return model, None, None
+    if method == OURS:
+        tuning = attach(model, Spec(coefficients=coefficients))
+        parameters: list[nn.Parameter] = list(tuning.parameters())
     else:
         import peft
 
-        model = peft.get_peft_model(model, peft_config(method))
+        model = peft.get_peft_model(model, peft_config(method, coefficients))
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return model, torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    return model, torch.optim.AdamW(parameters, lr=1e-4, fused=True), tuning
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer | None, x: Tensor, context: Tensor) -> None:
+def step(model: nn.Module, optimizer: torch.optim.Optimizer | None, x: Tensor, given: Mapping[str, Any]) -> None:
     """One forward, backward and optimizer step."""
     x = x.detach().requires_grad_(True)  # the frozen model sends its gradient to the input, as a UNet's block does
-    output = model(x, context)
+    output = model(x, **given)
+    output = output[0] if isinstance(output, tuple) else output
     output.float().square().mean().backward()
     if optimizer is not None:
         optimizer.step()
         optimizer.zero_grad()
 
 
-def timed(run: Callable[[], None], device: torch.device) -> float:
-    """Returns the seconds that `run` takes."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def compare(tokens: int, rounds: int, methods: list[str], device: torch.device, dtype: torch.dtype) -> list[str]:
-    """Returns a table row for every method at `tokens` tokens."""
+def stack_case(options: argparse.Namespace, tokens: int) -> tuple[nn.Module, Tensor, dict[str, Any]]:
+    """Returns the stack, its input [1, T, width] and its text [1, 77, context]."""
     torch.manual_seed(0)
-    base = Stack().to(device, dtype)
-    x = torch.randn(1, tokens, 1280, device=device, dtype=dtype)
-    context = torch.randn(1, 77, 2048, device=device, dtype=dtype)
-    contestants = {method: prepare(method, base) for method in methods}
-    runs = {
-        method: (lambda model=model, optimizer=optimizer: step(model, optimizer, x, context))
-        for method, (model, optimizer) in contestants.items()
+    kind = {"device": torch.device(options.device), "dtype": getattr(torch, options.dtype)}
+    base = Stack(options.width, options.context).to(**kind)
+    context = torch.randn(1, TEXT_TOKENS, options.context, **kind)
+    return base, torch.randn(1, tokens, options.width, **kind), {"context": context}
+
+
+def unet_case(options: argparse.Namespace) -> tuple[nn.Module, Tensor, dict[str, Any]]:
+    """Returns the UNet, its latents [1, 4, L, L], and its other inputs."""
+    kind = {"device": torch.device(options.device), "dtype": getattr(torch, options.dtype)}
+    base = full_unet(kind["dtype"], options.device, options.size, filled=True)
+    if options.checkpointing:
+        base.enable_gradient_checkpointing()  # type: ignore[operator]
+    size = SIZES[options.size]
+    pooled = size["projection_class_embeddings_input_dim"] - 6 * size["addition_time_embed_dim"]
+    torch.manual_seed(0)
+    given = {
+        "timestep": torch.tensor([500], device=kind["device"]),
+        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, size["cross_attention_dim"], **kind),
+        "added_cond_kwargs": {
+            "text_embeds": torch.randn(1, pooled, **kind),
+            "time_ids": torch.tensor([[1024.0, 1024, 0, 0, 1024, 1024]], **kind),
+        },
+        "return_dict": False,
     }
-    peaks = {}
+    return base, torch.randn(1, 4, options.latent, options.latent, **kind), given
+
+
+def contestants(
+    options: argparse.Namespace, case: tuple[nn.Module, Tensor, dict[str, Any]], failed: dict[str, str]
+) -> dict[str, Run]:
+    """Returns each method's step; a method that cannot be prepared is noted in `failed`."""
+    base, x, given = case
+    runs: dict[str, Run] = {}
+    for method in options.methods:
+        made = attempt(method, functools.partial(prepare, method, base, options.coefficients), failed)
+        if made is not None:
+            model, optimizer, _ = made
+            ready: Any = torch.compile(model) if options.compile else model
+            runs[method] = functools.partial(step, ready, optimizer, x, given)
+    return runs
+
+
+def compare(
+    options: argparse.Namespace, case: tuple[nn.Module, Tensor, dict[str, Any]]
+) -> tuple[Times, dict[str, float]]:
+    """Returns what the methods took, and on a GPU each one's peak over what it holds between steps, in MiB."""
+    device = torch.device(options.device)
+    early: dict[str, str] = {}
+    runs = contestants(options, case, early)
+    peaks: dict[str, float] = {}
     for method, run in runs.items():
-        run()
-        run()
-        if device.type == "cuda":
+        for _ in range(2):
+            attempt(method, run, early)
+        if device.type == "cuda" and method not in early:
+            torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-            run()
-            peaks[method] = (torch.cuda.max_memory_allocated() - before) / 2**20
-    gc.disable()
-    times: dict[str, list[float]] = {method: [] for method in methods}
-    for number in range(rounds):
-        order = methods[number % len(methods) :] + methods[: number % len(methods)]  # no method always follows another
-        for method in order:
-            times[method].append(timed(runs[method], device))
-    gc.enable()
+            attempt(method, run, early)
+            peaks[method] = (torch.cuda.max_memory_allocated() - before) / MIB
+    times = take_turns(
+        {name: run for name, run in runs.items() if name not in early}, options.rounds, device, warm_up=0
+    )
+    times.failed.update(early)
+    return times, peaks
+
+
+def rows_of(
+    case: str, times: Times, peaks: Mapping[str, float], report: Report, methods: Sequence[str]
+) -> list[list[str]]:
+    """Returns the table's rows, and notes the raw figures in the report."""
     rows = []
     for method in methods:
-        ratios = sorted(own / floor for own, floor in zip(times[method], times["frozen"], strict=True))
-        spread = f"{ratios[len(ratios) // 4]:.2f} to {ratios[3 * len(ratios) // 4]:.2f}"
-        milliseconds = 1e3 * statistics.median(times[method])
-        peak = f" {peaks[method]:.0f} MiB |" if peaks else ""
-        rows.append(
-            f"| {tokens} | {method} | {statistics.median(ratios):.3f} | {spread} | {milliseconds:.1f} ms |{peak}"
+        taken = times.seconds.get(method, [])
+        report.records.append(
+            {
+                "case": case,
+                "method": method,
+                "seconds": taken,
+                "failed": times.failed.get(method),
+                "peak_mib": peaks.get(method),
+            }
         )
+        if method in times.failed or not taken:
+            rows.append([case, method, f"failed: {times.failed.get(method, 'no turn')}", "-", "-", "-"])
+            continue
+        over = [
+            ratio_text(times.ratios(method, other), 3) if times.seconds.get(other) else "-" for other in (FLOOR, LORA)
+        ]
+        peak = f"{peaks[method]:.0f} MiB" if method in peaks else "-"
+        rows.append([case, method, *over, time_text(statistics.median(taken)), peak])
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, nargs="+", default=[256, 1024])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    options = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments(__doc__, rounds=15)
+    parser.add_argument("--model", choices=["stack", "unet"], default="stack")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[256, 1024], help="of the stack")
+    parser.add_argument("--width", type=int, default=1280, help="of the stack")
+    parser.add_argument("--context", type=int, default=2048, help="width of the stack's text")
+    parser.add_argument("--latent", type=int, default=128, help="side of the UNet's latents; 128 is 1024 pixels")
+    parser.add_argument("--size", choices=SIZES, default="sdxl", help="of the UNet; tiny to try the command")
+    parser.add_argument("--checkpointing", action="store_true", help="of the UNet's gradients")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--coefficients", type=int, default=COEFFICIENTS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    methods = ["frozen", "PEFT LoRA r=1", "PEFT SHiRA", "PEFT WaveFT", "WaveFT (ours)"]
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()}, {options.threads} threads"
-    print(f"{name}, torch {torch.__version__}, {options.dtype}, p = {COEFFICIENTS}, {options.rounds} rounds\n")
-    print(
-        "| tokens | method | step over frozen (median) | middle half | step |"
-        + (" peak |" if device.type == "cuda" else "")
-    )
-    print("|---|---|---|---|---|" + ("---|" if device.type == "cuda" else ""))
-    for tokens in options.tokens:
-        print(*compare(tokens, options.rounds, methods, device, getattr(torch, options.dtype)), sep="\n", flush=True)
+    cases: dict[str, Callable[[], Any]] = {
+        f"{tokens} tokens": functools.partial(stack_case, options, tokens) for tokens in options.tokens
+    }
+    if options.model == "unet":
+        cases = {f"{8 * options.latent} px": functools.partial(unet_case, options)}
+    flags = "".join(f", {flag}" for flag in ("checkpointing", "compile") if getattr(options, flag))
+    report = Report("step", options, f"{options.model}, {options.dtype}, p = {options.coefficients}, batch 1{flags}")
+    print(f"{report.headline}\n")
+    columns = ["case", "method", "over frozen (middle half)", f"over {LORA}", "step", "peak in a step"]
+    rows, said = [], []
+    for name, make in cases.items():
+        times, peaks = compare(options, make())
+        rows += rows_of(name, times, peaks, report, options.methods)
+        if times.seconds.get(OURS) and times.seconds.get(WAVEFT):
+            said.append(f"{name}: {WAVEFT} takes {ratio_text(times.ratios(WAVEFT, OURS))} times as long as ours.")
+    print(table(columns, rows), *said, sep="\n\n", flush=True)
+    report.finish()
 
 
 if __name__ == "__main__":

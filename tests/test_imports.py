@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("waveft_core", "trainer", "comfy_nodes")
 CORE_MAY_IMPORT = {"torch", "numpy", "safetensors", "pywt", "ptwt"}
 CORE_LAZILY = {"ptwt", "matplotlib", "tqdm"}  # optional: inside functions only
-CORE_IN_ONE_PLACE = {"waveft_core.plot": "matplotlib", "waveft_core.console": "tqdm"}  # the command line's
+CORE_IN_ONE_PLACE = {"waveft_core.plot": "matplotlib", "waveft_core.cli.console": "tqdm"}  # the command line's
 STRANGERS = {
     "waveft_core": {"trainer", "comfy_nodes"},
     "trainer": {"comfy_nodes", "comfy", "comfy_api"},
@@ -169,7 +169,7 @@ def test_what_the_law_allows_is_let_through():
         "waveft_core": "from .atoms import x",
         "waveft_core.delta": "import math\nfrom .atoms import x\ndef f():\n    import ptwt",
         "waveft_core.plot": "def f():\n    from matplotlib.figure import Figure",
-        "waveft_core.console": "def f():\n    import tqdm",
+        "waveft_core.cli.console": "def f():\n    import tqdm",
         "trainer": "",
         "trainer.loop": "from waveft_core import x\nimport diffusers",
         "comfy_nodes": "",

@@ -35,7 +35,7 @@ class Beside(Coefficients):
 
     def hooks(self, module: nn.Module) -> list[RemovableHandle]:
         """Registers the one hook, on the layer's output."""
-        # sparse products break a graph, which goes on after the layer; not as a decorator, which would load the compiler
+        # sparse products break a graph, which goes on after the layer; not as a decorator: it would load the compiler
         after_forward = torch.compiler.disable(self._after_forward)  # type: ignore[no-untyped-call]
         return [module.register_forward_hook(after_forward, with_kwargs=True)]
 

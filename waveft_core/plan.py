@@ -120,7 +120,10 @@ def make_plan(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, 
 
 
 def joined(plans: Sequence[Plan]) -> Plan:
-    """Returns one plan for layers of one basis, on one device: its values and its sums are theirs, end to end."""
+    """Returns one plan for layers of one basis, on one device: its values and its sums are theirs, end to end.
+
+    It has no `entries`: they stay with the layers, whose weights lie apart.
+    """
     starts = np.cumsum([0, *(len(plan.basis[3]) for plan in plans)])
     sizes = [len(plan.turns[0].sources) for plan in plans]
     offsets = np.cumsum([0, *sizes])
@@ -144,7 +147,7 @@ def joined(plans: Sequence[Plan]) -> Plan:
             for p, size in zip(plans, sizes, strict=True)
         ]
         kept = torch.cat([part + width * int(start) for part, start in zip(parts, offsets, strict=False)])
-    return replace(plans[0], entries=torch.cat([plan.entries for plan in plans]), turns=tuple(turns), kept=kept)
+    return replace(plans[0], entries=plans[0].entries[:0], turns=tuple(turns), kept=kept)
 
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.merge import full_adapter, full_unet
+from benchmarks.load import full_adapter, full_unet
 from waveft_core import Spec, attach, load, merge, save
 from waveft_core.targets import select
 

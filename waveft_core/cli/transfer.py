@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .adapter import Adapter
+from ..adapter import Adapter
+from ..container import read_layout
+from ..errors import Refusal, WaveFTError
+from ..file import load
+from ..header import HEADER
+from ..tree import check_new, check_space, replacing_folder
+from ..weights import Weights
 from .console import check_file, count, progress_bar, say, size_text, stored_dtype, write_adapter
-from .container import read_layout
-from .errors import Refusal, WaveFTError
-from .file import load
-from .header import HEADER
-from .tree import check_new, check_space, replacing_folder
-from .weights import Weights
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _FOREIGN = (".lora_", ".lora.", ".hada_", ".lokr_")  # in the tensor names of files of differences, not of a model's
@@ -35,7 +35,7 @@ def extract(
     overwrite: bool,
 ) -> None:
     """Writes the adapter that comes closest to the difference of two models."""
-    from .extract import extract_deltas
+    from ..extract import extract_deltas
 
     check_file(out, overwrite)
     told: list[tuple[str, float, float]] = []
@@ -65,9 +65,9 @@ def extract(
 
 def _differences(base: Weights, tuned: Path, targets: tuple[str, ...] | None) -> Iterator[tuple[str, Tensor]]:
     """Returns each layer's name and dW, of whatever kind the tuned one is."""
-    from .interop.lora import deltas
-    from .sources import differences, matches
-    from .spec import SDXL_ATTENTION
+    from ..interop.lora import deltas
+    from ..sources import differences, matches
+    from ..spec import SDXL_ATTENTION
 
     folder = (tuned / _CONFIG).is_file()
     names = [] if tuned.is_dir() else list(read_layout(tuned)[0])
@@ -106,7 +106,7 @@ def convert(source: Path, to: str, base: Path | None, dtype: str | None, out: Pa
     if to == "waveft":
         write_adapter(adapter, out, _DTYPES[dtype] if dtype else stored_dtype(adapter))
         return
-    from .interop.diff import diff_size, write_diff
+    from ..interop.diff import diff_size, write_diff
 
     kind = _DTYPES[dtype or "fp16"]
     size = diff_size(adapter, kind)
@@ -120,7 +120,7 @@ def convert(source: Path, to: str, base: Path | None, dtype: str | None, out: Pa
 def _read(source: Path, base: Path | None) -> Adapter:
     if not source.is_dir():
         return load(source)
-    from .interop.peft import read_peft
+    from ..interop.peft import read_peft
 
     if base is None:
         raise WaveFTError(
@@ -131,7 +131,7 @@ def _read(source: Path, base: Path | None) -> Adapter:
 
 
 def _convert_to_peft(adapter: Adapter, base: Path | None, dtype: str | None, out: Path, overwrite: bool) -> None:
-    from .interop.peft import write_peft
+    from ..interop.peft import write_peft
 
     if base is None:
         raise WaveFTError("--to peft: expected --base, got none. PEFT names layers by the model's own paths: give it.")

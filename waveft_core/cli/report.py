@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .atoms import IDENTITY
+from ..atoms import IDENTITY
 from .console import plural, size_text
 
 _BLOCKS = 40  # lines

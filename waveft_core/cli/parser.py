@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..errors import WaveFTError
 from .console import complain
-from .errors import WaveFTError
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _MODEL = "a .safetensors file or a diffusers folder"
@@ -96,7 +96,7 @@ def _command(commands: Any, name: str, says: str, example: str, run: Callable[..
     return made
 
 
-def _lazily(name: str, module: str = "commands") -> Callable[..., None]:
+def _lazily(name: str, module: str = "adapters") -> Callable[..., None]:
     """Returns a command that imports what it needs when it runs: `--help` waits for nothing."""
 
     def run(**arguments: Any) -> None:

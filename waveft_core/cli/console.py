@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from .adapter import FILE_DTYPES, Adapter
-from .errors import WaveFTError
-from .file import save
-from .tree import check_new
+from ..adapter import FILE_DTYPES, Adapter
+from ..errors import WaveFTError
+from ..file import save
+from ..tree import check_new
 
 
 def say(text: str) -> None:

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from waveft_core import Spec, attach, load, save
 from waveft_core.algebra import combine, energy, prune
 from waveft_core.checkpoint import merge_files
-from waveft_core.cli import main, parser, weighted
-from waveft_core.console import progress_bar, size_text
+from waveft_core.cli.console import progress_bar, size_text
+from waveft_core.cli.parser import main, parser, weighted
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DOC = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 COMMANDS = ("inspect", "merge", "combine", "prune", "extract", "convert")
 SHAPES = {"lora_blocks_0_to_q": (8, 12), "lora_blocks_0_to_k": (8, 6), "lora_blocks_1_to_q": (10, 6)}

@@ -1,0 +1,1 @@
+"""The command line, `python -m waveft_core`: its words, what its commands do, and what it prints."""
