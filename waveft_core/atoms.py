@@ -66,6 +66,17 @@ def filters(wavelet: str) -> np.ndarray:
     return taps
 
 
+@lru_cache(maxsize=128)
+def _recipe(wavelet: str) -> tuple[tuple[float, tuple[tuple[int, float], ...]], ...]:
+    """Returns, for each band, its filter's largest tap and every tap's place and ratio to it, the largest first."""
+    bands = []
+    for taps in filters(wavelet):
+        order = [int(t) for t in np.argsort(-np.abs(taps), kind="stable")]  # so that no ratio exceeds 1
+        lead = float(taps[order[0]])
+        bands.append((lead, tuple((t, float(taps[t]) / lead) for t in order)))
+    return tuple(bands)
+
+
 @dataclass(frozen=True)
 class Axis:
     """One side of the transform: D [count, size], a row per coefficient, `k` taps in each.
@@ -85,26 +96,36 @@ class Axis:
     taps: np.ndarray
 
     def analyze(self, x: Tensor) -> Tensor:
-        """Returns `D x` of every row of `x` [T, size], transposed: [count, T], in x's dtype.
+        """Returns `D x` of every row of `x` [T, size], transposed: [count, T], in x's dtype."""
+        out = self.unscaled(x)
+        for band, lead in zip(torch.split(out, max(1, self.count // 2)), self.leads(), strict=False):
+            band.mul_(lead)
+        return out
 
-        Transposed because the gradient's dot products run over tokens, and first, so that the filters (in polyphase
-        form: adds of every other row, never a matrix) run along memory.
+    def leads(self) -> tuple[float, ...]:
+        """Returns the largest tap of each band's filter, low-pass first."""
+        return tuple(lead for lead, _ in _recipe(self.wavelet))
+
+    def unscaled(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Returns `analyze(x)` with each band divided by its lead: one pass over memory less; in `out` where given.
+
+        Transposed because the gradient's dot products run over tokens.  The band's filter is applied in polyphase form,
+        as adds of every other entry, never as a matrix.
         """
+        out = x.new_empty(self.count, x.shape[0]) if out is None else out
         if self.wavelet == IDENTITY:
-            return x.t().contiguous()
-        bank = filters(self.wavelet)
-        k, half = bank.shape[1], self.count // 2
-        padded = self._padded(x, k, 2 * half).t().contiguous()  # [size or more, T]
-        out = x.new_empty(self.count, x.shape[0])
-        for band, taps in enumerate(bank):
-            part = out[band * half : (band + 1) * half]
-            phases = [padded[t : t + 2 * half - 1 : 2] for t in range(k)]  # each [half, T], no copy
-            order = np.argsort(-np.abs(taps), kind="stable")  # the largest tap leads, so no ratio exceeds 1
-            lead, second = int(order[0]), int(order[1])
-            torch.add(phases[lead], phases[second], alpha=taps[second] / taps[lead], out=part)
-            for t in order[2:]:
-                part.add_(phases[t], alpha=taps[t] / taps[lead])
-            part.mul_(float(taps[lead]))
+            return out.copy_(x.t())
+        k, half = self.positions.shape[1], self.count // 2
+        padded = self._padded(x, k, 2 * half).t()  # [size or more, T]
+        if k > 2:  # read k times: transposed once
+            padded = padded.contiguous()
+        phases = [padded[t : t + 2 * half - 1 : 2] for t in range(k)]  # each [half, T], no copy
+        for part, (_, ((first, _), (second, ratio), *rest)) in zip(
+            torch.split(out, half), _recipe(self.wavelet), strict=True
+        ):
+            torch.add(phases[first], phases[second], alpha=ratio, out=part)
+            for t, ratio in rest:
+                part.add_(phases[t], alpha=ratio)
         return out
 
     def synthesize(self, coeffs: Tensor) -> Tensor:

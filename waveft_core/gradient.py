@@ -13,7 +13,7 @@ import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from weakref import WeakValueDictionary
 
 import torch
@@ -24,7 +24,7 @@ from torch.nn.grad import conv2d_weight
 from .atoms import axis, coeffs_shape, matrix_shape
 from .plan import arithmetic_dtype
 
-TOKENS_PER_CHUNK = 128  # two transposed slices of this many tokens stay in a core's cache at SDXL's widths
+TOKENS_PER_CHUNK = 64  # two transposed slices of this many tokens stay in a core's cache at SDXL's widths
 
 GATHERED_AT_ONCE = 2**16  # entries of dL/dW: 0.8 MB of places and values, well below a weight
 
@@ -91,13 +91,21 @@ class Sampler:
         """Returns sum_t (D_m dy_t)_i (D_n x_t)_j at the p positions, [p]; x: [T, n], grad: [T, m]."""
         m, n = self.matrix
         wide = arithmetic_dtype(x.dtype)
-        total = self.plane(x.new_zeros(self.indices.numel(), dtype=wide))  # sampled_addmm adds to it
+        rows, columns = axis(self.wavelet, self.mode, m), axis(self.wavelet, self.mode, n)
+        total = self.plane(x.new_zeros(self.indices.numel(), dtype=wide))
+        left = right = x.new_empty(0, dtype=wide)
         for start in range(0, x.shape[0], TOKENS_PER_CHUNK):
-            chunk = slice(start, start + TOKENS_PER_CHUNK)
-            left = axis(self.wavelet, self.mode, m).analyze(grad[chunk].to(wide))  # [M, T]
-            right = axis(self.wavelet, self.mode, n).analyze(x[chunk].to(wide))  # [N, T]
-            total = torch.sparse.sampled_addmm(total, left, right.t())
-        return total.values()
+            some = slice(start, start + TOKENS_PER_CHUNK)
+            tokens = x[some].shape[0]
+            if left.shape[1:] != (tokens,):  # made for the first chunk, and for a shorter last one
+                left, right = (
+                    x.new_empty(rows.count, tokens, dtype=wide),
+                    x.new_empty(columns.count, tokens, dtype=wide),
+                )
+            rows.unscaled(grad[some].to(wide), left)  # [M, T]
+            columns.unscaled(x[some].to(wide), right)  # [N, T]
+            torch.sparse.sampled_addmm(total, left, right.t(), out=total)
+        return total.values().mul_(self._scales(x.device, wide))
 
     def dense(self, x: Tensor, grad: Tensor) -> Tensor:
         """Returns the same from dL/dW = dy^T x, [m, n], which lives for this call alone."""
@@ -135,15 +143,33 @@ class Sampler:
             edges = torch.arange(across + 1, device=values.device) * along
             self._pattern = torch.searchsorted(indices, edges, out_int32=True), indices % along
         starts, columns = self._pattern
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(starts, columns, values, (across, along), check_invariants=False)
+        _warn_once()
+        return torch.sparse_csr_tensor(starts, columns, values, (across, along), check_invariants=False)
+
+    def _scales(self, device: torch.device, dtype: torch.dtype) -> Tensor | float:
+        """Returns what `Axis.unscaled` leaves out, for each coefficient [p], or for all where it is one number."""
+        leads = axis(self.wavelet, self.mode, self.matrix[0]).leads()
+        products = [row * column for row in leads for column in leads]  # of aa, ad, da, dd
+        if len(set(products)) == 1:
+            return products[0]
+        across, along = coeffs_shape(self.wavelet, self.mode, self.shape)
+        indices = self._moved(device)
+        bands = (indices >= across // 2 * along).int() * 2 + (indices % along >= along // 2).int()
+        return torch.tensor(products, dtype=dtype).to(device).index_select(0, bands)
 
     def _moved(self, device: torch.device) -> Tensor:
         """Returns the indices on `device`, moved there once."""
         if self.indices.device != device:
             self.indices = self.indices.to(device)
         return self.indices
+
+
+@cache
+def _warn_once() -> None:
+    """Lets PyTorch say, once a process and to nobody, that its CSR tensors are in beta."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1), check_invariants=True)
 
 
 _SAMPLERS: WeakValueDictionary[int, Sampler] = WeakValueDictionary()

@@ -293,12 +293,12 @@ def _memory(weight: Tensor) -> Tensor:
 
 
 def _read(weight: Tensor, offsets: Tensor) -> Tensor:
-    return _memory(weight).index_select(0, offsets).view(weight.dtype)
+    return _memory(weight).take(offsets.long()).view(weight.dtype)
 
 
 def _write(weight: Tensor, offsets: Tensor, content: Tensor) -> None:
     memory = _memory(weight)
-    memory.index_copy_(0, offsets.long(), content.view(memory.dtype))
+    memory.put_(offsets.long(), content.view(memory.dtype))
 
 
 def _overlaps(weight: Tensor) -> bool:

@@ -220,7 +220,11 @@ def load_checkpoint(path):
     """Returns {layer name: weight} of a checkpoint's attention layers."""
     found = load_file(path)
     inner = {key: key.removeprefix("model.diffusion_model.").removesuffix(".weight") for key in found}
-    return {f"lora_unet_{inner[key].replace('.', '_')}": value for key, value in found.items() if ".to_" in key}
+    return {
+        f"lora_unet_{inner[key].replace('.', '_')}": value
+        for key, value in found.items()
+        if ".to_" in key and key.endswith(".weight")
+    }
 
 
 @pytest.fixture(scope="module")
