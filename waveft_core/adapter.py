@@ -106,8 +106,7 @@ class Adapter:
         dtype = dtype or found.values.dtype
         device = torch.device(device) if device is not None else found.values.device
         values = found.values.to(device, arithmetic_dtype(dtype))
-        dense = dense_delta(self.wavelet, self.mode, found.shape, found.indices, values)
-        return dense.mul_(self.scaling).to(dtype)
+        return dense_delta(self.wavelet, self.mode, found.shape, found.indices, values, self.scaling).to(dtype)
 
     def add_(self, weight: Tensor, layer: str, strength: float = 1.0) -> Tensor:
         """Adds strength * dW to `weight` in place and returns it; only the touched entries are read and written.

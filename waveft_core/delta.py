@@ -12,8 +12,10 @@ from .plan import make_plan
 _BLOCK_NS, _TAP_NS = 100.0, 3.0
 
 
-def dense_delta(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, values: Tensor) -> Tensor:
-    """Returns IDWT(C) in the weight's shape, in the dtype and on the device of `values`.
+def dense_delta(
+    wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, values: Tensor, factor: float = 1.0
+) -> Tensor:
+    """Returns factor * IDWT(C) in the weight's shape, in the dtype and on the device of `values`.
 
     Args:
         indices: [p] int32, flat in C, ascending.
@@ -25,10 +27,10 @@ def dense_delta(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor
         coeffs = values.new_zeros(across * along)
         coeffs.index_copy_(0, indices.to(values.device).long(), values)
         half = axis(wavelet, mode, m).synthesize(coeffs.view(across, along))  # [N, m]
-        return axis(wavelet, mode, n).synthesize(half).view(shape)
+        return axis(wavelet, mode, n).synthesize(half).mul_(factor).view(shape)
     plan = make_plan(wavelet, mode, shape, indices, values.dtype).to(values.device, values.dtype)
     dense = values.new_zeros(m * n)
-    return dense.index_copy_(0, plan.entries.long(), plan.sums(values)).view(shape)
+    return dense.index_copy_(0, plan.entries.long(), plan.sums(values).mul_(factor)).view(shape)
 
 
 def transform_pays(wavelet: str, shape: tuple[int, int], coefficients: int) -> bool:
