@@ -10,12 +10,17 @@ from .plan import make_plan
 # One CPU core's nanoseconds, of which only the ratio matters (python -m benchmarks.scaling): an atom's block, made and
 # added; a filter tap applied to one entry, both ways.
 _BLOCK_NS, _TAP_NS = 100.0, 3.0
+_SMALL = (
+    2**16
+)  # entries: below this either way is done in a millisecond, and the atoms' sums are merge's to the last bit
 
 
 def dense_delta(
     wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, values: Tensor, factor: float = 1.0
 ) -> Tensor:
     """Returns factor * IDWT(C) in the weight's shape, in the dtype and on the device of `values`.
+
+    By atoms the sums are those of `merge` bit for bit; by the transform they are so to rounding.
 
     Args:
         indices: [p] int32, flat in C, ascending.
@@ -35,7 +40,7 @@ def dense_delta(
 
 def transform_pays(wavelet: str, shape: tuple[int, int], coefficients: int) -> bool:
     """Returns whether the transform is the cheaper way: for `db1` at 1280 x 1280 from 98,000 coefficients on."""
-    if wavelet == IDENTITY:
+    if wavelet == IDENTITY or shape[0] * shape[1] < _SMALL:
         return False
     k = int(filters(wavelet).shape[1])
     return coefficients * (k // 2) ** 2 * _BLOCK_NS > shape[0] * shape[1] * k * _TAP_NS

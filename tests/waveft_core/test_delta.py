@@ -31,3 +31,4 @@ def test_the_transform_is_for_many_coefficients_and_never_for_identity():
     assert not transform_pays("coif2", (1280, 1280), 2592)
     assert transform_pays("db1", (1280, 1280), 400_000)
     assert not transform_pays("identity", (1280, 1280), 1280 * 1280)
+    assert not transform_pays("db1", (64, 64), 64 * 64)
