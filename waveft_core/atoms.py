@@ -143,8 +143,12 @@ class Axis:
             return padded[:, k - 2 : k - 2 + self.size].contiguous()
         if k == 2:
             return padded
-        places = torch.from_numpy((np.arange(length) - (k // 2 - 1)) % self.size).to(coeffs.device)
-        return coeffs.new_zeros(coeffs.shape[1], self.size).index_add_(1, places, padded)
+        out = coeffs.new_zeros(coeffs.shape[1], self.size)
+        before = k // 2 - 1  # entries that wrap round to the end
+        for begin in range(before - self.size * math.ceil(before / self.size), length, self.size):
+            low, high = max(begin, 0), min(begin + self.size, length)
+            out[:, low - begin : high - begin] += padded[:, low:high]
+        return out
 
     def _padded(self, x: Tensor, k: int, length: int) -> Tensor:
         """Returns x with what the filter's taps see beyond its ends: [T, length + k - 2]."""

@@ -298,7 +298,7 @@ def _read(weight: Tensor, offsets: Tensor) -> Tensor:
 
 def _write(weight: Tensor, offsets: Tensor, content: Tensor) -> None:
     memory = _memory(weight)
-    memory.put_(offsets.long(), content.view(memory.dtype))
+    memory.index_copy_(0, offsets.long(), content.view(memory.dtype))  # not put_, which has no deterministic form
 
 
 def _overlaps(weight: Tensor) -> bool:
