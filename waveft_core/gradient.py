@@ -27,6 +27,7 @@ from .plan import arithmetic_dtype
 TOKENS_PER_CHUNK = 64  # two transposed slices of this many tokens stay in a core's cache at SDXL's widths
 
 GATHERED_AT_ONCE = 2**16  # entries of dL/dW: 0.8 MB of places and values, well below a weight
+KEPT = 2**14  # entries of a layer's atoms whose places and taps are kept from step to step: 128 kB
 
 # Nanoseconds on one CPU core, read off SDXL's shapes (python -m benchmarks.gradient): a filter tap applied to one token
 # of one channel, a term of a dot product, a multiply-add of the GEMM. Only their ratios matter.
@@ -55,6 +56,7 @@ class Sampler:
     handle: int = field(default_factory=itertools.count().__next__)
     in_graph: bool = False
     _pattern: tuple[Tensor, Tensor] | None = None
+    _kept: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
         _SAMPLERS[self.handle] = self
@@ -120,20 +122,26 @@ class Sampler:
 
     def gathered(self, weight_grad: Tensor) -> Tensor:
         """Returns D_m (dL/dW) D_n^T at the p positions, [p]; weight_grad: [m, n] contiguous."""
-        device, wide = weight_grad.device, weight_grad.dtype
-        m, n = self.matrix
+        device, wide, flat = weight_grad.device, weight_grad.dtype, weight_grad.view(-1)
         indices = self._moved(device)
-        row_places, row_taps = _table(self.wavelet, self.mode, m, device, wide)
-        column_places, column_taps = _table(self.wavelet, self.mode, n, device, wide)
-        span = max(1, GATHERED_AT_ONCE // (row_taps.shape[1] * column_taps.shape[1]))
+        width = _table(self.wavelet, self.mode, self.matrix[1], device, wide)[1].shape[1] ** 2
+        if len(indices) * width > KEPT:  # longer filters: a part at a time, and nothing kept
+            parts = torch.split(indices, max(1, GATHERED_AT_ONCE // width))
+            return torch.cat([_dots(flat, *self._atoms(part, wide)) for part in parts])
+        if self._kept is None or self._kept[1].device != device or self._kept[1].dtype != wide:
+            self._kept = self._atoms(indices, wide)
+        return _dots(flat, *self._kept)
+
+    def _atoms(self, indices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Returns the entries of coefficients' atoms, flat in the weight, and their taps: [p * k * k], [p, k * k]."""
+        m, n = self.matrix
         along = coeffs_shape(self.wavelet, self.mode, self.shape)[1]
-        parts = []
-        for places in torch.split(indices, span):
-            i, j = places // along, places % along
-            entries = row_places[i][:, :, None] * n + column_places[j][:, None, :]  # [span, k, k]
-            across = torch.einsum("pab,pb->pa", weight_grad.view(-1)[entries], column_taps[j])
-            parts.append((across * row_taps[i]).sum(dim=1))
-        return torch.cat(parts)
+        row_places, row_taps = _table(self.wavelet, self.mode, m, indices.device, dtype)
+        column_places, column_taps = _table(self.wavelet, self.mode, n, indices.device, dtype)
+        i, j = indices // along, indices % along
+        entries = row_places[i][:, :, None] * n + column_places[j][:, None, :]  # [p, k, k]
+        taps = row_taps[i][:, :, None] * column_taps[j][:, None, :]
+        return entries.view(-1).int(), taps.view(len(indices), -1)
 
     def plane(self, values: Tensor) -> Tensor:
         """Returns C [M, N] in CSR form, `values` [p] at the p positions."""
@@ -170,6 +178,11 @@ def _warn_once() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1), check_invariants=True)
+
+
+def _dots(flat: Tensor, entries: Tensor, taps: Tensor) -> Tensor:
+    """Returns each coefficient's sum of taps times entries, [p]."""
+    return (flat.index_select(0, entries).view_as(taps) * taps).sum(dim=1)
 
 
 _SAMPLERS: WeakValueDictionary[int, Sampler] = WeakValueDictionary()
