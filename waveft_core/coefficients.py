@@ -75,8 +75,10 @@ class Coefficients(nn.Module):
         """Returns whether this forward is one to send a gradient back through; keeps note of it."""
         trains = torch.is_grad_enabled() and self.values.requires_grad and self.shown
         if not torch.compiler.is_compiling():
-            self.ran_with_grad |= trains
-            self.ran_without_grad |= not trains
+            if trains and not self.ran_with_grad:  # a module's attributes are slow to set
+                self.ran_with_grad = True
+            if not trains and not self.ran_without_grad:
+                self.ran_without_grad = True
         return trains
 
     def _apply(self, fn: Any, recurse: bool = True) -> Coefficients:

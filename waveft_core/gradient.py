@@ -9,6 +9,7 @@ weight's size that outlives its layer.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import warnings
 from collections.abc import Callable
@@ -69,7 +70,9 @@ class Sampler:
             grad: [..., m], the gradient of its output; a convolution's is [B, out, h', w'].
         """
         x, grad = x.detach(), grad.detach()
-        with torch.autocast(x.device.type, enabled=False):  # a backward pass run within it would round to 16 bits
+        kind = x.device.type
+        rounding = torch.is_autocast_enabled(kind)  # of a backward pass that is run within autocast
+        with torch.autocast(kind, enabled=False) if rounding else contextlib.nullcontext():
             if self.convolution is not None:
                 weight_grad = _convolution_weight_grad(self.convolution, self.shape, x, grad)
                 return self.gathered(weight_grad.reshape(self.matrix)).mul_(self.factor)
