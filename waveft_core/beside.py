@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .atoms import axis
 from .coefficients import Coefficients
-from .gradient import Sampler
+from .gradient import Sampler, layer_input
 from .plan import arithmetic_dtype
 
 
@@ -31,19 +31,23 @@ class Beside(Coefficients):
         """Does nothing: there is no weight to be written to."""
 
     def release(self) -> None:
-        """Does nothing: the hook was all there was."""
+        """Restores the weight's flag."""
+        self._weight.requires_grad_(self._required_grad)
 
     def hooks(self, module: nn.Module) -> list[RemovableHandle]:
-        """Registers the one hook, on the layer's output."""
+        """Freezes the weight, as if it held the update, and registers the one hook, on the layer's output."""
+        assert isinstance(module.weight, Tensor)
+        self._weight, self._required_grad = module.weight, module.weight.requires_grad
+        self._weight.requires_grad_(False)
         # sparse products break a graph, which goes on after the layer; not as a decorator: it would load the compiler
         after_forward = torch.compiler.disable(self._after_forward)  # type: ignore[no-untyped-call]
-        return [module.register_forward_hook(after_forward, with_kwargs=True)]
+        return [module.register_forward_hook(after_forward, with_kwargs=True, prepend=True)]
 
     def _after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
         self._trains()
         if not self.shown:
             return output
-        x = args[0] if args else kwargs["input"]
+        x = layer_input(args, kwargs)
         added: Tensor = _Added.apply(output, x, self.values, self.sampler)  # type: ignore[no-untyped-call]
         return added
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .errors import WaveFTError
-from .gradient import Sampler, tapped
+from .gradient import Sampler, layer_input, tapped
 from .ledger import Ledger, Update
 from .plan import Plan, joined, rounded
 
@@ -116,12 +117,17 @@ class InWeight(Coefficients):
         super().__init__(path, values, indices, sampler)
         self.update, self.ledger = update, ledger
         self._loading = False
+        self._proven = False  # that the layer's forward is the linear map whose gradient is taken
         self.saw()
 
     def saw(self) -> None:
         """Takes the present values for written."""
         self.update.values = self.values
         self._seen = self._mark()
+
+    def forget(self) -> None:
+        """Takes the present values for not written: fused optimizers change them without a trace."""
+        self._seen = (-1, -1)
 
     def _mark(self) -> tuple[int, int]:
         return self.values._version, self.values.data_ptr()
@@ -136,8 +142,17 @@ class InWeight(Coefficients):
         self.ledger.write()
         self.saw()
 
+    def catch_up(self) -> None:
+        """Writes the layer's weight where the values changed, or where it was cast; else leaves it alone."""
+        if self.ledger.behind() or self.stale():
+            self.write()
+
     def check(self) -> None:
-        """Refuses a weight that somebody else wrote to."""
+        """Refuses a weight that somebody else wrote to; goes over to one that has come in its place."""
+        module = self._module()
+        if module is not None:
+            assert isinstance(module.weight, Tensor)
+            self.ledger.take(module.weight)
         self.ledger.follow()
 
     def release(self) -> None:
@@ -153,9 +168,11 @@ class InWeight(Coefficients):
     def hooks(self, module: nn.Module) -> list[RemovableHandle]:
         """Freezes the weight and registers the hooks around its layer's forward, saving and loading."""
         self.ledger.freeze()
+        self._module = weakref.ref(module)
         return [
+            # first of the hooks: the gradient is that of the layer's own output
             module.register_forward_pre_hook(self._before_forward),
-            module.register_forward_hook(self._after_forward, with_kwargs=True),
+            module.register_forward_hook(self._after_forward, with_kwargs=True, prepend=True),
             module.register_state_dict_post_hook(partial(self._after_saving)),  # type: ignore[no-untyped-call]
             module.register_load_state_dict_pre_hook(self._before_loading),  # type: ignore[no-untyped-call]
             module.register_load_state_dict_post_hook(self._after_loading),  # type: ignore[no-untyped-call]
@@ -165,12 +182,13 @@ class InWeight(Coefficients):
         if torch.compiler.is_compiling():
             return  # a graph cannot: the optimizer's hook and `Tuning.refresh` write
         self._check_weight(module)
-        if self.stale() or self.ledger.changed():
-            self.write()
+        self.catch_up()
 
     def _after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
         if not self._trains():
             return output
+        if not self._proven and not torch.compiler.is_compiling():
+            self._prove(module, layer_input(args, kwargs), output)
         return tapped(args, kwargs, output, self.values, self.sampler)
 
     def _after_saving(self, module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
@@ -193,6 +211,30 @@ class InWeight(Coefficients):
         if self._loading:
             self.ledger.recapture()
         self._loading = False
+
+    def _prove(self, module: nn.Module, x: Tensor, output: Tensor) -> None:
+        """Refuses a subclass whose forward is not its base's: weight standardisation, or an activation of its own.
+
+        A subclass's first forward is made a second time and compared; this waits for the device.
+        """
+        assert isinstance(module, nn.Linear | nn.Conv2d)
+        if type(module) not in (nn.Linear, nn.Conv2d):
+            x, weight = x.to(output.dtype), module.weight.to(output.dtype)
+            bias = None if module.bias is None else module.bias.to(output.dtype)
+            with torch.no_grad():
+                if isinstance(module, nn.Linear):
+                    expected = nn.functional.linear(x, weight, bias)
+                else:
+                    expected = nn.Conv2d._conv_forward(module, x, weight, bias)
+            slack = 0.05 * float(expected.abs().max()) if expected.numel() else 0.0
+            if expected.shape != output.shape or not torch.allclose(
+                expected, output, rtol=0.05, atol=slack, equal_nan=True
+            ):
+                raise WaveFTError(
+                    f'layer "{self.path}": expected a forward that is x W^T + b, got another in '
+                    f"{type(module).__name__}, whose coefficients would train on a wrong gradient. Leave it out."
+                )
+        self._proven = True
 
     def _check_weight(self, module: nn.Module) -> None:
         """Refuses a module whose weight is another tensor than the one that was attached to."""
@@ -222,6 +264,7 @@ class Batch:
         return len(layers) == len(self._layers) and all(
             layer is own
             and layer.update.plan is plan
+            and layer.update.fits(layer.ledger.weight)
             and layer.ledger.originals is original
             and len(layer.ledger.updates) == 1
             and layer.update.factor == layers[0].update.factor
@@ -241,6 +284,8 @@ class Batch:
         for layer, part in zip(self._layers, parts, strict=True):
             layer.ledger.put(part)
             layer.saw()
+        for layer in self._layers:
+            layer.ledger.mark()  # slices of one tensor share its version: each one's write showed on the others
 
 
 _NO_COPY = (

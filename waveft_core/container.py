@@ -20,7 +20,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from .errors import WaveFTError
+from .errors import WaveFTError, listed
 
 DTYPES = {
     "F64": torch.float64,
@@ -38,6 +38,7 @@ DTYPES = {
 }
 WORDS = {dtype: word for word, dtype in DTYPES.items()}
 PIECE_BYTES = 2**24  # copied at a time
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 Piece = bytes | bytearray | memoryview
 
@@ -184,8 +185,17 @@ def _header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
         start += entry.size
     if metadata:
         header["__metadata__"] = dict(metadata)
+    wrong = [key for key, value in metadata.items() if not (_is_text(key) and _is_text(value))]
+    if wrong:
+        names = listed(map(repr, wrong))
+        raise WaveFTError(f"metadata: expected strings of valid Unicode, got others at {names}. Convert or drop them.")
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # safetensors' own padding: the data stays aligned to 8 bytes
+    if len(text) > MAX_HEADER_BYTES:
+        raise WaveFTError(
+            f"metadata: expected a header of at most {MAX_HEADER_BYTES} bytes, which is all that readers of "
+            f"safetensors take, got {len(text)}. Keep the largest strings in a file of their own."
+        )
     return len(text).to_bytes(8, "little") + text
 
 
@@ -210,6 +220,13 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _is_text(value: object) -> bool:
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
 
 
 def _span(held: Mapping[str, list[int]]) -> int:

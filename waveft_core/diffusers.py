@@ -70,10 +70,9 @@ def load(
     if leave_out:
         kept = {place.name: found.layers[place.name] for place in places}
         found = Adapter(kept, found.wavelet, found.mode, found.scaling, found.locations, found.metadata, found.source)
-    tuning = attach(components, found)
+    tuning = attach(components, found, strength=strength)
     for values in tuning.parameters():
         values.requires_grad_(False)
-    tuning.strength = strength
     _LOADED.setdefault(pipe, {})[name] = tuning
     return tuning
 

@@ -234,6 +234,8 @@ class Tap(torch.autograd.Function):
         """Returns `output`, the same memory; saves the layer's input `x`."""
         ctx.save_for_backward(x)
         ctx.handle, ctx.count, ctx.dtype = handle, values.numel(), values.dtype
+        if not torch.compiler.is_compiling():
+            ctx.sampler = _SAMPLERS[handle]  # kept by the graph: a backward pass may come after the hooks are gone
         return output.detach()  # not a view for autograd: the model may go on to change it in place
 
     @staticmethod
@@ -243,7 +245,7 @@ class Tap(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         if torch.compiler.is_compiling():
             return grad, None, _in_graph(x, grad, ctx.handle, ctx.count, ctx.dtype), None
-        return grad, None, _SAMPLERS[ctx.handle](x, grad).to(ctx.dtype), None
+        return grad, None, ctx.sampler(x, grad).to(ctx.dtype), None
 
 
 def tap(values: Tensor, sampler: Sampler) -> Callable[..., Tensor]:
@@ -257,11 +259,16 @@ def tap(values: Tensor, sampler: Sampler) -> Callable[..., Tensor]:
     return after_forward
 
 
+def layer_input(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
+    """Returns what a layer was called with, whatever its forward calls it (`input`, or bitsandbytes' `x`)."""
+    return args[0] if args else next(iter(kwargs.values()))
+
+
 def tapped(
     args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor, values: Tensor, sampler: Sampler
 ) -> Tensor:
     """Returns a layer's output with `values` tapped into its gradient; args, kwargs: what the layer was called with."""
-    x = args[0] if args else kwargs["input"]
+    x = layer_input(args, kwargs)
     if x.dtype != output.dtype:
         x = x.detach().to(output.dtype)  # autocast: what the matmul saw, and half the memory to keep
     out: Tensor = Tap.apply(output, x, values, sampler.handle)  # type: ignore[no-untyped-call]

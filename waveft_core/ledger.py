@@ -43,6 +43,10 @@ class Update:
     def __init__(self, layer: str, plan: Plan, values: Tensor, factor: float) -> None:
         self.layer, self.plan, self.values, self.factor = layer, plan, values, factor
 
+    def fits(self, weight: Tensor) -> bool:
+        """Returns whether the plan is on the device and in the arithmetic of `weight`."""
+        return self.plan is self.plan.to(weight.device, arithmetic_dtype(weight.dtype))
+
     def contribution(self, weight: Tensor) -> Tensor:
         """Returns factor * IDWT(C) at the plan's entries, [E], in the arithmetic of `weight` and on its device."""
         self.plan = self.plan.to(weight.device, arithmetic_dtype(weight.dtype))
@@ -61,18 +65,24 @@ class Ledger:
         self._places: list[Tensor | None] = []
         self._behind = False  # the weight was cast, and not yet written in its new dtype
         self._frozen_by, self._required_grad = 0, False
-        self._mark()
+        self._address = 0
+        self.mark()
 
-    def add(self, update: Update) -> None:
-        """Makes `update` active."""
-        self._regroup([*self.updates, update])
+    def add(self, update: Update, place: int | None = None) -> None:
+        """Makes `update` active, the last of the updates or at `place` among them."""
+        updates = list(self.updates)
+        updates.insert(len(updates) if place is None else place, update)
+        self._regroup(updates)
 
     def remove(self, update: Update) -> None:
         """Takes `update` out; the last one out leaves W0."""
         self._regroup([other for other in self.updates if other is not update])
 
     def write(self) -> None:
-        """Rewrites the touched entries from their originals and the active updates; never waits for the device."""
+        """Rewrites the touched entries from their originals and the active updates.
+
+        Waits for the device only where the weight was cast, moved or written to since.
+        """
         if _fingerprint(self.weight) != self._seen:
             self.follow()
         if self.entries.numel():
@@ -122,11 +132,45 @@ class Ledger:
                 "its base weights."
             )
         if cast:
+            self._behind |= dtype != self.written.dtype  # the same bits elsewhere need no rewriting
             self._offsets = offsets
             self.originals, self.written = self.originals.to(device, dtype), expected
             self._places = [None if place is None else place.to(device) for place in self._places]
-            self._behind = True
-            self._mark()
+            self.mark()
+
+    def behind(self) -> bool:
+        """Returns whether the weight was cast since it was last written; follows one that somebody else moved.
+
+        Raises:
+            WaveFTError: as `follow`.
+        """
+        if _fingerprint(self.weight) != self._seen:
+            self.follow()
+        return self._behind
+
+    def take(self, weight: Tensor) -> None:
+        """Goes over to `weight`, which has come in the place of its own, where it holds what was last written.
+
+        Raises:
+            WaveFTError: as `follow`.
+        """
+        if weight is self.weight:
+            return
+        if weight.shape != self.weight.shape:
+            raise WaveFTError(
+                f'layer "{self.layer}": expected a weight of {list(self.weight.shape)}, got one of '
+                f"{list(weight.shape)} in its place. Put the attached weight back, then detach."
+            )
+        own, self.weight = self.weight, weight
+        try:
+            self.follow()
+        except BaseException:
+            self.weight = own
+            raise
+        _BY_TENSOR.pop(id(own), None)  # nobody holds it any more: its id may be used again
+        if self._frozen_by:
+            weight.requires_grad_(False)
+        self.mark()
 
     def recapture(self) -> None:
         """Takes what a state dict brought into the weight as a new W0 and puts the updates into it."""
@@ -135,7 +179,7 @@ class Ledger:
         self.entries = self.entries.to(self.weight.device)
         self._offsets = _offsets(self.weight, self.entries)
         self.originals = self.written = _read(self.weight, self._offsets)
-        self._mark()
+        self.mark()
         self.write()
 
     def original_weight(self) -> Tensor:
@@ -183,12 +227,17 @@ class Ledger:
         with torch.no_grad():  # not through .data: autograd must see a rewrite between a forward and its backward
             _write(self.weight, self._offsets, content)
         self.written, self._behind = content, False
-        self._mark()
+        self.mark()
 
-    def _mark(self) -> None:
+    def mark(self) -> None:
+        """Takes the weight as it is for seen."""
         self._seen = _fingerprint(self.weight)
         _BY_TENSOR[id(self.weight)] = self
-        _BY_MEMORY[self.weight.data_ptr()] = self
+        address = self.weight.data_ptr()
+        if address != self._address and _BY_MEMORY.get(self._address) is self:
+            del _BY_MEMORY[self._address]  # a weight that is moved for every forward leaves no trail of addresses
+        self._address = address
+        _BY_MEMORY[address] = self
 
 
 _BY_TENSOR: WeakValueDictionary[int, Ledger] = WeakValueDictionary()  # a ledger holds its weight: no id is used twice
@@ -209,9 +258,12 @@ def ledger_of(weight: Tensor, layer: str) -> Ledger:
             found.weight.data_ptr() != weight.data_ptr()
             or found.weight.shape != weight.shape
             or found.weight.stride() != weight.stride()
+            or found.weight.dtype != weight.dtype
         ):
             found = None
     if found is not None:
+        if isinstance(weight, torch.nn.Parameter) and not isinstance(found.weight, torch.nn.Parameter):
+            found.take(weight)  # found by a state dict's alias of it: the module's own is the one that moves
         found.follow()
         return found
     return Ledger(weight, layer)

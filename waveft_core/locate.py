@@ -7,6 +7,7 @@ of any layer is kept.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from types import TracebackType
@@ -22,7 +23,7 @@ from .gradient import Sampler, tap
 from .locations import draw, parse_locations
 from .plan import arithmetic_dtype
 from .spec import Spec
-from .targets import Models, Target, select
+from .targets import Models, Target, parts, select
 
 POOL = 16  # candidates for each position that is kept
 
@@ -51,13 +52,15 @@ class Probe:
         if type(pool) is not int or pool < 1:
             raise WaveFTError(f"pool: expected a whole number of at least 1, got {pool!r}.")
         self._spec = spec
+        self._compiled = any(hasattr(model, "_orig_mod") for model in parts(models).values())
         self._targets = select(models, spec.targets)
         own = dict(coefficients or {})
         if strange := sorted(own.keys() - {target.name for target in self._targets}):
             raise WaveFTError(f"coefficients: expected names of target layers, got {listed(strange)}.")
         self._counts = [own.get(target.name, spec.coefficients) for target in self._targets]
+        self._uniform = f"uniform:{seed}"
         self._indices = [
-            self._candidates(target, f"uniform:{seed}", count, pool)
+            self._candidates(target, self._uniform, count, pool)
             for target, count in zip(self._targets, self._counts, strict=True)
         ]
         self._sums: list[nn.Parameter] = []
@@ -69,10 +72,12 @@ class Probe:
         if self._handles:
             raise WaveFTError("probe: expected to be entered once at a time, got a second time. Leave it first.")
         self._sums = self._sums or self._zeros()
+        self._forget_graphs()
         for target, indices, values in zip(self._targets, self._indices, self._sums, strict=True):
-            sampler = Sampler(self._spec.wavelet, self._spec.mode, tuple(target.weight.shape), indices, 1.0)
+            sampler = Sampler(self._spec.wavelet, self._spec.mode, target.shape, indices, 1.0, target.convolution)
             assert target.module is not None
-            self._handles.append(target.module.register_forward_hook(tap(values, sampler), with_kwargs=True))
+            hook = tap(values, sampler)
+            self._handles.append(target.module.register_forward_hook(hook, with_kwargs=True, prepend=True))
         self._trained = [target.weight for target in self._targets if target.weight.requires_grad]
         for weight in self._trained:
             weight.requires_grad_(False)
@@ -87,6 +92,11 @@ class Probe:
         for weight in self._trained:
             weight.requires_grad_(True)
         self._handles, self._trained = [], []
+        self._forget_graphs()
+
+    def _forget_graphs(self) -> None:
+        if self._compiled:
+            torch.compiler.reset()  # compiled graphs notice neither that a hook has come nor that one is gone
 
     def gradients(self) -> Mapping[str, Tensor]:
         """Returns each layer's summed gradient at its candidates, float32 (float64 on a float64 base)."""
@@ -120,18 +130,27 @@ class Probe:
             raise WaveFTError(
                 f"layers {listed(broken)}: expected finite gradients, got NaN or infinity. Scale the loss."
             )
+        unseen = [name for name, total in sums.items() if not bool(total.any())]
+        if unseen:
+            warnings.warn(
+                f"WaveFT: {len(unseen)} layers had no gradient, and get places drawn uniformly: {listed(unseen)}",
+                stacklevel=2,
+            )
         sizes = [total.abs().cpu().numpy() for total in sums.values()]
         kept = _best_of_all(sizes, sum(self._counts)) if across_layers else _best_of_each(sizes, self._counts)
         layers = {}
         for target, indices, places in zip(self._targets, self._indices, kept, strict=True):
-            if len(places):
+            if target.name in unseen and not across_layers:
+                chosen = self._candidates(target, self._uniform, len(places), 1)
+                layers[target.name] = Layer(torch.zeros(len(chosen)), chosen, target.shape)
+            elif len(places):
                 chosen = indices[torch.from_numpy(np.sort(places))]
-                layers[target.name] = Layer(torch.zeros(len(chosen)), chosen, tuple(target.weight.shape))
+                layers[target.name] = Layer(torch.zeros(len(chosen)), chosen, target.shape)
         return Adapter(layers, self._spec.wavelet, self._spec.mode, self._spec.scaling, self._spec.locations)
 
     def _candidates(self, target: Target, locations: str, count: int, pool: int) -> Tensor:
         """Returns a layer's candidates, [pool * count] int32 ascending; with a pool of 1, what `uniform` would draw."""
-        wavelet, mode, shape = self._spec.wavelet, self._spec.mode, tuple(target.weight.shape)
+        wavelet, mode, shape = self._spec.wavelet, self._spec.mode, target.shape
         across, along = coeffs_shape(wavelet, mode, shape)
         fits = 1 <= count <= across * along  # if not, the draw refuses the count itself
         return draw(locations, target.name, wavelet, mode, shape, min(pool * count, across * along) if fits else count)

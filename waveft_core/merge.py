@@ -51,14 +51,15 @@ class Merged:
         Raises:
             WaveFTError: something else wrote to one of the weights meanwhile; nothing is changed then.
         """
-        undone: list[tuple[Ledger, Update]] = []
+        undone: list[tuple[Ledger, Update, int]] = []
         try:
             for ledger, update in self._placed:
+                place = ledger.updates.index(update)
                 ledger.remove(update)  # looks at the weight first: one pass over memory that is far away
-                undone.append((ledger, update))
+                undone.append((ledger, update, place))
         except BaseException:
-            for ledger, update in undone:
-                ledger.add(update)
+            for ledger, update, place in undone:
+                ledger.add(update, place)  # where it was: three updates summed in another order round otherwise
             raise
         self._placed = []
 

@@ -33,9 +33,14 @@ class Target:
     @property
     def shape(self) -> tuple[int, ...]:
         """The weight's own shape, whatever a quantised one is stored as."""
-        if isinstance(self.module, nn.Linear):
+        if isinstance(self.module, nn.Linear) and not can_hold(self.weight):
             return self.module.out_features, self.module.in_features
         return tuple(self.weight.shape)
+
+    @property
+    def convolution(self) -> nn.Conv2d | None:
+        """The module, where it is a convolution."""
+        return self.module if isinstance(self.module, nn.Conv2d) else None
 
 
 def parts(models: Models) -> Mapping[str | None, nn.Module]:

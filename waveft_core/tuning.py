@@ -9,6 +9,8 @@ whose weight is quantised runs its update beside it instead (`Tuning.ways` tells
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,12 +42,14 @@ class Tuning:
         name: of this tuning among those that are attached to the same model.
     """
 
-    def __init__(self, name: str, layers: Sequence[tuple[Target, Coefficients]], basis: Spec | Adapter) -> None:
+    def __init__(
+        self, name: str, layers: Sequence[tuple[Target, Coefficients]], basis: Spec | Adapter, strength: float
+    ) -> None:
         self.name = name
         self._targets = [target for target, _ in layers]
         self._layers = [layer for _, layer in layers]
         self._basis = basis
-        self._strength = 1.0
+        self._strength = float(strength)
         self._disabled = 0
         self._checked = False
         self._batches: dict[object, Batch] = {}
@@ -53,7 +57,7 @@ class Tuning:
         for target, layer in layers:
             assert target.module is not None
             self._handles += layer.hook(target.module, name)
-            layer.owner = self
+            layer.owner, layer.shown = self, strength != 0.0
         _watch_optimizers()
         _TUNINGS.add(self)
 
@@ -120,6 +124,7 @@ class Tuning:
 
     @strength.setter
     def strength(self, strength: float) -> None:
+        _check_strength(strength)
         for layer in self._layers:
             layer.check()
         before, self._strength = self._strength, float(strength)
@@ -150,8 +155,8 @@ class Tuning:
         pass after it: PyTorch refuses. Where the base's output is wanted too, compute it first.
         """
         self._disabled += 1
-        self.refresh()
         try:
+            self.refresh()
             yield
         finally:
             self._disabled -= 1
@@ -171,8 +176,8 @@ class Tuning:
                 f"swapped: expected {len(expected)} tensors shaped as parameters(), got {len(shapes)} others."
             )
         own = [layer.values.detach().clone() for layer in self._layers]
-        self._fill(values)
         try:
+            self._fill(values)
             yield
         finally:
             self._fill(own)
@@ -213,6 +218,8 @@ class Tuning:
                 batch.write()
             else:  # a weight that two adapters share, or that was moved: each by itself, with a look at its weight
                 for layer in group:
+                    layer.forget()  # where one is refused, the next forward must still write the others
+                for layer in group:
                     layer.write()
 
     def watch(self, entrance: nn.Module) -> None:
@@ -220,8 +227,8 @@ class Tuning:
 
         def before_forward(module: nn.Module, args: Any) -> None:
             for layer in self._layers:
-                if isinstance(layer, InWeight) and (layer.stale() or layer.ledger.changed()):
-                    layer.write()
+                if isinstance(layer, InWeight):
+                    layer.catch_up()
 
         self._handles.append(entrance.register_forward_pre_hook(before_forward))
 
@@ -249,7 +256,13 @@ class Tuning:
             )
         idle = [layer for layer in layers if layer.values.grad is None]
         unrun = [layer.path for layer in idle if not (layer.ran_with_grad or layer.ran_without_grad)]
-        blocked = [layer.path for layer in idle if layer.ran_without_grad and not layer.ran_with_grad]
+        off = [layer.path for layer in idle if not layer.shown]
+        blocked = [layer.path for layer in idle if layer.shown and layer.ran_without_grad and not layer.ran_with_grad]
+        if len(off) == len(layers):
+            raise WaveFTError(
+                f'tuning "{self.name}": expected a strength other than 0 to train at, got {self._strength}'
+                f"{' and a step within disabled()' if self._disabled else ''}. Set it to 1."
+            )
         if len(idle) == len(layers) and blocked:
             raise WaveFTError(
                 f"layers {listed(blocked)}: expected gradients after the backward pass, got none, since they ran "
@@ -284,7 +297,9 @@ def _watch_optimizers() -> None:
     register_optimizer_step_post_hook(after)
 
 
-def attach(models: Models, spec: Spec | Adapter, name: str | None = None, beside: bool = False) -> Tuning:
+def attach(
+    models: Models, spec: Spec | Adapter, name: str | None = None, beside: bool = False, strength: float = 1.0
+) -> Tuning:
     """Puts trainable coefficients into the models' layers and returns them.
 
     Args:
@@ -292,17 +307,24 @@ def attach(models: Models, spec: Spec | Adapter, name: str | None = None, beside
         spec: what to train, from zero; or an adapter to go on from.
         name: of the tuning, where several are attached to one model; by default `waveft`, `waveft_2`, ...
         beside: run every layer's update beside its weight, as for quantised layers, and write to none.
+        strength: the tuning's, from the start.
 
     Raises:
         WaveFTError: no layer matched, a layer that cannot be trained, more coefficients than a layer's C has entries,
             or a name that is taken.
     """
+    if torch.is_inference_mode_enabled():
+        raise WaveFTError(
+            "attach: expected to be called outside torch.inference_mode, where no parameter can train, got a call "
+            "within it. Leave it first, or merge the adapter."
+        )
+    _check_strength(strength)
     if isinstance(spec, Spec):
         targets = select(models, spec.targets)
     else:
         targets = resolve(models, spec)
         check_trainable(targets, models)
-    name = _free_name(targets, name)
+    name = _free_name(models, targets, name)
     held = [not beside and can_hold(target.weight) for target in targets]
     for target, holds in zip(targets, held, strict=True):
         if holds:
@@ -313,14 +335,14 @@ def attach(models: Models, spec: Spec | Adapter, name: str | None = None, beside
     layers: list[tuple[Target, Coefficients]] = []
     try:
         for target, holds, start in zip(targets, held, drawn, strict=True):
-            layers.append((target, _install(target, *start, spec, holds)))
+            layers.append((target, _install(target, *start, spec, holds, strength)))
         refuse_overflow(layer.ledger for _, layer in layers if isinstance(layer, InWeight))
     except BaseException:
         for _, layer in layers:
             if isinstance(layer, InWeight):
                 layer.ledger.remove(layer.update)
         raise
-    tuning = Tuning(name, layers, spec)
+    tuning = Tuning(name, layers, spec, strength)
     for model in parts(models).values():
         if hasattr(model, "_orig_mod"):  # its graph cannot look at the values, its entrance can
             tuning.watch(model)
@@ -338,12 +360,21 @@ def attached(models: Models) -> dict[str, Tuning]:
     return found
 
 
-def _free_name(targets: Sequence[Target], name: str | None) -> str:
+def _check_strength(strength: float) -> None:
+    if not math.isfinite(strength):
+        raise WaveFTError(f"strength: expected a finite number, got {strength!r}.")
+
+
+def _free_name(models: Models, targets: Sequence[Target], name: str | None) -> str:
     """Returns the name of a new tuning, which is also that of its module below each layer."""
-    taken = {child for target in targets if target.module is not None for child, _ in target.module.named_children()}
+    taken = attached(models)
+
+    def free(name: str) -> bool:
+        return name not in taken and not any(hasattr(target.module, name) for target in targets)
+
     if name is None:
-        return next(free for free in (NAME, *(f"{NAME}_{k}" for k in range(2, len(taken) + 3))) if free not in taken)
-    if not name.isidentifier() or name in taken or any(hasattr(target.module, name) for target in targets):
+        return next(filter(free, itertools.chain([NAME], (f"{NAME}_{k}" for k in itertools.count(2)))))
+    if not name.isidentifier() or not free(name):
         raise WaveFTError(
             f"name: expected a Python identifier that the layers do not have, got {name!r}. Choose another, or detach "
             "the tuning of that name."
@@ -375,14 +406,16 @@ def _start(target: Target, spec: Spec | Adapter) -> tuple[Tensor, Tensor]:
     return torch.zeros(spec.coefficients, dtype=wide, device=weight.device), indices
 
 
-def _install(target: Target, values: Tensor, indices: Tensor, spec: Spec | Adapter, holds: bool) -> Coefficients:
-    weight, shape = target.weight, target.shape
-    convolution = target.module if isinstance(target.module, nn.Conv2d) else None
-    sampler = Sampler(spec.wavelet, spec.mode, shape, indices, spec.scaling, convolution)
+def _install(
+    target: Target, values: Tensor, indices: Tensor, spec: Spec | Adapter, holds: bool, strength: float
+) -> Coefficients:
+    weight, shape, factor = target.weight, target.shape, spec.scaling * strength
+    sampler = Sampler(spec.wavelet, spec.mode, shape, indices, factor, target.convolution)
     if not holds:
         return Beside(target.path, values, indices, sampler)
     plan = make_plan(spec.wavelet, spec.mode, shape, indices, arithmetic_dtype(weight.dtype))
-    update = Update(target.path, plan, values, spec.scaling)
+    update = Update(target.path, plan, values, factor)
     ledger = ledger_of(weight, target.path)
-    ledger.add(update)
-    return InWeight(target.path, values, indices, sampler, update, ledger)
+    layer = InWeight(target.path, values, indices, sampler, update, ledger)
+    ledger.add(update)  # last: nothing may fail once the weight is changed
+    return layer
