@@ -25,7 +25,7 @@ def run(text, **names):
 
 
 def test_there_is_no_example_that_nothing_runs_and_none_is_long():
-    words = ("StableDiffusionXLPipeline", "ViTFor", "RobertaFor", "attached", "locate")
+    words = ("StableDiffusionXLPipeline", "ViTFor", "RobertaFor", "attached", "combine", "locate")
     assert all(len(text.strip().splitlines()) <= 16 for text in BLOCKS)
     assert sorted(BLOCKS) == sorted(block(f" {word}" if word.islower() else word) for word in words)
 
@@ -96,6 +96,27 @@ def test_several_adapters(tmp_path, monkeypatch, capsys):
     made = run(block(" attached"), model=model)
     assert not made["attached"](model)
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+
+
+def test_the_toolbox(tmp_path, monkeypatch, capsys):
+    from diffusers import UNet2DConditionModel
+
+    base = ROOT / "models" / "nano-sdxl"
+    monkeypatch.chdir(tmp_path)
+    unet = UNet2DConditionModel.from_pretrained(base / "unet").float().requires_grad_(False)
+    for seed, name in enumerate(("dog", "style")):
+        tuning = attach(unet, Spec(coefficients=50, locations=f"uniform:{seed}"))
+        with torch.no_grad():
+            for values in tuning.parameters():
+                values.normal_(generator=torch.Generator().manual_seed(seed)).mul_(0.1)
+        save(tuning.adapter(), f"{name}.safetensors")
+        tuning.detach()
+    made = run(block(" combine"), folder=base)
+    assert len(made["both"].layers) == len(made["again"].layers) == 88
+    kept, half = made["again"].layers, made["half"].layers
+    name = next(iter(half))
+    shared = set(kept[name].indices.tolist()) & set(half[name].indices.tolist())
+    assert len(shared) > 0.9 * min(50, len(half[name].indices)), "what was merged is what is found again"
 
 
 def test_positions_by_the_gradient():

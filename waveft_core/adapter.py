@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -34,7 +35,7 @@ class Layer:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Adapter:
     """A set of layers' coefficients in one basis; validated when made.
 
@@ -73,6 +74,11 @@ class Adapter:
     def __reduce__(self) -> tuple[object, ...]:
         fields = (self.wavelet, self.mode, self.scaling, self.locations, dict(self.metadata), self.source)
         return Adapter, (dict(self.layers), *fields)  # the read-only views of layers and metadata cannot be pickled
+
+    def __repr__(self) -> str:
+        count = sum(layer.values.numel() for layer in self.layers.values())
+        named = f' "{self.source}"' if self.source else ""
+        return f"<Adapter{named}, {self.wavelet} {self.mode}, {len(self.layers)} layers, {count:,} coefficients>"
 
     @property
     def header(self) -> Header:
@@ -141,6 +147,31 @@ class Adapter:
                 name, "layer", "one of the adapter's", "no such layer", f"It has {listed(self.layers)}."
             )
         return self.layers[name]
+
+
+def check_adapter(given: object) -> None:
+    """Refuses what is no adapter: a file's path, most likely.
+
+    Raises:
+        WaveFTError: saying what it is.
+    """
+    if not isinstance(given, Adapter):
+        remedy = f'Use load("{given}").' if isinstance(given, str | os.PathLike) else "Use load(path)."
+        raise WaveFTError(f"adapter: expected an Adapter, got {type(given).__name__}. {remedy}")
+
+
+def check_pairs(given: object) -> None:
+    """Refuses what is no list of adapters and numbers.
+
+    Raises:
+        WaveFTError: saying what it is.
+    """
+    pairs = list(given) if isinstance(given, Iterable) else [given]
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            got = type(pair).__name__
+            raise WaveFTError(f"adapters: expected pairs (Adapter, number), got {got}. Give [(load(path), 1.0), ...].")
+        check_adapter(pair[0])
 
 
 def check_layer(name: str, layer: Layer, wavelet: str, mode: str, scaling: float, fail: Refusal) -> None:

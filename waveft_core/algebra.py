@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .adapter import Adapter, Layer
+from .adapter import Adapter, Layer, check_adapter, check_pairs
 from .best import (
     analyzed,
     check_basis,
@@ -34,7 +34,8 @@ def combine(parts: Sequence[tuple[Adapter, float]]) -> Adapter:
     `db1` and even sizes both modes are one basis, and may be mixed.
 
     Args:
-        parts: adapters and their weights (the strengths that they would have been applied at).
+        parts: adapters and their weights (the strengths that they would have been applied at):
+            `[(load("a.safetensors"), 0.8), ...]`.
 
     Returns:
         float32 values, float64 where a part's are; metadata that say what the adapter is for, where all parts agree.
@@ -42,6 +43,7 @@ def combine(parts: Sequence[tuple[Adapter, float]]) -> Adapter:
     Raises:
         WaveFTError: no parts, a weight that is not finite, different bases, or a layer of different shapes.
     """
+    check_pairs(parts)
     parts = list(parts)
     if not parts:
         raise WaveFTError("combine: expected at least one adapter, got none. Give some.")
@@ -68,6 +70,7 @@ def reproject(
     Raises:
         WaveFTError: `mode = "zero"`, which is no basis, or an odd size.
     """
+    check_adapter(adapter)
     check_basis(wavelet, mode)
     check_count("coefficients", coefficients)
     for name, layer in adapter.layers.items():
@@ -104,6 +107,7 @@ def prune(
     Raises:
         WaveFTError: other than one of the three, one out of range, or an energy share of an adapter of zeros.
     """
+    check_adapter(adapter)
     check_one({"coefficients": coefficients, "keep": keep, "energy": energy})
     check_count("coefficients", coefficients)
     check_share("keep", keep)

@@ -104,7 +104,7 @@ def check_share(name: str, share: float | None) -> None:
         WaveFTError: naming it.
     """
     if share is not None and (type(share) not in (int, float) or not 0 < share <= 1):
-        raise WaveFTError(f"{name}: expected a number above 0, at most 1, got {share!r}. Give, say, 0.99.")
+        raise WaveFTError(f"{name}: expected a share above 0, at most 1, got {share!r}. Half is 0.5.")
 
 
 def check_one(given: Mapping[str, object]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .adapter import Adapter
+from .adapter import Adapter, check_pairs
 from .container import PIECE_BYTES, Entry, Stored, read_tensor, write_container
 from .errors import Refusal, WaveFTError, listed
 from .ledger import WEIGHT_DTYPES, Update, ledger_of, refuse_overflow
@@ -66,7 +66,8 @@ def merge_files(
 
     Args:
         base: a `.safetensors` file or a diffusers folder.
-        adapters: adapters and their strengths; several on one weight are summed before it is rounded.
+        adapters: adapters and their strengths, `[(load("a.safetensors"), 0.8), ...]`; several on one weight are
+            summed before it is rounded.
         out: the new file or folder. What was merged is added to its metadata, under `waveft.merged`.
         overwrite: whether `out` may exist.
         progress: told the bytes written since the last call, and the bytes in all.
@@ -77,6 +78,7 @@ def merge_files(
             not finite. Nothing is left at `out` then.
         OSError: it cannot be written; what was at `out` stands.
     """
+    check_pairs(adapters)
     weights, out = Weights.open(base), Path(out)
     adapters = list(adapters)
     _check_parts(adapters, out)

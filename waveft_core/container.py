@@ -38,6 +38,7 @@ DTYPES = {
 }
 WORDS = {dtype: word for word, dtype in DTYPES.items()}
 PIECE_BYTES = 2**24  # copied at a time
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 Piece = bytes | bytearray | memoryview
@@ -210,7 +211,10 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     if not path.parent.is_dir():
         raise WaveFTError(f'file "{path}": expected an existing folder, got none at "{path.parent}". Make it first.')
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:  # speaks of the file that was asked for
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .adapter import FILE_DTYPES, Adapter, Layer, check_layer
-from .container import WORDS, Entry, atomic, write_container
+from .container import PICKLES, WORDS, Entry, atomic, write_container
 from .errors import Refusal, listed
 from .header import HEADER, MAX_BYTES, NEWER, Header, parse_header
 
@@ -123,11 +124,26 @@ def write_atomically(path: Path, content: bytes) -> None:
 def _opened(path: str | os.PathLike[str]) -> Any:
     fail = Refusal(path)
     if not Path(path).is_file():
-        raise fail(None, "file", "an existing .safetensors file", "no such file", "Check the path.")
+        got, remedy = _not_a_file(Path(path))
+        raise fail(None, "file", "an existing .safetensors file", got, remedy)
+    if Path(path).suffix in PICKLES:
+        remedy = "It can run code when it is read: convert it to safetensors first."
+        raise fail(None, "file", "a .safetensors file", f"a pickle ({Path(path).suffix})", remedy)
     try:
         return safetensors.safe_open(path, framework="pt", device="cpu")
     except (safetensors.SafetensorError, OSError) as error:
         raise fail(None, "file", "a whole safetensors file", str(error), "Copy or download it again.") from None
+
+
+def _not_a_file(path: Path) -> tuple[str, str]:
+    """Returns what there is instead of an adapter's file, and what to do."""
+    if (path / "adapter_config.json").is_file():
+        return "PEFT's folder of an adapter", "Make a file of it first: convert --to waveft."
+    if path.is_dir():
+        return "a folder", "Give the file in it."
+    if re.search(r":[+-]?\d*,\d+$", str(path)):
+        return "no such file", "A strength is written with a point: FILE:0.8."
+    return "no such file", "Check the path."
 
 
 def _checked(file: Any, fail: Refusal) -> tuple[Header, dict[str, Any], dict[str, str]]:
@@ -141,13 +157,24 @@ def _checked(file: Any, fail: Refusal) -> tuple[Header, dict[str, Any], dict[str
 
 def _header_of(file: Any, slices: Mapping[str, Any], metadata: Mapping[str, str], fail: Refusal) -> Header:
     if HEADER not in slices:
-        raise fail(None, "tensors", f"a tensor {HEADER}", "none", "This is a safetensors file but no WaveFT adapter.")
+        raise fail(None, "tensors", f"a tensor {HEADER}", "none", _foreign(slices))
     held = slices[HEADER]
     if held.get_dtype() != "U8" or len(held.get_shape()) != 1:
         raise fail(None, HEADER, "U8 [len]", f"{held.get_dtype()} {held.get_shape()}", "The file is damaged.")
     if held.get_shape()[0] > MAX_BYTES:
         raise fail(None, HEADER, f"at most {MAX_BYTES} bytes", held.get_shape()[0], NEWER)
     return parse_header(file.get_tensor(HEADER).numpy().tobytes(), metadata, fail)
+
+
+def _foreign(names: Collection[str]) -> str:
+    """Returns what a safetensors file that is no adapter of ours seems to be, and what can be done with it."""
+    if any(word in name for name in names for word in (".lora_", ".lora.", ".hada_", ".lokr_")):
+        return "It looks like a LoRA: make an adapter of it with `extract --base BASE --tuned FILE`."
+    if any(name.endswith(".diff") for name in names):
+        return "It holds full differences: make an adapter of it with `extract --base BASE --tuned FILE`."
+    if any(name.endswith(".waveft_spectrum") for name in names):
+        return "It is PEFT's: give its folder to `convert --to waveft --base MODEL`."
+    return "This is a safetensors file but no WaveFT adapter."
 
 
 def _check_declared(declared: Mapping[str, tuple[str, list[int]]], fail: Refusal) -> None:

@@ -6,10 +6,10 @@ import json
 import re
 from pathlib import Path
 
+from .container import PICKLES
 from .errors import WaveFTError, listed
 
 COMPONENTS = {"unet": "unet", "text_encoder": "te1", "text_encoder_2": "te2"}
-PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 WEIGHT_FILES = (*PICKLES, ".safetensors", ".msgpack", ".h5", ".onnx", ".onnx_data")
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")  # diffusers' and transformers' file names
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")

@@ -131,7 +131,7 @@ class Probe:
                 f"layers {listed(broken)}: expected finite gradients, got NaN or infinity. Scale the loss."
             )
         unseen = [name for name, total in sums.items() if not bool(total.any())]
-        if unseen:
+        if unseen and not across_layers:
             warnings.warn(
                 f"WaveFT: {len(unseen)} layers had no gradient, and get places drawn uniformly: {listed(unseen)}",
                 stacklevel=2,

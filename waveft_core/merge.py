@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from .adapter import Adapter
+from .adapter import Adapter, check_adapter
 from .ledger import Ledger, Update, check_weight, ledger_of, refuse_overflow
 from .plan import arithmetic_dtype, make_plan
 from .targets import Models, StateDict, Target, resolve
@@ -21,6 +21,10 @@ class Merged:
         self._placed = placed
         self._strength, self._scaling = strength, scaling
         self.layers = tuple(update.layer for _, update in placed)
+
+    def __repr__(self) -> str:
+        state = f"{len(self._placed)} layers, strength {self._strength:g}" if self._placed else "undone"
+        return f"<Merged {state}>"
 
     @property
     def strength(self) -> float:
@@ -79,6 +83,7 @@ def merge(
         WaveFTError: a layer that the target lacks or of another shape, a weight that cannot hold the update, or a
             merged weight that is not finite.
     """
+    check_adapter(adapter)
     places = resolve(target, adapter, leave_out)
     for place in places:
         check_weight(place.weight, place.path)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .adapter import Adapter, Layer
+from .adapter import Adapter, Layer, check_adapter
 from .atoms import IDENTITY, coeffs_shape
 from .errors import Refusal
 from .plan import make_plan
@@ -43,6 +43,7 @@ def summarize(
     Raises:
         WaveFTError: a layer that the base lacks or has in another shape.
     """
+    check_adapter(adapter)
     by_layer: dict[str, dict[str, Any]] = {}
     base_energy = 0.0
     for name, layer in adapter.layers.items():

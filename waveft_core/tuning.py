@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from .adapter import Adapter, Layer
+from .adapter import Adapter, Layer, check_adapter
 from .beside import Beside
 from .coefficients import Batch, Coefficients, InWeight
 from .errors import WaveFTError, listed
@@ -75,6 +75,9 @@ class Tuning:
     def numel(self) -> int:
         """The number of coefficients in all layers."""
         return sum(layer.values.numel() for layer in self._layers)
+
+    def __repr__(self) -> str:
+        return f'<Tuning "{self.name}", {len(self)} layers, {self.numel:,} coefficients, strength {self._strength:g}>'
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -322,6 +325,7 @@ def attach(
     if isinstance(spec, Spec):
         targets = select(models, spec.targets)
     else:
+        check_adapter(spec)
         targets = resolve(models, spec)
         check_trainable(targets, models)
     name = _free_name(models, targets, name)

@@ -276,3 +276,41 @@ def test_an_unknown_basis_is_refused():
 def test_the_largest_plane_is_accepted_without_being_made():
     last = 2**31 - 2**16 - 1
     Adapter({"lora_x": _layer((1.0,), (last,), (2**15 - 1, 2**16))}, "identity")
+
+
+def test_a_path_in_the_place_of_an_adapter_is_refused_with_the_call_that_helps(tmp_path):
+    from torch import nn
+
+    from waveft_core import attach, combine, merge, merge_files, prune, reproject, summarize
+
+    model = nn.Sequential(nn.Linear(4, 4))
+    for call in (
+        lambda: merge(model, "dog.safetensors"),
+        lambda: attach(model, "dog.safetensors"),
+        lambda: prune("dog.safetensors", keep=0.5),
+        lambda: reproject("dog.safetensors", "db2"),
+        lambda: summarize("dog.safetensors"),
+        lambda: combine([("dog.safetensors", 1.0)]),
+        lambda: merge_files(tmp_path, [("dog.safetensors", 1.0)], tmp_path / "out"),
+    ):
+        with pytest.raises(WaveFTError, match=r'expected an Adapter, got str. Use load\("dog.safetensors"\)'):
+            call()
+    adapter = one_layer()
+    for call in (
+        lambda: combine([adapter, adapter]),
+        lambda: combine(adapter),
+        lambda: merge_files(tmp_path, [adapter], tmp_path / "out"),
+        lambda: merge_files(tmp_path, "dog.safetensors", tmp_path / "out"),
+    ):
+        with pytest.raises(
+            WaveFTError, match=r"expected pairs \(Adapter, number\), got .*Give \[\(load\(path\), 1.0\)"
+        ):
+            call()
+
+
+def test_an_adapter_says_what_it_is():
+    assert repr(one_layer()) == "<Adapter, db1 periodization, 1 layers, 1 coefficients>"
+
+
+def one_layer():
+    return Adapter({"lora_0": Layer(torch.ones(1), torch.zeros(1, dtype=torch.int32), (4, 4))})

@@ -220,7 +220,7 @@ def test_prune_by_energy_is_the_fewest_that_reach_it(share, make_adapter):
     [
         ({}, "budget: expected exactly one of coefficients, keep, energy, got none"),
         ({"keep": 0.5, "energy": 0.5}, 'budget: expected exactly one of .*got "keep", "energy"'),
-        ({"keep": float("nan")}, "keep: expected a number above 0, at most 1, got nan"),
+        ({"keep": float("nan")}, "keep: expected a share above 0, at most 1, got nan"),
         ({"keep": 0.0}, "keep: expected"),
         ({"keep": 1.5}, "keep: expected"),
         ({"keep": True}, "keep: expected"),

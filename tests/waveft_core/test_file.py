@@ -367,10 +367,39 @@ def test_a_tensor_larger_than_the_file_is_refused_without_allocating(tmp_path):
 
 @pytest.mark.parametrize("read", [load, read_header])
 def test_a_missing_file_and_a_folder_are_refused(read, tmp_path):
-    for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(WaveFTError, match=r"an existing .safetensors file, got no such file") as caught:
+    peft = tmp_path / "peft"
+    peft.mkdir()
+    (peft / "adapter_config.json").write_text("{}")
+    for path, got in (
+        (tmp_path / "none.safetensors", "no such file. Check the path."),
+        (tmp_path / "none.safetensors:0,8", "no such file. A strength is written with a point: FILE:0.8."),
+        (tmp_path, "a folder. Give the file in it."),
+        (peft, "PEFT's folder of an adapter. Make a file of it first: convert --to waveft."),
+    ):
+        with pytest.raises(WaveFTError, match=rf"an existing .safetensors file, got {got}") as caught:
             read(path)
         assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("lora_unet_x.lora_up.weight", "It looks like a LoRA: make an adapter of it with `extract"),
+        ("lora_unet_x.diff", "It holds full differences: make an adapter of it with `extract"),
+        ("base_model.model.x.waveft_spectrum", "It is PEFT's: give its folder to `convert"),
+        ("x.weight", "This is a safetensors file but no WaveFT adapter"),
+    ],
+)
+def test_what_is_no_adapter_is_told_what_to_do_with_it(name, remedy, tmp_path):
+    safetensors.torch.save_file({name: torch.zeros(2)}, tmp_path / "a.safetensors")
+    with pytest.raises(WaveFTError, match=rf"expected a tensor waveft.header, got none. {remedy}"):
+        load(tmp_path / "a.safetensors")
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    (tmp_path / "a.ckpt").write_bytes(b"anything")
+    with pytest.raises(WaveFTError, match=r"got a pickle \(.ckpt\). It can run code when it is read"):
+        load(tmp_path / "a.ckpt")
 
 
 def test_a_huge_shape_makes_nothing_before_it_is_asked_to(tmp_path):

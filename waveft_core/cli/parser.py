@@ -181,6 +181,7 @@ def _extract(commands: Any) -> None:
     made.add_argument(
         "--targets", metavar="SUFFIX", nargs="+", help="ends of module paths; of models, attention by default"
     )
+    made.add_argument("--verbose", action="store_true", help="list every layer, not the three worst alone")
     made.add_argument("--out", metavar="FILE", type=Path, required=True, help="the new adapter")
     _overwrite(made)
 

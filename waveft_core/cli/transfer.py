@@ -20,6 +20,7 @@ from .console import check_file, count, progress_bar, say, size_text, stored_dty
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _FOREIGN = (".lora_", ".lora.", ".hada_", ".lokr_")  # in the tensor names of files of differences, not of a model's
 _CONFIG = "adapter_config.json"
+WORST = 3  # layers that are shown: those of which least was kept
 
 
 def extract(
@@ -31,6 +32,7 @@ def extract(
     wavelet: str,
     scaling: float,
     targets: Sequence[str] | None,
+    verbose: bool,
     out: Path,
     overwrite: bool,
 ) -> None:
@@ -56,9 +58,12 @@ def extract(
             metadata=_trained_for(weights, tuned),
             report=report,
         )
-    for name, kept, whole in told:
+    worst = sorted((line for line in told if line[2]), key=lambda line: line[1] / line[2])
+    for name, kept, whole in told if verbose else worst[:WORST]:
         count = made.layers[name].values.numel() if name in made.layers else 0
         say(f"{_share(kept, whole):>8} of the energy, {count:,} coefficients: {name}")
+    if not verbose and len(told) > WORST:
+        say(f"     ... and {len(told) - WORST} layers that keep more, or do not differ (--verbose lists all)")
     say(f"{_share(sum(kept for _, kept, _ in told), sum(whole for *_, whole in told)):>8} of the energy in all")
     write_adapter(made, out, torch.float32)
 

@@ -1,0 +1,1 @@
+"""The frontier of fidelity against drift: `python -m benchmarks.frontier`."""
