@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from .atoms import axis
 from .coefficients import Coefficients
 from .gradient import Sampler, layer_input
+from .ledger import can_hold, ledger_of
 from .plan import arithmetic_dtype
 
 
@@ -31,14 +32,17 @@ class Beside(Coefficients):
         """Does nothing: there is no weight to be written to."""
 
     def release(self) -> None:
-        """Restores the weight's flag."""
-        self._weight.requires_grad_(self._required_grad)
+        """Restores the weight's flag, unless another tuning still holds it."""
+        if self._ledger is not None:
+            self._ledger.thaw()
 
     def hooks(self, module: nn.Module) -> list[RemovableHandle]:
         """Freezes the weight, as if it held the update, and registers the one hook, on the layer's output."""
         assert isinstance(module.weight, Tensor)
-        self._weight, self._required_grad = module.weight, module.weight.requires_grad
-        self._weight.requires_grad_(False)
+        # the count is the ledger's, which the tunings in the weight share; quantised weights have no flag to restore
+        self._ledger = ledger_of(module.weight, self.path) if can_hold(module.weight) else None
+        if self._ledger is not None:
+            self._ledger.freeze()
         # sparse products break a graph, which goes on after the layer; not as a decorator: it would load the compiler
         after_forward = torch.compiler.disable(self._after_forward)  # type: ignore[no-untyped-call]
         return [module.register_forward_hook(after_forward, with_kwargs=True, prepend=True)]

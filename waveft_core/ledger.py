@@ -65,7 +65,8 @@ class Ledger:
         self._places: list[Tensor | None] = []
         self._behind = False  # the weight was cast, and not yet written in its new dtype
         self._frozen_by, self._required_grad = 0, False
-        self._address = 0
+        self._seen: tuple[Any, ...] = ()
+        self._where: tuple[Any, ...] = ()
         self.mark()
 
     def add(self, update: Update, place: int | None = None) -> None:
@@ -168,6 +169,7 @@ class Ledger:
             self.weight = own
             raise
         _BY_TENSOR.pop(id(own), None)  # nobody holds it any more: its id may be used again
+        _BY_TENSOR[id(weight)] = self
         if self._frozen_by:
             weight.requires_grad_(False)
         self.mark()
@@ -231,17 +233,18 @@ class Ledger:
 
     def mark(self) -> None:
         """Takes the weight as it is for seen."""
-        self._seen = _fingerprint(self.weight)
+        before, self._seen = self._seen, _fingerprint(self.weight)
+        if before and before[:1] + before[2:] == self._seen[:1] + self._seen[2:]:
+            return  # all but the version
         _BY_TENSOR[id(self.weight)] = self
-        address = self.weight.data_ptr()
-        if address != self._address and _BY_MEMORY.get(self._address) is self:
-            del _BY_MEMORY[self._address]  # a weight that is moved for every forward leaves no trail of addresses
-        self._address = address
-        _BY_MEMORY[address] = self
+        if _BY_MEMORY.get(self._where) is self:
+            del _BY_MEMORY[self._where]  # a weight that is moved for every forward leaves no trail of addresses
+        self._where = _where(self.weight)
+        _BY_MEMORY[self._where] = self
 
 
 _BY_TENSOR: WeakValueDictionary[int, Ledger] = WeakValueDictionary()  # a ledger holds its weight: no id is used twice
-_BY_MEMORY: WeakValueDictionary[int, Ledger] = WeakValueDictionary()
+_BY_MEMORY: WeakValueDictionary[tuple[Any, ...], Ledger] = WeakValueDictionary()
 
 
 def ledger_of(weight: Tensor, layer: str) -> Ledger:
@@ -253,14 +256,9 @@ def ledger_of(weight: Tensor, layer: str) -> Ledger:
     check_weight(weight, layer)
     found = _BY_TENSOR.get(id(weight))
     if found is None:  # another tensor over the same memory, as a state dict holds
-        found = _BY_MEMORY.get(weight.data_ptr())
-        if found is not None and (
-            found.weight.data_ptr() != weight.data_ptr()
-            or found.weight.shape != weight.shape
-            or found.weight.stride() != weight.stride()
-            or found.weight.dtype != weight.dtype
-        ):
-            found = None
+        found = _BY_MEMORY.get(_where(weight))
+        if found is not None and _where(found.weight) != _where(weight):
+            found = None  # it was moved since
     if found is not None:
         if isinstance(weight, torch.nn.Parameter) and not isinstance(found.weight, torch.nn.Parameter):
             found.take(weight)  # found by a state dict's alias of it: the module's own is the one that moves
@@ -315,6 +313,11 @@ def check_weight(weight: Tensor, layer: str) -> None:
 def can_hold(weight: Tensor) -> bool:
     """Returns whether a weight is stored as plain numbers; quantised ones are not, and run beside (`beside.py`)."""
     return weight.dtype in WEIGHT_DTYPES and type(weight) in (Tensor, torch.nn.Parameter)
+
+
+def _where(weight: Tensor) -> tuple[Any, ...]:
+    """Returns where and how a weight lies in memory: a fused one and its first slice share the address alone."""
+    return weight.data_ptr(), weight.dtype, weight.shape, weight.stride()
 
 
 def _fingerprint(weight: Tensor) -> tuple[Any, ...]:

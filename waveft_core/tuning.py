@@ -209,6 +209,7 @@ class Tuning:
         groups: dict[object, list[InWeight]] = {}
         for layer in layers:
             if isinstance(layer, InWeight):
+                layer.take()
                 groups.setdefault((layer.ledger.weight.device, layer.ledger.weight.dtype), []).append(layer)
         for key, group in groups.items():
             batch = self._batches.get(key)
@@ -331,9 +332,9 @@ def attach(
     name = _free_name(models, targets, name)
     held = [not beside and can_hold(target.weight) for target in targets]
     for target, holds in zip(targets, held, strict=True):
-        if holds:
+        if can_hold(target.weight):  # beside it too: a ledger keeps its flag
             check_weight(target.weight, target.path)
-        else:
+        if not holds:
             _check_beside(target)
     drawn = [_start(target, spec) for target in targets]  # every refusal comes before the first change
     layers: list[tuple[Target, Coefficients]] = []

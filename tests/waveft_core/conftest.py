@@ -119,3 +119,37 @@ def make_mlp():
         return model.to(dtype).requires_grad_(grad)
 
     return make
+
+
+class _Quantised(nn.Linear):
+    """Whole numbers and one scale: what quantisation libraries do, in a few lines; two entries a byte at 4 bits."""
+
+    def whole(self):
+        stored = self.weight
+        if self.packed:
+            low, high = stored.view(-1) % 16, stored.view(-1) // 16
+            stored = torch.stack([low, high], dim=-1).view(self.out_features, self.in_features).float() - 8
+        return stored.float() * self.scale
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.whole().to(x.dtype), self.bias)
+
+
+@pytest.fixture(scope="session")
+def quantised():
+    """quantised(linear, bits=8 or 4) -> the layer over int8 [m, n], or over packed uint8 [m * n / 2, 1]."""
+
+    def quantise(linear, bits=8):
+        held = _Quantised(linear.in_features, linear.out_features, bias=linear.bias is not None).requires_grad_(False)
+        held.packed, most = bits == 4, 2 ** (bits - 1) - 1
+        held.scale = float(linear.weight.abs().max()) / most
+        stored = (linear.weight.detach() / held.scale).round().to(torch.int8)
+        if held.packed:
+            pairs = (stored + 8).to(torch.uint8).view(-1, 2)
+            stored = (pairs[:, 0] + 16 * pairs[:, 1])[:, None]
+        held.weight = nn.Parameter(stored, requires_grad=False)
+        if linear.bias is not None:
+            held.bias = nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
+        return held
+
+    return quantise

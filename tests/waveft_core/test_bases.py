@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from waveft_core import Spec, WaveFTError, attach, attached, merge
+from waveft_core.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("0", "2")
@@ -183,6 +184,80 @@ def train_casted(model, tuning):
     return losses
 
 
+@pytest.mark.parametrize("storage", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_forwards_under_layerwise_casting_write_nothing_while_the_values_rest(
+    storage, make_mlp, make_adapter, bits, monkeypatch
+):
+    hooks = pytest.importorskip("diffusers.hooks")
+    writes, put = [], Ledger.put
+    monkeypatch.setattr(Ledger, "put", lambda self, content: (writes.append(self.layer), put(self, content)))
+    model = make_mlp().to(storage)
+    for layer in (model[0], model[2]):
+        hooks.apply_layerwise_casting(layer, storage, torch.float32, skip_modules_pattern=())
+    tuning = attach(model, make_adapter({"lora_0": (12, 8), "lora_2": (6, 12)}, 30))
+    inside, x = bits(model[0].weight), torch.randn(4, 8)
+    model(x)
+    writes.clear()
+    for _ in range(5):
+        with torch.no_grad():
+            model(x)
+    assert writes == []
+    assert bits(model[0].weight) == inside
+    with torch.no_grad():
+        tuning.parameters()[1].add_(1.0)
+        model(x)
+    assert writes == ["2"]
+    tuning.detach()
+
+
+class Attention(nn.Module):
+    """q, k and v over one fused tensor's slices, or over copies of them, behind a layer that trains."""
+
+    def __init__(self, fused, axis, copied):
+        super().__init__()
+        torch.manual_seed(5)
+        self.before = nn.Linear(16, 16)
+        for name, part in zip("qkv", fused.chunk(3, dim=axis), strict=True):
+            layer = nn.Linear(16, 16, bias=False)
+            layer.weight = nn.Parameter(part.clone() if copied else part, requires_grad=False)
+            self.add_module(name, layer)
+
+    def forward(self, x):
+        x = self.before(x)
+        return self.q(x) * self.k(x) + self.v(x)
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fused AdamW", "SGD"])
+@pytest.mark.parametrize("axis", [0, 1], ids=["rows", "columns"])
+def test_slices_of_one_tensor_train_as_separate_layers_and_come_back(axis, fast, bits):
+    found, x = [], torch.randn(4, 16, generator=torch.Generator().manual_seed(2))
+    for copied in (True, False):
+        fused = torch.randn(48, 16, generator=torch.Generator().manual_seed(1))
+        fused = fused.t().contiguous() if axis else fused
+        before, model = bits(fused), Attention(fused, axis, copied)
+        tuning = attach(model, Spec(coefficients=20, scaling=1.0, targets=("q", "k", "v")))
+        own = [*tuning.parameters(), *model.before.parameters()]
+        optimizer = torch.optim.AdamW(own, lr=1e-2, fused=True) if fast else torch.optim.SGD(own, lr=1e-5)
+        for _ in range(4):
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append([bits(getattr(model, name).weight) for name in "qkv"])
+        found.append(list(tuning.parameters()))
+        base = torch.randn(48, 16, generator=torch.Generator().manual_seed(1))
+        twin = Attention(base.t().contiguous() if axis else base, axis, True)
+        merge(twin, tuning.adapter())
+        assert [bits(getattr(twin, name).weight) for name in "qkv"] == found[-2], "what trains is what is merged"
+        tuning.detach()
+        assert bits(fused) == before
+    for one, other in zip(found[1], found[3], strict=True):
+        assert one.any()
+        # strided slices may take another matmul
+        torch.testing.assert_close(one, other, rtol=1e-4 * axis, atol=1e-5 * axis)
+    if axis == 0:
+        assert found[0] == found[2]
+
+
 def test_tunings_have_names_of_their_own(make_mlp, make_adapter):
     model = make_mlp()
     shapes = {"lora_0": (12, 8), "lora_2": (6, 12)}
@@ -194,6 +269,35 @@ def test_tunings_have_names_of_their_own(make_mlp, make_adapter):
     dog.detach()
     assert list(attached(model)) == ["waveft", "waveft_2"]
     assert attach(model, make_adapter(shapes), name="dog").name == "dog"
+
+
+def test_tunings_of_different_layers_have_names_of_their_own_too(make_mlp, make_adapter):
+    model = make_mlp()
+    first = attach(model, make_adapter({"lora_0": (12, 8)}))
+    second = attach(model, make_adapter({"lora_2": (6, 12)}))
+    assert (first.name, second.name) == ("waveft", "waveft_2")
+    assert attached(model) == {"waveft": first, "waveft_2": second}
+    with pytest.raises(WaveFTError, match="name: expected a Python identifier"):
+        attach(model, make_adapter({"lora_0": (12, 8)}), name="waveft_2")
+    first.detach()
+    assert attached(model) == {"waveft_2": second}
+    assert attach(model, make_adapter({"lora_2": (6, 12)})).name == "waveft"
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda layer: setattr(layer, "waveft", 3), lambda layer: layer.register_buffer("waveft", torch.ones(1))]
+)
+def test_a_default_name_steps_aside_for_what_a_layer_has(spoil, make_mlp, make_adapter, bits):
+    model = make_mlp()
+    before = [bits(parameter) for parameter in model.parameters()]
+    spoil(model[2])
+    tuning = attach(model, make_adapter({"lora_0": (12, 8), "lora_2": (6, 12)}))
+    assert tuning.name == "waveft_2"
+    model(torch.randn(3, 8)).sum().backward()
+    assert all(values.grad.any() for values in tuning.parameters())
+    tuning.detach()
+    assert [bits(parameter) for parameter in model.parameters()] == before
+    assert hasattr(model[2], "waveft")
 
 
 @pytest.mark.parametrize("name", ["dog", "weight", "a.b", "", "forward", "0"])

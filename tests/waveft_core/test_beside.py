@@ -68,9 +68,9 @@ def test_the_weight_is_never_touched_and_off_is_the_base_bit_for_bit(make_mlp, m
     assert not model[0]._forward_hooks
 
 
-def test_both_ways_in_one_model_and_one_step_trains_both(make_mlp):
+def test_both_ways_in_one_model_and_one_step_trains_both(make_mlp, quantised):
     model = make_mlp()
-    model[0] = eight_bit(model[0])
+    model[0] = quantised(model[0])
     tuning = attach(model, Spec(coefficients=20, targets=("0", "2")))
     assert tuning.ways == {"lora_0": "beside", "lora_2": "weight"}
     optimizer = torch.optim.AdamW(tuning.parameters(), lr=1e-2, fused=True)
@@ -83,21 +83,6 @@ def test_both_ways_in_one_model_and_one_step_trains_both(make_mlp):
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
     assert all(bool(layer.values.any()) for layer in tuning.adapter().layers.values())
-
-
-def eight_bit(linear):
-    """A linear layer over whole numbers and one scale: what quantisation libraries do, in four lines."""
-
-    class Quantised(nn.Linear):
-        def forward(self, x):
-            return nn.functional.linear(x, self.weight.float() * self.scale, self.bias)
-
-    held = Quantised(linear.in_features, linear.out_features, bias=linear.bias is not None).requires_grad_(False)
-    held.scale = float(linear.weight.abs().max()) / 127
-    held.weight = nn.Parameter((linear.weight / held.scale).round().to(torch.int8), requires_grad=False)
-    if linear.bias is not None:
-        held.bias.copy_(linear.bias.detach())
-    return held
 
 
 def of_bitsandbytes(bits):
@@ -172,3 +157,75 @@ def test_a_quantised_convolution_is_refused_by_name():
     model[0].weight = nn.Parameter(torch.zeros(4, 4, 1, 1, dtype=torch.int8), requires_grad=False)
     with pytest.raises(WaveFTError, match=r'layer "0": expected a linear layer with a whole weight, got Conv2d'):
         attach(model, Spec(coefficients=2, targets=("0",)))
+
+
+def test_a_weight_of_plain_numbers_is_frozen_meanwhile_and_its_flag_comes_back(make_mlp, make_adapter):
+    model = make_mlp(grad=True)
+    model[2].weight.requires_grad_(False)
+    tuning = attach(model, make_adapter(SHAPES, 10), beside=True)
+    model(torch.randn(3, 8)).sum().backward()
+    assert model[0].weight.grad is None, "a dense gradient was made"
+    assert all(bool(values.grad.any()) for values in tuning.parameters())
+    flags = {name: held.requires_grad for name, held in model.named_parameters() if "waveft" not in name}
+    assert flags == {"0.weight": False, "2.weight": False, "2.bias": True}
+    tuning.detach()
+    flags = {name: held.requires_grad for name, held in model.named_parameters()}
+    assert flags == {"0.weight": True, "2.weight": False, "2.bias": True}
+
+
+def test_what_cannot_run_beside_is_refused_before_any_change(make_mlp, make_adapter):
+    model = nn.Sequential(nn.Conv2d(4, 4, 1))
+    with pytest.raises(WaveFTError, match='layer "0": expected a linear layer'):
+        attach(model, Spec(coefficients=2, targets=("0",)), beside=True)
+    assert not model[0]._forward_hooks
+    model = make_mlp(grad=True)
+    model[2].weight = nn.Parameter(torch.zeros(6, 1).expand(6, 12))
+    with pytest.raises(WaveFTError, match='layer "2": expected a weight whose entries have memory of their own'):
+        attach(model, make_adapter(SHAPES, 10), beside=True)
+    assert not model[0]._forward_hooks
+    assert model[0].weight.requires_grad
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["first out first", "last out first"])
+@pytest.mark.parametrize("ways", [(True, True), (True, False), (False, True)], ids=str)
+def test_two_tunings_freeze_a_weight_until_both_are_gone(ways, first, make_mlp, make_adapter):
+    model = make_mlp(grad=True)
+    tunings = [attach(model, make_adapter(SHAPES, 10), beside=beside) for beside in ways]
+    tunings[first].detach()
+    assert not model[0].weight.requires_grad
+    tunings[1 - first].detach()
+    assert model[0].weight.requires_grad
+
+
+def test_a_foreign_hook_that_changes_the_output_sees_the_update_in_it(make_mlp, make_adapter):
+    adapter, x, found = make_adapter(SHAPES, 20, dtype=torch.float64), torch.randn(4, 8, dtype=torch.float64), []
+    for beside in (False, True):
+        model = make_mlp(torch.float64)
+        model[0].register_forward_hook(lambda module, args, output: 3 * output)
+        tuning = attach(model, adapter, beside=beside)
+        found.append([*run(model, x), *(values.grad for values in tuning.parameters())])
+    for inside, outside in zip(*found, strict=True):
+        torch.testing.assert_close(outside, inside, rtol=1e-10, atol=1e-12)
+
+
+def test_the_input_by_whatever_name_the_layer_gives_it(make_mlp, quantised):
+    layer = quantised(make_mlp()[0])  # its forward takes `x`, as bitsandbytes' does
+    tuning = attach(nn.Sequential(layer), Spec(coefficients=10, targets=("0",)))
+    x = torch.randn(3, 8)
+    layer(x).sum().backward()
+    by_place = tuning.parameters()[0].grad.clone()
+    tuning.parameters()[0].grad = None
+    layer(x=x).sum().backward()
+    assert by_place.any()
+    assert torch.equal(tuning.parameters()[0].grad, by_place)
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+def test_a_strength_that_is_not_finite_is_refused(strength, make_mlp, make_adapter, bits):
+    model, x = make_mlp(), torch.randn(3, 8)
+    tuning = attach(model, make_adapter(SHAPES, 10), beside=True)
+    before = bits(model(x))
+    with pytest.raises(WaveFTError, match="strength: expected a finite number"):
+        tuning.strength = strength
+    assert tuning.strength == 1.0
+    assert bits(model(x)) == before

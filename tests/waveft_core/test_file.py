@@ -538,6 +538,25 @@ def test_metadata_that_is_no_string_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        pytest.param({"notes": "x" * 100_000_000}, "at most 100000000 bytes", id="over 100 MB"),
+        pytest.param({"notes": "a\ud800b"}, "valid Unicode.*notes", id="a lone surrogate"),
+        pytest.param({"a\ud800b": "notes"}, "valid Unicode.*ud800", id="a lone surrogate in a key"),
+        pytest.param({None: "notes"}, "valid Unicode.*None", id="a key that is no string"),
+    ],
+)
+def test_metadata_that_no_reader_takes_is_refused_and_the_old_file_stays(metadata, message, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save(two_layers(), path)
+    before = path.read_bytes()
+    with pytest.raises(WaveFTError, match=f"metadata: expected .*{message}"):
+        save(two_layers(), path, metadata)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_layers_that_share_a_tensor_are_saved(tmp_path):
     indices, values = torch.tensor([0, 5], dtype=torch.int32), torch.tensor([1.0, 2.0])
     adapter = Adapter({"lora_a": Layer(values, indices, (4, 4)), "lora_b": Layer(values, indices, (4, 4))})

@@ -5,7 +5,7 @@ import pywt
 import torch
 from torch import nn
 
-from waveft_core import Adapter, Layer, Spec, attach
+from waveft_core import Adapter, Layer, Probe, Spec, WaveFTError, attach
 from waveft_core.gradient import TOKENS_PER_CHUNK, Sampler
 
 BASES = [
@@ -207,6 +207,156 @@ def test_backward_within_autocast_keeps_float32(way, force, make_adapter):
         grads.append(tuning.parameters()[0].grad)
         assert grads[-1].dtype == torch.float32
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-5, atol=1e-5)
+
+
+# Others' hooks, and layers of other classes
+
+
+def assert_finite_differences(model, values, x):
+    """`values.grad` is the derivative of the loss, entry by entry."""
+    values.grad = None
+    loss_of(model(x)).backward()
+    assert values.grad.any()
+    for k in range(values.numel()):
+        losses = []
+        for step in (1e-5, -1e-5):
+            with torch.no_grad():
+                values[k] += step
+                losses.append(loss_of(model(x)))
+                values[k] -= step
+        torch.testing.assert_close(values.grad[k], (losses[0] - losses[1]) / 2e-5, rtol=1e-6, atol=1e-6)
+
+
+FOREIGN = {
+    "scales": lambda module, args, output: 3 * output,
+    "another shape": lambda module, args, output: output[..., :3],
+    "a tuple": lambda module, args, output: (output.sin(),),
+}
+
+
+class First(nn.Module):
+    def forward(self, held):
+        return held[0] if isinstance(held, tuple) else held
+
+
+@pytest.mark.parametrize("hook", FOREIGN.values(), ids=FOREIGN.keys())
+@pytest.mark.parametrize("beside", [False, True], ids=["in the weight", "beside"])
+def test_a_foreign_hook_that_was_there_first_changes_the_output_and_the_gradient_with_it(beside, hook, make_adapter):
+    model = single((8, 12)).append(First())
+    model[0].register_forward_hook(hook)
+    tuning = attach(model, make_adapter({"lora_0": (8, 12)}, 5, dtype=torch.float64), beside=beside)
+    x = torch.randn(4, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert_finite_differences(model, tuning.parameters()[0], x)
+
+
+def test_a_probe_hears_the_same_below_a_foreign_hook():
+    x = torch.randn(4, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    sums = []
+    for hooked in (False, True):
+        model = single((8, 12))
+        if hooked:
+            model[0].register_forward_hook(FOREIGN["scales"])
+        with Probe(model, Spec(5, locations="gradient:0", targets=("0",))) as probe:
+            ((1 if hooked else 3) * model(x)).tanh().sum().backward()
+        sums.append(probe.gradients()["lora_0"])
+    assert sums[0].any()
+    torch.testing.assert_close(*sums, rtol=1e-12, atol=1e-12)
+
+
+class Activated(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight, self.bias).relu()
+
+
+class HalfScaled(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight * 0.5, self.bias)
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5), self.bias)
+
+
+class SameLinear(nn.Linear):
+    def forward(self, x, scale=1.0):
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+class SameConv(nn.Conv2d):
+    def forward(self, inputs):
+        return super().forward(inputs)
+
+
+def of_class(kind, dtype):
+    torch.manual_seed(1)
+    layer = kind(4, 6) if issubclass(kind, nn.Linear) else kind(4, 6, 3)
+    x = torch.randn(3, 4) if issubclass(kind, nn.Linear) else torch.randn(2, 4, 5, 6)
+    return nn.Sequential(layer).to(dtype).requires_grad_(False), x.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", [Activated, HalfScaled, Standardised])
+def test_a_subclass_with_another_forward_is_refused_by_name(kind, dtype, bits):
+    model, x = of_class(kind, dtype)
+    before = bits(model[0].weight)
+    tuning = attach(model, Spec(6, targets=("0",)))
+    message = rf'layer "0": expected a forward that is x W\^T \+ b, got another in {kind.__name__}.*Leave it out'
+    model(x[:0])  # an empty batch shows nothing
+    for _ in range(2):
+        with pytest.raises(WaveFTError, match=message):
+            model(x)
+    with torch.no_grad():
+        model(x)  # nothing trains here: the weight holds the update whatever the forward makes of it
+    tuning.detach()
+    assert bits(model[0].weight) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize(("kind", "base"), [(SameLinear, nn.Linear), (SameConv, nn.Conv2d)])
+def test_a_subclass_that_computes_the_same_trains_the_same(kind, base, dtype):
+    grads = []
+    for made in (kind, base):
+        model, x = of_class(made, dtype)
+        tuning = attach(model, Spec(6, targets=("0",)))
+        for autocast in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype == torch.float32):
+                loss_of(model(x).float()).backward()
+        loss_of(model(x[:0])).backward()  # an empty batch
+        grads.append(tuning.parameters()[0].grad)
+    assert grads[0].any()
+    assert torch.equal(*grads)
+
+
+def test_the_input_by_whatever_name_the_layer_gives_it():
+    model, x = of_class(SameLinear, torch.float32)
+    tuning = attach(model, Spec(6, targets=("0",)))
+    grads = []
+    for call in (lambda: model[0](x), lambda: model[0](x=x), lambda: model[0](x=x, scale=2.0)):
+        tuning.parameters()[0].grad = None
+        loss_of(call()).backward()
+        grads.append(tuning.parameters()[0].grad)
+    assert grads[0].any()
+    assert torch.equal(grads[0], grads[1])
+    assert torch.equal(grads[0], grads[2])
+
+
+def test_a_backward_pass_after_detach_is_that_before_it(make_adapter):
+    adapter, grads = make_adapter({"lora_0": (8, 12)}, 6, dtype=torch.float64), []
+    x = torch.randn(4, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for detached in (False, True):
+        model = single((8, 12))
+        tuning = attach(model, adapter)
+        (values,) = tuning.parameters()
+        loss = loss_of(model(x))
+        if detached:
+            tuning.detach()
+            del tuning
+        loss.backward()
+        grads.append(values.grad)
+    assert grads[0].any()
+    assert torch.equal(*grads)
 
 
 # PEFT's own WaveFT as an oracle

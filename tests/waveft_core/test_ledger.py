@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from waveft_core import WaveFTError
-from waveft_core.ledger import WEIGHT_DTYPES, Update, check_weight, ledger_of
+from waveft_core.ledger import _BY_MEMORY, WEIGHT_DTYPES, Update, check_weight, ledger_of
 from waveft_core.plan import arithmetic_dtype, make_plan
 
 
@@ -98,6 +98,73 @@ def test_a_weight_that_moved_in_memory_is_followed(bits):
     ledger.remove(one)
     assert bits(layer.weight) == bits(base)
     assert not ledger.changed()
+
+
+def test_a_weight_that_moves_for_every_use_leaves_no_trail_of_addresses(bits):
+    gc.collect()
+    before = len(_BY_MEMORY)
+    layer, kept = nn.Linear(4, 4, bias=False).requires_grad_(False), []
+    base = bits(layer.weight)
+    ledger, one = ledger_of(layer.weight, "x"), update()
+    ledger.add(one)
+    for _ in range(50):
+        kept.append(layer.weight.data)  # so that no address is used twice
+        layer.weight.data = layer.weight.data.clone()
+        ledger.write()
+        assert ledger_of(layer.weight.detach(), "x") is ledger
+    assert len(_BY_MEMORY) == before + 1
+    ledger.remove(one)
+    assert bits(layer.weight) == base
+
+
+def test_the_same_memory_in_another_dtype_is_another_weight():
+    held = weight(torch.bfloat16)
+    ledger = ledger_of(held, "x")
+    other = ledger_of(held.view(torch.float16), "x")
+    assert other is not ledger
+    assert ledger_of(held.detach(), "x") is ledger
+
+
+def test_a_fused_tensor_and_its_first_slice_have_each_their_own_ledger():
+    fused = torch.randn(8, 4)
+    whole, part = ledger_of(fused, "x"), ledger_of(fused[:4], "x")
+    assert whole is not part
+    assert ledger_of(fused.detach(), "x") is whole
+    assert ledger_of(fused[:4], "x") is part
+
+
+def test_a_ledger_goes_over_to_an_equal_weight_in_the_place_of_its_own(bits):
+    held = weight()
+    before = bits(held)
+    ledger, one = ledger_of(held, "x"), update()
+    ledger.add(one)
+    other = held.clone()
+    ledger.take(other)
+    assert ledger_of(other, "x") is ledger
+    ledger.remove(one)
+    assert bits(other) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda w: w + 1, "as it was last written"),
+        (lambda w: w[:2].clone(), r"a weight of \[4, 4\], got one of \[2, 4\]"),
+    ],
+)
+def test_a_ledger_stays_with_its_own_where_the_other_differs(spoil, message, bits):
+    held = weight()
+    before = bits(held)
+    ledger, one = ledger_of(held, "x"), update()
+    ledger.add(one)
+    other = spoil(held)
+    content = bits(other)
+    with pytest.raises(WaveFTError, match=f'layer "x": expected .*{message}'):
+        ledger.take(other)
+    assert bits(other) == content
+    assert ledger.weight is held
+    ledger.remove(one)
+    assert bits(held) == before
 
 
 def test_an_entry_that_nobody_touched_may_change_meanwhile():

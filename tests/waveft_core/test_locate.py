@@ -122,6 +122,21 @@ def test_a_layer_that_earns_nothing_is_left_out_across_layers():
         assert {name: len(at) for name, at in place(probe.choose()).items()} == {"lora_0": 3, "lora_1": 3}
 
 
+def test_a_layer_without_a_gradient_gets_uniforms_own_draw_and_is_named(make_mlp):
+    expected, model = oracle(make_mlp), make_mlp(torch.float64)
+    model.add_module("idle", nn.Linear(8, 6).double().requires_grad_(False))
+    spec = Spec(5, locations="gradient:3", targets=("0", "2", "idle"))
+    with Probe(model, spec, pool=4) as probe:
+        for x in batches():
+            loss(model[:3], x).backward()
+    with pytest.warns(UserWarning, match='1 layers had no gradient, and get places drawn uniformly: "lora_idle"'):
+        chosen = place(probe.choose())
+    assert chosen["lora_idle"] == draw("uniform:3", "lora_idle", "db1", "periodization", (6, 8), 5).tolist()
+    for name in NAMES:
+        candidates = draw("uniform:3", name, "db1", "periodization", SHAPES[name], 20).tolist()
+        assert chosen[name] == top(expected[name], candidates, 5)
+
+
 def test_coefficients_of_a_layers_own(make_mlp):
     expected = oracle(make_mlp)
     probe = probed(make_mlp(torch.float64), pool=1000, coefficients={"lora_2": 9})
@@ -149,6 +164,90 @@ def test_equal_magnitudes_go_to_the_lower_place():
     with Probe(model, spec, pool=100) as probe:
         model(torch.tensor([[1.0, -1.0, 1.0, 1.0]])).sum().backward()
     assert place(probe.choose()) == {"lora_0": [0, 1, 2]}
+
+
+# Layers of other kinds
+
+
+def assert_sums_are_the_gradient(make, x, weight_grad, shape):
+    """A probe's sums at every position are PyWavelets' analysis of dL/dW, and a training step's own gradient."""
+    every = int(np.prod(shape))
+    spec = Spec(every, scaling=1.0, locations="gradient:3", targets=("0",))
+    model = make()
+    with Probe(model, spec, pool=1) as probe:
+        for _ in range(2):
+            model(x).tanh().sum().backward()
+    sums = probe.gradients()["lora_0"]
+    expected = 2 * analysed(weight_grad.reshape(shape[0], -1).numpy(), "db1", "periodization").reshape(-1)
+    slack = (1e-12 if sums.dtype == torch.float64 else 1e-5) * np.abs(expected).max()
+    np.testing.assert_allclose(sums.numpy(), expected, rtol=0, atol=slack)
+    tuning = attach(model, Spec(every, scaling=1.0, targets=("0",)))
+    for _ in range(2):
+        model(x).tanh().sum().backward()
+    assert torch.equal(tuning.parameters()[0].grad, sums)
+    tuning.detach()
+    chosen = probe.choose().layers["lora_0"]
+    assert chosen.shape == shape
+    assert chosen.indices.tolist() == list(range(every))
+
+
+@pytest.mark.parametrize(
+    "more", [{"kernel_size": 3, "padding": 1}, {"kernel_size": 1}, {"kernel_size": (3, 2), "stride": 2, "groups": 2}]
+)
+def test_a_convolutions_sums_are_its_gradient(more):
+    def make(grad=False):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(4, 6, **more)).double().requires_grad_(grad)
+
+    x = torch.randn(2, 4, 6, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    model = make(True)
+    model(x).tanh().sum().backward()
+    weight = model[0].weight
+    assert_sums_are_the_gradient(make, x, weight.grad, tuple(weight.shape))
+
+
+@pytest.mark.parametrize("bits", [8, 4], ids=["int8", "packed"])
+def test_a_quantised_layers_sums_are_its_gradient_in_the_layers_own_shape(bits, make_mlp, quantised):
+    def make():
+        return nn.Sequential(quantised(make_mlp()[0], bits))
+
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
+    weight = make()[0].whole().requires_grad_()
+    nn.functional.linear(x, weight).tanh().sum().backward()
+    assert_sums_are_the_gradient(make, x, weight.grad, (12, 8))
+
+
+def test_a_backward_pass_after_the_probe_is_left_still_counts(make_mlp):
+    model, x = make_mlp(torch.float64), batches()[0]
+    with Probe(model, SPEC, pool=1000) as probe:
+        held = loss(model, x)
+    held.backward()
+    expected = oracle(make_mlp, xs=[x])
+    for name, sums in probe.gradients().items():
+        np.testing.assert_allclose(sums.numpy(), expected[name], rtol=0, atol=1e-12 * np.abs(expected[name]).max())
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own
+@pytest.mark.parametrize("ran", [False, True], ids=["fresh", "ran before"])
+def test_a_compiled_model_is_heard_and_left_as_it_was(ran, make_mlp):
+    torch.compiler.reset()
+    model, (x, *_) = make_mlp(torch.float64), batches()
+    compiled = torch.compile(model, backend="aot_eager")
+    if ran:
+        compiled(x)
+    with Probe(compiled, SPEC, pool=4) as probe:
+        for each in batches():
+            loss(compiled, each).backward()
+    kept = {name: total.clone() for name, total in probe.gradients().items()}
+    assert place(probe.choose()) == place(probed(make_mlp(torch.float64), pool=4).choose())
+    assert not compiled(x).requires_grad
+    y = x.clone().requires_grad_()
+    loss(compiled, y).backward()  # after it: no graph still listens
+    assert all(torch.equal(probe.gradients()[name], total) for name, total in kept.items())
+    tuning = attach(compiled, probe.choose())
+    loss(compiled, x).backward()
+    assert all(values.grad.any() for values in tuning.parameters())
+    torch.compiler.reset()
 
 
 # Where the choice may not depend on anything but its arguments

@@ -284,6 +284,26 @@ def test_a_models_own_state_dict_and_the_model_share_a_ledger(make_mlp, make_ada
     assert snapshot(model) == before
 
 
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_merge_by_a_held_state_dict_and_then_a_tuning_on_the_model(grad, make_mlp, make_adapter, snapshot):
+    model = make_mlp(grad=grad)
+    before, state = snapshot(model), model.state_dict()
+    merged = merge(state, make_adapter(SHAPES, 20))
+    inside = model[0].weight.detach().clone()
+    tuning = attach(model, Spec(coefficients=5, targets=("0", "2")))
+    assert not model[0].weight.requires_grad
+    assert torch.equal(model[0].weight, inside)
+    model(torch.ones(3, 8)).sum().backward()
+    assert model[0].weight.grad is None
+    assert all(values.grad.any() for values in tuning.parameters())
+    tuning.detach()
+    assert model[0].weight.requires_grad is grad
+    assert torch.equal(model[0].weight, inside)
+    merged.undo()
+    assert snapshot(model) == before
+    del state
+
+
 @pytest.fixture(scope="module")
 def tiny_unet():
     from diffusers import UNet2DConditionModel
@@ -440,6 +460,25 @@ def test_a_foreign_write_is_refused_by_name_and_kept(foreign, then, make_mlp, ma
         }[then]()
     assert snapshot(model) == after
     assert merged.strength == 1.0
+
+
+def test_an_undo_that_is_refused_leaves_three_merges_bits(make_mlp, make_adapter, snapshot):
+    for seed in range(5):  # three sums in another order round otherwise somewhere
+        model = make_mlp()
+        before = snapshot(model)
+        merged = [merge(model, make_adapter(SHAPES, 60, seed=3 * seed + k)) for k in range(3)]
+        own = model[2].weight.clone()
+        with torch.no_grad():
+            model[2].weight.mul_(2)
+        inside = snapshot(model)
+        with pytest.raises(WaveFTError, match='layer "2": expected the weight as it was last written'):
+            merged[0].undo()
+        assert snapshot(model) == inside
+        with torch.no_grad():
+            model[2].weight.copy_(own)
+        for part in merged:
+            part.undo()
+        assert snapshot(model) == before
 
 
 def test_loading_a_state_dict_into_a_merged_model_is_refused_at_undo(make_mlp, make_adapter, snapshot):

@@ -479,6 +479,111 @@ def test_a_cast_moves_w0_and_leaves_the_values(count, dtype, make_mlp, make_adap
     assert snapshot(model) == snapshot(base)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("way", ["strength", "disabled"])
+@pytest.mark.parametrize("runs", [False, True], ids=["at once", "after a forward"])
+def test_a_cast_while_it_is_off_is_a_fresh_merge_once_it_is_on_again(runs, way, dtype, make_mlp, snapshot, x):
+    model = make_mlp()
+    tuning = attach(model, SPEC)
+    optimizer = torch.optim.AdamW(tuning.parameters(), lr=0.05, fused=True)
+    train(model, x, optimizer)
+    if way == "strength":
+        tuning.strength = 0
+        model.to(dtype)
+        if runs:
+            model(x.to(dtype))
+        tuning.strength = 1
+    else:
+        with tuning.disabled():
+            model.to(dtype)
+            if runs:
+                model(x.to(dtype))
+    base = make_mlp().to(dtype)
+    held = merge(base, tuning.adapter())
+    assert all(torch.equal(one, other) for one, other in zip(weights_of(model), weights_of(base), strict=True))
+    held.undo()
+    train(model, x, optimizer)  # what was planned for all layers together must not be float32's any more
+    held = merge(base, tuning.adapter())
+    assert all(torch.equal(one, other) for one, other in zip(weights_of(model), weights_of(base), strict=True))
+    held.undo()
+    tuning.detach()
+    assert snapshot(model) == snapshot(base)
+
+
+def replaced(model, content):
+    model[2].weight = nn.Parameter(content, requires_grad=False)
+
+
+def test_an_equal_parameter_in_the_place_of_the_attached_one_gets_w0_back(make_mlp, make_adapter, snapshot, x):
+    model = make_mlp(grad=True)
+    before = snapshot(model)
+    tuning = attach(model, make_adapter(SHAPES, 20))
+    replaced(model, model[2].weight.detach().clone())
+    with pytest.raises(WaveFTError, match=r'layer "2": .*got another in its place'):
+        model(x)
+    tuning.detach()
+    assert snapshot(model) == before
+    assert model[2].weight.requires_grad
+    assert not any(model[k]._forward_hooks or "waveft" in model[k]._modules for k in (0, 2))
+    model[0](x)
+
+
+def test_an_equal_parameter_is_gone_over_to_by_the_dial(make_mlp, make_adapter, snapshot, x):
+    model, base, adapter = make_mlp(), make_mlp(), make_adapter(SHAPES, 20)
+    tuning = attach(model, adapter)
+    replaced(model, model[2].weight.detach().clone())
+    tuning.strength = 0.5
+    merge(base, adapter, 0.5)
+    assert torch.equal(model(x), base(x))
+    assert torch.equal(model[2].weight, base[2].weight)
+    tuning.detach()
+    assert snapshot(model) == snapshot(make_mlp())
+
+
+@pytest.mark.parametrize("way", ["refresh", "step", "load"])
+def test_an_equal_parameter_is_what_the_next_write_goes_to(way, make_mlp, make_adapter, snapshot, x):
+    model = make_mlp()
+    tuning = attach(model, make_adapter(SHAPES, 20))
+    optimizer = torch.optim.AdamW(tuning.parameters(), lr=0.05, fused=True)
+    train(model, x, optimizer)
+    replaced(model, model[2].weight.detach().clone())
+    in_place(tuning.parameters())
+    if way == "refresh":
+        tuning.refresh()
+    elif way == "step":
+        optimizer.step()
+    else:
+        tuning.load_state_dict({name: values + 1 for name, values in tuning.state_dict().items()})
+    assert_merged(model, tuning, make_mlp(), x)
+    tuning.detach()
+    assert snapshot(model) == snapshot(make_mlp())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.zeros(6, 12), "as it was last written"),
+        (torch.zeros(4, 12), r"a weight of \[6, 12\], got one of \[4, 12\]"),
+    ],
+    ids=["other content", "another shape"],
+)
+def test_another_parameter_in_its_place_is_refused_and_kept(content, message, make_mlp, make_adapter, snapshot):
+    model = make_mlp()
+    before = snapshot(model)
+    tuning = attach(model, make_adapter(SHAPES, 20))
+    own, first = model[2].weight, model[0].weight.clone()
+    replaced(model, content.clone())
+    for call in (tuning.detach, lambda: setattr(tuning, "strength", 0.5)):
+        with pytest.raises(WaveFTError, match=f'layer "2": expected .*{message}'):
+            call()
+        assert torch.equal(model[2].weight, content)
+        assert torch.equal(model[0].weight, first)
+        assert tuning.strength == 1.0
+    model[2].weight = own
+    tuning.detach()
+    assert snapshot(model) == before
+
+
 def test_half_while_attached(make_mlp, x):
     model = make_mlp()
     tuning = attach(model, SPEC)
@@ -500,6 +605,70 @@ def test_a_foreign_write_is_refused_by_name_and_never_overwritten(make_mlp, x):
         with pytest.raises(WaveFTError, match=refusal):
             call()
         assert all(torch.equal(one, other) for one, other in zip(weights_of(model), after, strict=True))
+
+
+def spoiled(layer):
+    """Doubles a layer's weight as a stranger would; returns what repairs it."""
+    own = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.mul_(2)
+
+    def repair():
+        with torch.no_grad():
+            layer.weight.copy_(own)
+
+    return repair
+
+
+def test_disabled_that_is_refused_leaves_it_on(make_mlp, make_adapter, x):
+    model = make_mlp()
+    tuning = attach(model, make_adapter(SHAPES, 20))
+    repair = spoiled(model[2])
+    with pytest.raises(WaveFTError, match='layer "2": expected the weight as it was last written'), tuning.disabled():
+        pytest.fail("entered")
+    repair()
+    model(x)
+    assert_merged(model, tuning, make_mlp(), x)
+    with tuning.disabled():
+        assert torch.equal(model[0].weight, make_mlp()[0].weight)
+    assert_merged(model, tuning, make_mlp(), x)
+
+
+def test_swapped_that_is_refused_leaves_the_own_values(make_mlp, make_adapter, bits, x):
+    model = make_mlp()
+    tuning = attach(model, make_adapter(SHAPES, 20))
+    own = [bits(values) for values in tuning.parameters()]
+    repair = spoiled(model[2])
+    with (
+        pytest.raises(WaveFTError, match='layer "2": expected the weight as it was last written'),
+        tuning.swapped([torch.zeros_like(values) for values in tuning.parameters()]),
+    ):
+        pytest.fail("entered")
+    assert [bits(values) for values in tuning.parameters()] == own
+    repair()
+    model(x)
+    assert_merged(model, tuning, make_mlp(), x)
+
+
+@pytest.mark.parametrize("spoiled_layer", [0, 2])
+@pytest.mark.parametrize("name", ["AdamW fused", "SGD", "AdamW foreach"])
+def test_a_step_that_is_refused_is_in_every_weight_by_the_next_forward(
+    name, spoiled_layer, make_mlp, make_adapter, snapshot, x
+):
+    model = make_mlp()
+    tuning = attach(model, make_adapter(SHAPES, 20))
+    optimizer = OPTIMIZERS[name](tuning.parameters())
+    loss_of(model, x).backward()
+    repair = spoiled(model[spoiled_layer])
+    before = [values.detach().clone() for values in tuning.parameters()]
+    with pytest.raises(WaveFTError, match=f'layer "{spoiled_layer}": expected the weight as it was last written'):
+        optimizer.step()
+    assert not any(torch.equal(values, own) for values, own in zip(tuning.parameters(), before, strict=True))
+    repair()
+    model(x)
+    assert_merged(model, tuning, make_mlp(), x)
+    tuning.detach()
+    assert snapshot(model) == snapshot(make_mlp())
 
 
 # state_dict, load_state_dict, save_pretrained, copies
@@ -945,7 +1114,96 @@ def test_an_adapter_that_overflows_the_base_is_refused_with_everything_put_back(
     assert not model[0]._forward_hooks
 
 
+@pytest.mark.parametrize("beside", [False, True], ids=["in the weight", "beside"])
+@pytest.mark.parametrize("from_adapter", [False, True], ids=["spec", "adapter"])
+def test_attach_under_inference_mode_is_refused_and_changes_nothing(
+    from_adapter, beside, make_mlp, make_adapter, snapshot, x
+):
+    model = make_mlp(grad=True)
+    before = snapshot(model)
+    with torch.inference_mode(), pytest.raises(WaveFTError, match=r"attach: expected .*outside torch.inference_mode"):
+        attach(model, make_adapter(SHAPES, 10) if from_adapter else SPEC, beside=beside)
+    assert snapshot(model) == before
+    assert all(parameter.requires_grad and not parameter.is_inference() for parameter in model.parameters())
+    assert not any(model[k]._forward_hooks or model[k]._modules for k in (0, 2))
+    tuning = attach(model, SPEC)
+    train(model, x, torch.optim.SGD(tuning.parameters(), lr=0.1))
+
+
+def test_a_weight_that_was_cut_is_trained_as_it_is_and_refused_to_an_adapter(make_mlp, make_adapter, bits, x):
+    model = make_mlp()  # pruned: `out_features` says 6 still
+    model[2].weight = nn.Parameter(model[2].weight[:4].clone(), requires_grad=False)
+    model[2].bias = None
+    before = [bits(layer.weight) for layer in (model[0], model[2])]
+    with pytest.raises(WaveFTError, match=r'layer "lora_2".*expected \[6, 12\], got \[4, 12\]'):
+        attach(model, make_adapter(SHAPES, 10))
+    assert [bits(layer.weight) for layer in (model[0], model[2])] == before
+    tuning = attach(model, Spec(20, targets=("0", "2")))
+    assert tuning.adapter().layers[B].shape == (4, 12)
+    train(model, x, torch.optim.SGD(tuning.parameters(), lr=0.01))
+    tuning.detach()
+    assert [bits(layer.weight) for layer in (model[0], model[2])] == before
+
+
 # The dial, and off
+
+
+@every_dtype
+@pytest.mark.parametrize("strength", [0.6, -1.5, 0.0, 1])
+def test_attach_takes_a_strength_from_the_start(strength, dtype, make_mlp, make_adapter, bits, x):
+    adapter, later, base = make_adapter(SHAPES, 20, "db2", scaling=0.3), make_mlp(dtype), make_mlp(dtype)
+    model = make_mlp(dtype)
+    tuning, other = attach(model, adapter, strength=strength), attach(later, adapter)
+    other.strength = strength
+    merge(base, adapter, strength)
+    assert type(tuning.strength) is float
+    assert tuning.strength == strength
+    for layer in (0, 2):
+        assert bits(model[layer].weight) == bits(later[layer].weight) == bits(base[layer].weight)
+    if strength == 0:
+        assert not model(x.to(dtype)).requires_grad
+        tuning.strength = other.strength = 1.0
+    grads = []
+    for held, run in ((tuning, model), (other, later)):
+        loss_of(run, x).backward()
+        grads.append([bits(values.grad) for values in held.parameters()])
+    assert grads[0] == grads[1]
+    optimizer = torch.optim.AdamW(tuning.parameters(), lr=0.05, fused=True)
+    optimizer.step()
+    base = make_mlp(dtype)
+    merge(base, tuning.adapter(), tuning.strength)
+    assert bits(model[0].weight) == bits(base[0].weight)
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["in the weight", "beside"])
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf")])
+def test_a_strength_that_is_not_finite_is_refused(strength, beside, make_mlp, make_adapter, snapshot):
+    model = make_mlp()
+    before = snapshot(model)
+    with pytest.raises(WaveFTError, match="strength: expected a finite number, got"):
+        attach(model, make_adapter(SHAPES, 10), strength=strength, beside=beside)
+    assert snapshot(model) == before
+    assert not model[0]._forward_hooks
+    tuning = attach(model, make_adapter(SHAPES, 10), strength=0.5, beside=beside)
+    inside = model[0].weight.clone()
+    with pytest.raises(WaveFTError, match="strength: expected a finite number, got"):
+        tuning.strength = strength
+    assert tuning.strength == 0.5
+    assert torch.equal(model[0].weight, inside)
+
+
+def test_attach_at_a_strength_below_the_one_that_overflows(make_mlp, make_adapter, snapshot):
+    model, adapter = make_mlp(torch.float16), make_adapter(SHAPES, 20, scaling=2e5)
+    before = snapshot(model)
+    for strength in (1.0, -30.0):
+        with pytest.raises(WaveFTError, match="expected a finite merged weight"):
+            attach(model, adapter, strength=strength)
+        assert snapshot(model) == before
+        assert not model[0]._forward_hooks
+    tuning = attach(model, adapter, strength=1e-4)
+    assert torch.isfinite(model[0].weight).all()
+    tuning.detach()
+    assert snapshot(model) == before
 
 
 @every_dtype
@@ -1052,6 +1310,25 @@ def test_a_model_frozen_after_attach_is_a_clear_error(make_mlp, x):
     model(x)
     with pytest.raises(WaveFTError, match=r'layers "0", "2": expected values that require grad.*before attach'):
         optimizer.step()
+
+
+def test_training_at_strength_zero_says_so(make_mlp, x):
+    model = make_mlp()
+    tuning = attach(model, SPEC)
+    tuning.strength = 0
+    given = x.clone().requires_grad_()
+    model(given).sum().backward()
+    with pytest.raises(WaveFTError, match=r'tuning "waveft": expected a strength other than 0.*got 0\.0\. Set it'):
+        torch.optim.AdamW(tuning.parameters()).step()
+
+
+def test_training_within_disabled_says_so(make_mlp, x):
+    model = make_mlp()
+    tuning = attach(model, SPEC)
+    with tuning.disabled():
+        model(x.clone().requires_grad_()).sum().backward()
+        with pytest.raises(WaveFTError, match=r"expected a strength other than 0.*a step within disabled\(\)"):
+            torch.optim.AdamW(tuning.parameters()).step()
 
 
 def test_training_under_no_grad_is_a_clear_error(make_mlp, x):
