@@ -30,9 +30,9 @@ TOKENS_PER_CHUNK = 64  # two transposed slices of this many tokens stay in a cor
 GATHERED_AT_ONCE = 2**16  # entries of dL/dW: 0.8 MB of places and values, well below a weight
 KEPT = 2**14  # entries of a layer's atoms whose places and taps are kept from step to step: 128 kB
 
-# Nanoseconds on one CPU core, read off SDXL's shapes (python -m benchmarks.gradient): a filter tap applied to one token
-# of one channel, a term of a dot product, a multiply-add of the GEMM. Only their ratios matter.
-_TAP_NS, _TERM_NS, _GEMM_NS = 0.63, 0.2, 0.031
+# Nanoseconds on one CPU core, read off SDXL's shapes (python -m benchmarks.gradient): one token of one channel, read and
+# transposed; a filter tap applied to it; a term of a dot product; a multiply-add of the GEMM. Only their ratios matter.
+_CHANNEL_NS, _TAP_NS, _TERM_NS, _GEMM_NS = 1.2, 0.4, 0.4, 0.0155
 
 
 @dataclass(eq=False)
@@ -90,7 +90,8 @@ class Sampler:
         """Returns whether the sampled way is the cheaper one on a CPU, per token."""
         m, n = self.matrix
         taps = int(axis(self.wavelet, self.mode, n).positions.shape[1])
-        return (m + n) * taps * _TAP_NS + self.indices.numel() * _TERM_NS < m * n * _GEMM_NS
+        transform = (m + n) * (_CHANNEL_NS + taps * _TAP_NS)
+        return transform + self.indices.numel() * _TERM_NS < m * n * _GEMM_NS
 
     def sampled(self, x: Tensor, grad: Tensor) -> Tensor:
         """Returns sum_t (D_m dy_t)_i (D_n x_t)_j at the p positions, [p]; x: [T, n], grad: [T, m]."""
