@@ -2,6 +2,7 @@
 
 from .adapter import Adapter, Layer
 from .algebra import combine, energy, prune, reproject
+from .attach import attach, attached
 from .checkpoint import merge_files
 from .errors import WaveFTError
 from .extract import extract, extract_deltas
@@ -10,7 +11,7 @@ from .locate import Probe, locate
 from .merge import Merged, merge
 from .spec import SDXL_ATTENTION, Spec
 from .summary import summarize
-from .tuning import Tuning, attach, attached
+from .tuning import Tuning
 from .weights import Weights
 
 __all__ = [

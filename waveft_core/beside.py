@@ -16,8 +16,9 @@ from torch.utils.hooks import RemovableHandle
 from .atoms import axis
 from .coefficients import Coefficients
 from .gradient import Sampler, layer_input
-from .ledger import can_hold, ledger_of
+from .ledger import ledger_of
 from .plan import arithmetic_dtype
+from .storage import can_hold
 
 
 class Beside(Coefficients):

@@ -23,8 +23,9 @@ from torch import Tensor
 from .adapter import Adapter, check_pairs
 from .container import PIECE_BYTES, Entry, Stored, read_tensor, write_container
 from .errors import Refusal, WaveFTError, listed
-from .ledger import WEIGHT_DTYPES, Update, ledger_of, refuse_overflow
+from .ledger import Update, ledger_of, refuse_overflow
 from .plan import arithmetic_dtype, make_plan
+from .storage import WEIGHT_DTYPES
 from .tree import check_target, copy_file, replacing_folder, tree_of
 from .weights import Slot, Weights
 

@@ -17,12 +17,13 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from .adapter import Adapter
+from .attach import attach
 from .errors import WaveFTError, listed
 from .file import load as load_file
-from .ledger import can_hold
 from .merge import merge
+from .storage import can_hold
 from .targets import resolve
-from .tuning import Tuning, attach
+from .tuning import Tuning
 
 COMPONENTS = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
 

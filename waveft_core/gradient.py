@@ -30,8 +30,8 @@ TOKENS_PER_CHUNK = 64  # two transposed slices of this many tokens stay in a cor
 GATHERED_AT_ONCE = 2**16  # entries of dL/dW: 0.8 MB of places and values, well below a weight
 KEPT = 2**14  # entries of a layer's atoms whose places and taps are kept from step to step: 128 kB
 
-# Nanoseconds on one CPU core, read off SDXL's shapes (python -m benchmarks.gradient): one token of one channel, read and
-# transposed; a filter tap applied to it; a term of a dot product; a multiply-add of the GEMM. Only their ratios matter.
+# Nanoseconds on one CPU core, read off SDXL's shapes (python -m benchmarks.gradient): one token of one channel, read
+# and transposed; a filter tap applied to it; a term of a dot product; a multiply-add of the GEMM. Only ratios matter.
 _CHANNEL_NS, _TAP_NS, _TERM_NS, _GEMM_NS = 1.2, 0.4, 0.4, 0.0155
 
 

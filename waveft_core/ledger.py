@@ -16,18 +16,9 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from . import storage
 from .errors import WaveFTError
 from .plan import Plan, arithmetic_dtype, rounded
-
-WEIGHT_DTYPES = (
-    torch.float32,
-    torch.bfloat16,
-    torch.float16,
-    torch.float64,
-    torch.float8_e4m3fn,
-    torch.float8_e5m2,
-)
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Update:
@@ -84,7 +75,7 @@ class Ledger:
 
         Waits for the device only where the weight was cast, moved or written to since.
         """
-        if _fingerprint(self.weight) != self._seen:
+        if storage.fingerprint(self.weight) != self._seen:
             self.follow()
         if self.entries.numel():
             self.put(self.planned())
@@ -108,7 +99,7 @@ class Ledger:
 
     def changed(self) -> bool:
         """Returns whether the weight was cast, moved or written by someone else since it was last written here."""
-        return self._behind or _fingerprint(self.weight) != self._seen
+        return self._behind or storage.fingerprint(self.weight) != self._seen
 
     def follow(self) -> None:
         """Moves with a weight that was cast or sent to another device; refuses one whose content someone else wrote.
@@ -119,14 +110,14 @@ class Ledger:
         Raises:
             WaveFTError: the touched entries are not those that were last written.
         """
-        cast = _fingerprint(self.weight) != self._seen
+        cast = storage.fingerprint(self.weight) != self._seen
         device, dtype = self.weight.device, self.weight.dtype
-        check_weight(self.weight, self.layer)
+        storage.check_weight(self.weight, self.layer)
         if cast:
             self.entries = self.entries.to(device)
         expected = self.written.to(device, dtype)
-        offsets = _offsets(self.weight, self.entries) if cast else self._offsets
-        if self.entries.numel() and not _same_bits(_read(self.weight, offsets), expected):
+        offsets = storage.offsets_of(self.weight, self.entries) if cast else self._offsets
+        if self.entries.numel() and not storage.same_bits(storage.read(self.weight, offsets), expected):
             raise WaveFTError(
                 f'layer "{self.layer}": expected the weight as it was last written, got another content: '
                 "something else wrote to it while an adapter was in it. Detach or undo the adapter before you change "
@@ -145,7 +136,7 @@ class Ledger:
         Raises:
             WaveFTError: as `follow`.
         """
-        if _fingerprint(self.weight) != self._seen:
+        if storage.fingerprint(self.weight) != self._seen:
             self.follow()
         return self._behind
 
@@ -176,11 +167,11 @@ class Ledger:
 
     def recapture(self) -> None:
         """Takes what a state dict brought into the weight as a new W0 and puts the updates into it."""
-        if _fingerprint(self.weight) == self._seen:
+        if storage.fingerprint(self.weight) == self._seen:
             return  # the load failed here, or another tuning of this weight has done it
         self.entries = self.entries.to(self.weight.device)
-        self._offsets = _offsets(self.weight, self.entries)
-        self.originals = self.written = _read(self.weight, self._offsets)
+        self._offsets = storage.offsets_of(self.weight, self.entries)
+        self.originals = self.written = storage.read(self.weight, self._offsets)
         self.mark()
         self.write()
 
@@ -188,7 +179,7 @@ class Ledger:
         """Returns a copy of W0."""
         self.follow()
         copy = self.weight.detach().clone()
-        _write(copy, _offsets(copy, self.entries), self.originals)
+        storage.write(copy, storage.offsets_of(copy, self.entries), self.originals)
         return copy
 
     def freeze(self) -> None:
@@ -215,31 +206,31 @@ class Ledger:
         elif plans:
             entries = torch.unique(torch.cat([plan.entries for plan in plans]))
             places = [torch.searchsorted(entries, plan.entries) for plan in plans]
-        offsets = _offsets(self.weight, entries)
+        offsets = storage.offsets_of(self.weight, entries)
         if self.entries.numel():  # from here on nothing but a few copies can fail
             self.put(self.originals)
         for update, plan in zip(updates, plans, strict=True):
             update.plan = plan
         self.updates, self.entries, self._offsets, self._places = updates, entries, offsets, places if updates else []
-        self.originals = self.written = _read(self.weight, offsets)
+        self.originals = self.written = storage.read(self.weight, offsets)
         self.write()
 
     def put(self, content: Tensor) -> None:
         """Writes `content`, [E] in the weight's dtype, to the touched entries."""
         with torch.no_grad():  # not through .data: autograd must see a rewrite between a forward and its backward
-            _write(self.weight, self._offsets, content)
+            storage.write(self.weight, self._offsets, content)
         self.written, self._behind = content, False
         self.mark()
 
     def mark(self) -> None:
         """Takes the weight as it is for seen."""
-        before, self._seen = self._seen, _fingerprint(self.weight)
+        before, self._seen = self._seen, storage.fingerprint(self.weight)
         if before and before[:1] + before[2:] == self._seen[:1] + self._seen[2:]:
             return  # all but the version
         _BY_TENSOR[id(self.weight)] = self
         if _BY_MEMORY.get(self._where) is self:
             del _BY_MEMORY[self._where]  # a weight that is moved for every forward leaves no trail of addresses
-        self._where = _where(self.weight)
+        self._where = storage.where(self.weight)
         _BY_MEMORY[self._where] = self
 
 
@@ -253,11 +244,11 @@ def ledger_of(weight: Tensor, layer: str) -> Ledger:
     Raises:
         WaveFTError: `weight` cannot hold an update.
     """
-    check_weight(weight, layer)
+    storage.check_weight(weight, layer)
     found = _BY_TENSOR.get(id(weight))
     if found is None:  # another tensor over the same memory, as a state dict holds
-        found = _BY_MEMORY.get(_where(weight))
-        if found is not None and _where(found.weight) != _where(weight):
+        found = _BY_MEMORY.get(storage.where(weight))
+        if found is not None and storage.where(found.weight) != storage.where(weight):
             found = None  # it was moved since
     if found is not None:
         if isinstance(weight, torch.nn.Parameter) and not isinstance(found.weight, torch.nn.Parameter):
@@ -281,90 +272,3 @@ def refuse_overflow(ledgers: Iterable[Ledger]) -> None:
                 f'layer "{ledger.layer}": expected a finite merged weight, got {int(broken.sum())} entries beyond '
                 f"{str(ledger.weight.dtype).removeprefix('torch.')}. Use a smaller strength, or a wider dtype."
             )
-
-
-def check_weight(weight: Tensor, layer: str) -> None:
-    """Refuses a weight that cannot hold an update.
-
-    Raises:
-        WaveFTError: a meta tensor, a dtype without the arithmetic, or a weight whose entries share memory.
-    """
-    if weight.is_meta:
-        raise WaveFTError(f'layer "{layer}": expected a weight with data, got a meta tensor. Load the model first.')
-    if not can_hold(weight):
-        expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in WEIGHT_DTYPES)
-        got = type(weight).__name__ if weight.dtype in WEIGHT_DTYPES else str(weight.dtype).removeprefix("torch.")
-        raise WaveFTError(
-            f'layer "{layer}": expected a weight of {expected}, got {got}. '
-            "Load the model without quantisation, or attach the adapter: it then runs beside the weight."
-        )
-    if weight.is_inference() and not torch.is_inference_mode_enabled():
-        raise WaveFTError(
-            f'layer "{layer}": expected a weight that can be written, got one made under torch.inference_mode. '
-            "Load the model outside it, or merge inside it."
-        )
-    if not weight.is_contiguous() and _overlaps(weight):
-        raise WaveFTError(
-            f'layer "{layer}": expected a weight whose entries have memory of their own, got strides '
-            f"{weight.stride()} over {list(weight.shape)}. Call .contiguous()."
-        )
-
-
-def can_hold(weight: Tensor) -> bool:
-    """Returns whether a weight is stored as plain numbers; quantised ones are not, and run beside (`beside.py`)."""
-    return weight.dtype in WEIGHT_DTYPES and type(weight) in (Tensor, torch.nn.Parameter)
-
-
-def _where(weight: Tensor) -> tuple[Any, ...]:
-    """Returns where and how a weight lies in memory: a fused one and its first slice share the address alone."""
-    return weight.data_ptr(), weight.dtype, weight.shape, weight.stride()
-
-
-def _fingerprint(weight: Tensor) -> tuple[Any, ...]:
-    version = -1 if weight.is_inference() else weight._version
-    return weight.data_ptr(), version, weight.dtype, weight.device, weight.stride()
-
-
-def _offsets(weight: Tensor, entries: Tensor) -> Tensor:
-    """Returns where `entries`, flat in the weight, lie in its memory, [E]: themselves unless it is strided."""
-    if weight.is_contiguous():
-        return entries
-    rest = entries.long()
-    places = torch.zeros_like(rest)
-    for size, stride in zip(reversed(weight.shape), reversed(weight.stride()), strict=True):
-        places += rest % size * stride
-        rest = rest // size
-    return places
-
-
-def _memory(weight: Tensor) -> Tensor:
-    """Returns the weight's bits as they lie in memory, one axis; a channels_last weight is not in its own order."""
-    if weight.is_contiguous():
-        flat = weight.detach().view(-1)
-    else:
-        span = 1 + sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
-        flat = weight.detach().as_strided((span,), (1,))
-    return flat.view(_BITS[flat.element_size()])  # as whole numbers: not every float has the kernels
-
-
-def _read(weight: Tensor, offsets: Tensor) -> Tensor:
-    return _memory(weight).take(offsets.long()).view(weight.dtype)
-
-
-def _write(weight: Tensor, offsets: Tensor, content: Tensor) -> None:
-    memory = _memory(weight)
-    memory.index_copy_(0, offsets.long(), content.view(memory.dtype))  # not put_, which has no deterministic form
-
-
-def _overlaps(weight: Tensor) -> bool:
-    """Returns whether two entries may share memory."""
-    reach = 0
-    for stride, size in sorted(zip(weight.stride(), weight.shape, strict=True)):
-        if size > 1 and stride <= reach:
-            return True
-        reach += (size - 1) * stride
-    return False
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.view(_BITS[a.element_size()]), b.view(_BITS[b.element_size()]))

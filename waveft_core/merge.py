@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from .adapter import Adapter, check_adapter
-from .ledger import Ledger, Update, check_weight, ledger_of, refuse_overflow
+from .ledger import Ledger, Update, ledger_of, refuse_overflow
 from .plan import arithmetic_dtype, make_plan
+from .storage import check_weight
 from .targets import Models, StateDict, Target, resolve
 
 

@@ -14,7 +14,7 @@ from .adapter import Adapter
 from .coefficients import NO_DATA_PARALLEL, Coefficients
 from .errors import Refusal, WaveFTError, listed, nearest
 from .keys import layer_names, unwrapped
-from .ledger import can_hold
+from .storage import can_hold
 
 Models: TypeAlias = nn.Module | Mapping[str, nn.Module]
 StateDict: TypeAlias = Mapping[str, Tensor]

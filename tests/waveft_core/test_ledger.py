@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from waveft_core import WaveFTError
-from waveft_core.ledger import _BY_MEMORY, WEIGHT_DTYPES, Update, check_weight, ledger_of
+from waveft_core.ledger import _BY_MEMORY, Update, ledger_of
 from waveft_core.plan import arithmetic_dtype, make_plan
+from waveft_core.storage import WEIGHT_DTYPES, check_weight
 
 
 def update(indices=(0, 5), values=(1.0, 2.0), factor=1.0, shape=(4, 4), wavelet="db1", dtype=torch.float32):
