@@ -168,12 +168,13 @@ def _header_of(file: Any, slices: Mapping[str, Any], metadata: Mapping[str, str]
 
 def _foreign(names: Collection[str]) -> str:
     """Returns what a safetensors file that is no adapter of ours seems to be, and what can be done with it."""
+    made = "make an adapter of it with `extract --base BASE --tuned FILE`."
     if any(word in name for name in names for word in (".lora_", ".lora.", ".hada_", ".lokr_")):
-        return "It looks like a LoRA: make an adapter of it with `extract --base BASE --tuned FILE`."
+        return f"This is no WaveFT adapter but seems to be a LoRA: {made}"
     if any(name.endswith(".diff") for name in names):
-        return "It holds full differences: make an adapter of it with `extract --base BASE --tuned FILE`."
+        return f"This is no WaveFT adapter but holds full differences: {made}"
     if any(name.endswith(".waveft_spectrum") for name in names):
-        return "It is PEFT's: give its folder to `convert --to waveft --base MODEL`."
+        return "This is no WaveFT adapter's file but PEFT's: give its folder to `convert --to waveft --base MODEL`."
     return "This is a safetensors file but no WaveFT adapter."
 
 

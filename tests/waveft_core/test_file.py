@@ -384,9 +384,18 @@ def test_a_missing_file_and_a_folder_are_refused(read, tmp_path):
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("lora_unet_x.lora_up.weight", "It looks like a LoRA: make an adapter of it with `extract"),
-        ("lora_unet_x.diff", "It holds full differences: make an adapter of it with `extract"),
-        ("base_model.model.x.waveft_spectrum", "It is PEFT's: give its folder to `convert"),
+        (
+            "lora_unet_x.lora_up.weight",
+            "This is no WaveFT adapter but seems to be a LoRA: make an adapter of it with `extract",
+        ),
+        (
+            "lora_unet_x.diff",
+            "This is no WaveFT adapter but holds full differences: make an adapter of it with `extract",
+        ),
+        (
+            "base_model.model.x.waveft_spectrum",
+            "This is no WaveFT adapter's file but PEFT's: give its folder to `convert",
+        ),
         ("x.weight", "This is a safetensors file but no WaveFT adapter"),
     ],
 )
