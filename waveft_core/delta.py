@@ -10,9 +10,8 @@ from .plan import make_plan
 # One CPU core's nanoseconds, of which only the ratio matters (python -m benchmarks.scaling): an atom's block, made and
 # added; a filter tap applied to one entry, both ways.
 _BLOCK_NS, _TAP_NS = 100.0, 3.0
-_SMALL = (
-    2**16
-)  # entries: below this either way is done in a millisecond, and the atoms' sums are merge's to the last bit
+# Entries; below this either way is done in a millisecond, and the atoms' sums are merge's to the last bit.
+_SMALL = 2**16
 
 
 def dense_delta(
