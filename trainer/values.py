@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
-from typing import Annotated, Any
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 # What waveft_core accepts, written out so that a job is checked before torch is imported. A test compares them.
 SDXL_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -13,10 +15,49 @@ WAVELETS = (*(f"db{n}" for n in range(1, 39)), *(f"sym{n}" for n in range(2, 21)
 
 LARGEST_SEED = 2**63 - 1
 
+OPTIMIZERS = (
+    "AdamW",
+    "AdamW8bit",
+    "PagedAdamW",
+    "PagedAdamW8bit",
+    "Adafactor",
+    "Prodigy",
+    "Lion",
+    "Lion8bit",
+    "SGD",
+)
+SCHEDULERS = (
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "cosine_with_min_lr",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+)
+# kohya's names, which are k-diffusion's and ComfyUI's
+SAMPLERS = (
+    "euler_a",
+    "euler",
+    "ddim",
+    "ddpm",
+    "pndm",
+    "lms",
+    "heun",
+    "dpm_2",
+    "dpm_2_a",
+    "dpmsolver",
+    "dpmsolver++",
+    "dpmsingle",
+    "model",
+)
+
 # What a text must look like, and how that is said to whom got it wrong.
-LOCATIONS, FILE_NAME, ENDING = r"^(uniform|peft):[0-9]+$", r"^[\w][\w .+-]*$", r"^\.[\w.]+$"
+LOCATIONS, FILE_NAME, ENDING = r"^(uniform|peft|gradient):[0-9]+$", r"^[\w][\w .+-]*$", r"^\.[\w.]+$"
 PATTERNS = {
-    LOCATIONS: "uniform:SEED or peft:SEED with a whole number for SEED",
+    LOCATIONS: "uniform:SEED, peft:SEED or gradient:SEED with a whole number for SEED",
     FILE_NAME: "the start of a file name, without folder",
     ENDING: "a file ending such as .txt",
 }
@@ -54,7 +95,40 @@ def pairs(value: Any) -> Any:
     return table
 
 
+def fold_name(names: Sequence[str]) -> Callable[[Any], Any]:
+    """Returns a function that gives one of the names in its own spelling, however its letters are written."""
+    spelling = {name.lower(): name for name in names}
+    return lambda value: spelling.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def regular_expression(value: str) -> str:
+    """Returns the text, if it is a regular expression."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"expected a regular expression, got {value!r} ({error})") from None
+    return value
+
+
+def sides(value: Any) -> Any:
+    """Returns a size as one number or a pair; kohya also writes "512,768"."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)?", value):
+        value = [int(part) for part in value.split(",")]
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, list | tuple):
+        value = tuple(value)
+        good = len(value) == 2 and all(type(side) is int and side >= 16 for side in value)
+    else:
+        good = type(value) is int and value >= 16
+    if not good:
+        raise ValueError(f"expected px, at least 16, as one number or [width, height], got {value!r}")
+    return value
+
+
 Choice = BeforeValidator(lower)
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(regular_expression)]
+Switch = Annotated[Literal["auto", True, False], BeforeValidator(no_number)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
