@@ -13,27 +13,34 @@ from . import metadata
 from .console import say
 from .errors import TrainingStopped
 from .files import free_name
+from .models import Base
 from .preflight import Ready
 
 DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def save(adapter: waveft_core.Adapter, ready: Ready, steps: int, precision_name: str, prediction: str) -> Path:
-    """Returns the path of the file; a run that was stopped early has its step in the name.
+def save(adapter: waveft_core.Adapter, path: Path, ready: Ready, steps: int, precision_name: str, base: Base) -> Path:
+    """Writes the adapter as it is after `steps` optimizer steps, and returns `path`.
+
+    Args:
+        adapter: what is written, the values of the running mean where the job has one.
+        path: the run's own file or a checkpoint's; what is there is replaced.
+        ready: the checked job.
+        steps: optimizer steps done.
+        precision_name: what the base computed in: "no", "fp16" or "bf16".
+        base: that it was trained on.
 
     Raises:
         TrainingStopped: it could not be written, or what was read back is not what was written. The message names
             the file that the tensors are in all the same.
     """
-    path, dtype = ready.adapter_path, DTYPES[ready.job.save.save_precision]
-    if steps < ready.job.train.max_train_steps:
-        path = free_name(ready.output(f"-step{steps}.safetensors"))
+    dtype = DTYPES[ready.job.save.save_precision]
     bare = path.with_name(f".{path.name}.tensors.tmp")  # the tensors' hash is part of the metadata
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         bare.unlink(missing_ok=True)  # of a run that was killed: it must not pass for this one's
         waveft_core.save(adapter, bare, dtype=dtype)
-        made = metadata.collect(ready, steps, precision_name, prediction, metadata.hash_tensors(bare))
+        made = metadata.collect(adapter, ready, steps, precision_name, base, metadata.hash_tensors(bare))
         waveft_core.save(adapter, path, metadata=made, dtype=dtype)
         verify(adapter, path, dtype)
     except BaseException as error:  # whatever it is, hours of training must not be lost to it
@@ -66,10 +73,15 @@ def rescue(adapter: waveft_core.Adapter, bare: Path, path: Path) -> Path | None:
 def verify(adapter: waveft_core.Adapter, path: Path, dtype: torch.dtype) -> None:
     """Reads the file back; TrainingStopped where a layer is missing or differs."""
     found = waveft_core.load(path)
-    same = found.layers.keys() == adapter.layers.keys() and all(
-        torch.equal(found.layers[name].values, layer.values.to(dtype).cpu())
-        and torch.equal(found.layers[name].indices, layer.indices.cpu())
-        for name, layer in adapter.layers.items()
+    same = (
+        found.header == adapter.header
+        and found.layers.keys() == adapter.layers.keys()
+        and all(
+            torch.equal(found.layers[name].values, layer.values.to(dtype).cpu())
+            and torch.equal(found.layers[name].indices, layer.indices.cpu())
+            and tuple(found.layers[name].shape) == tuple(layer.shape)
+            for name, layer in adapter.layers.items()
+        )
     )
     if not same:
         raise TrainingStopped(

@@ -6,28 +6,40 @@ Ctrl-C ends it with 130 and SIGTERM with 143, 128 + the signal's number.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import config, preflight
+from . import console, dryrun, newjob, preflight
 from .console import clock, say
 from .errors import TrainingStopped, UserError, out_of_memory
 from .files import readable_size
+from .runfolder import RunFolder
+from .schema import Job
+
+LATEST = "latest"
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the options."""
     made = argparse.ArgumentParser(
         prog="python -m trainer",
-        description="Trains a WaveFT adapter for SDXL as a job file says.",
-        epilog="Relative paths, also in --set, are relative to the folder of the job file. All keys: docs/training.md",
+        description="Trains a WaveFT adapter for SDXL as a job file says. "
+        "`python -m trainer init --help` tells how to have a job file written.",
+        epilog="Relative paths, also in --set, are relative to the folder of the job file. All keys: docs/job.md. "
+        "Several GPUs: accelerate launch -m trainer --config JOB.TOML",
     )
     made.add_argument("--config", type=Path, required=True, metavar="JOB.TOML", help="the job")
     made.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change one key of the job; may be given again. Example: --set train.seed=7",
+    )  # fmt: skip
+    made.add_argument(
+        "--resume", metavar="latest|FILE",
+        help="go on exactly where the run was stopped: from its newest state in output_dir, or from that state",
     )  # fmt: skip
     made.add_argument(
         "--dry-run", action="store_true", help="check everything, print what would be done, train nothing"
@@ -37,9 +49,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    options = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if os.environ.get("RANK", "0") != "0":
+        console.silence()  # the first process speaks for all
     try:
-        return start(options)
+        if arguments[:1] == ["init"]:
+            return newjob.main(arguments[1:])
+        return start(parser().parse_args(arguments))
     except UserError as error:
         return refuse(error.problems)
     except TrainingStopped as error:
@@ -53,22 +69,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def start(options: argparse.Namespace) -> int:
     """Checks the job and, unless it is a dry run, trains; returns the exit status."""
     began = time.perf_counter()
-    ready = preflight.check(config.load(options.config, options.overrides))
+    job = preflight.read(options.config, options.overrides)
+    resume = state_to_resume(job, options.resume)
+    ready = preflight.check(job, resume, counting())
     if options.dry_run:
-        from .jobtext import job_toml
-
-        say(preflight.dry_run_text(ready, job_toml(ready.job)))
+        say(dryrun.text(ready, resume))
         return 0
-    for line in preflight.describe(ready):
+    for line in dryrun.describe(ready, resume):
         say(line)
-    return train(ready, began)
+    return train(ready, resume, began)
 
 
-def train(ready: preflight.Ready, began: float) -> int:
+def state_to_resume(job: Job, wish: str | None) -> Path | None:
+    """Returns the state that the run goes on from, None where it begins.
+
+    Raises:
+        UserError: a file was named that is not there.
+    """
+    if wish is None:
+        return None
+    if wish == LATEST:
+        found = RunFolder(Path(job.save.output_dir), job.save.output_name).newest_state(is_whole)
+        if found is None:
+            say(f'nothing to resume in "{job.save.output_dir}": the run starts from the beginning')
+        return found
+    path = Path(wish).expanduser()
+    if not path.is_file():
+        raise UserError(f'--resume "{wish}": expected a .state file, or {LATEST}, got nothing there. Correct the path.')
+    return path
+
+
+def is_whole(path: Path) -> bool:
+    """Returns whether a state's file is not damaged, without torch."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def counting() -> preflight.Progress | None:
+    """Returns what shows on a terminal how many pictures were checked; None elsewhere."""
+    if not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
+        return None
+
+    def show(done: int, total: int) -> None:
+        end = "\n" if done == total else ""
+        print(f"\rchecking pictures {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def train(ready: preflight.Ready, resume: Path | None, began: float) -> int:
     """Runs the checked job, torch and the model libraries imported at last; returns the exit status.
 
     Raises:
-        UserError: machine, base or adapter settings do not fit the job; nothing was trained.
+        UserError: machine, base, adapter settings or state do not fit the job; nothing was trained.
         TrainingStopped: it did not get further, whatever the job says.
     """
     from .models import quiet_libraries
@@ -78,17 +134,17 @@ def train(ready: preflight.Ready, began: float) -> int:
 
     from waveft_core import WaveFTError
 
-    from . import loop
+    from . import loop, state
 
     try:
-        outcome = loop.run(ready)
+        outcome = loop.run(ready, state.load(resume) if resume else None)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TrainingStopped(out_of_memory(error)) from error
+        raise TrainingStopped(out_of_memory(error, ready)) from error
     except WaveFTError as error:  # once a step was done, loop.run makes it a TrainingStopped
         raise UserError(str(error)) from error
     if outcome.warning:
         print(outcome.warning, file=sys.stderr)
-    ending = "stopped" if outcome.warning else "done"
+    ending = "stopped" if outcome.exit_status else "done"
     say(f"{ending} after {outcome.steps} steps in {clock(time.perf_counter() - began)}")
     for path in outcome.files:
         say(f"  {path} ({readable_size(path)})")
@@ -96,7 +152,9 @@ def train(ready: preflight.Ready, began: float) -> int:
 
 
 def refuse(problems: Sequence[str]) -> int:
-    """Prints every fault of a job; returns the exit status for it."""
+    """Prints every fault of a job, once on each machine; returns the exit status for it."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return 2
     count = "1 fault" if len(problems) == 1 else f"{len(problems)} faults"
     print(f"The job cannot be run, {count}:", file=sys.stderr)
     for problem in problems:

@@ -14,10 +14,15 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from . import kohya
 from .errors import UserError
-from .faults import describe
+from .faults import describe_all
+from .places import Loc, walk
 from .schema import Job
 from .values import IS_PATH
+
+MOST_ROUNDS = 5  # of leaving out what is faulty to find what else is
+PLACEHOLDER = [{"subsets": [{"image_dir": "."}]}]  # so that nobody is told that there are none
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Job:
@@ -30,23 +35,89 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Job:
     Raises:
         UserError: the file cannot be read, is not TOML, or is not a job; with every fault found.
     """
+    job, problems = read(path, overrides)
+    if problems or job is None:
+        raise UserError(problems)
+    return job
+
+
+def read(path: Path, overrides: Iterable[str] = ()) -> tuple[Job | None, list[str]]:
+    """Returns the job and what is wrong with it.
+
+    A job with faults comes without the keys that have them, so that what it names can be checked all the same; it is
+    None where nothing is left to check.
+
+    Raises:
+        UserError: the file cannot be read, or is not TOML.
+    """
     table = read_toml(path)
     problems = [problem for text in overrides if (problem := override(table, text))]
-    try:
-        job = Job.model_validate(table)
-    except ValidationError as error:
-        problems += [describe(fault) for fault in error.errors()]
-        raise UserError(f"{path.name}: {problem}" for problem in problems) from None
-    if problems:
-        raise UserError(f"{path.name}: {problem}" for problem in problems)
     folder = path.resolve().parent
-    base = job.model.pretrained_model_name_or_path
-    local = map_paths(job, lambda text: absolute(text, folder))
-    if job.model.allow_download and is_hub_id(base) and not Path(local.model.pretrained_model_name_or_path).exists():
-        return local.model_copy(
-            update={"model": local.model.model_copy(update={"pretrained_model_name_or_path": base})}
-        )
-    return local
+    problems += take_in_dataset(table, folder)
+    job, faults = validated(table)
+    named = [f"{path.name}: {problem}" for problem in (*problems, *faults)]
+    return (job and rooted(job, folder)), named
+
+
+def take_in_dataset(table: dict[str, Any], folder: Path) -> list[str]:
+    """Replaces the key `dataset_config` by the tables of the file that it names; returns what keeps it from that."""
+    if "dataset_config" not in table:
+        return []
+    name = table.pop("dataset_config")
+    if not isinstance(name, str) or not name:
+        table["datasets"] = PLACEHOLDER
+        return [f"dataset_config: expected the path of a dataset file in quotes, got {name!r}."]
+    own = [written for key, written in (("general", "[general]"), ("datasets", "[[datasets]]")) if key in table]
+    if own:
+        return [f"dataset_config: the job has {' and '.join(own)} itself. Remove the one or the other."]
+    try:
+        table.update(kohya.read_dataset_config(Path(absolute(name, folder))))
+    except UserError as error:
+        table["datasets"] = PLACEHOLDER
+        return error.problems
+    return []
+
+
+def validated(table: dict[str, Any]) -> tuple[Job | None, list[str]]:
+    """Returns the job of a table, without the keys that are faulty, and what is wrong with them."""
+    problems: list[str] = []
+    for _ in range(MOST_ROUNDS):
+        try:
+            return Job.model_validate(table), problems
+        except ValidationError as error:
+            found = error.errors()
+        # what a later round finds may come of what the earlier ones left out
+        problems = problems or describe_all(found)
+        places = [walk(fault["loc"])[0] for fault in found if fault["type"] != "missing"]
+        if len(places) < len(found) or not all(places):
+            break
+        table = without(table, places)
+    return None, problems
+
+
+def without(table: Any, places: Iterable[Loc]) -> Any:
+    """Returns a copy of a table without what lies at the places."""
+    dropped = {place[0] for place in places if len(place) == 1}
+    deeper = {place[0] for place in places} - dropped
+    pairs = enumerate(table) if isinstance(table, list) else table.items() if isinstance(table, dict) else ()
+    kept = {
+        key: without(value, [place[1:] for place in places if place[0] == key]) if key in deeper else value
+        for key, value in pairs
+        if key not in dropped
+    }
+    return list(kept.values()) if isinstance(table, list) else kept
+
+
+def rooted(job: Job, folder: Path) -> Job:
+    """Returns the job with its paths as seen from its folder; hub ids that may be fetched stay as they are."""
+    model = job.model
+    hub_ids = {model.pretrained_model_name_or_path, model.vae} if model.allow_download else set()
+
+    def change(text: str) -> str:
+        path = absolute(text, folder)
+        return text if text in hub_ids and is_hub_id(text) and not Path(path).exists() else path
+
+    return map_paths(job, change)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -109,14 +180,17 @@ def absolute(text: str, folder: Path) -> str:
 
 
 def map_paths(section: Any, change: Callable[[str], str]) -> Any:
-    """Returns a copy of the job in which every key that holds a path has been changed by the function."""
-    if isinstance(section, list):
-        return [map_paths(item, change) for item in section]
+    """Returns a copy of the job in which every key that holds a path has been changed by the function.
+
+    Which keys were given, and which have their defaults, stays known.
+    """
+    if isinstance(section, list | tuple):
+        return type(section)(map_paths(item, change) for item in section)
     if not isinstance(section, BaseModel):
         return section
-    updates = {}
+    values = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         is_path = IS_PATH in field.metadata or IS_PATH in get_args(field.annotation)
-        updates[name] = change(value) if is_path and value else map_paths(value, change)
-    return section.model_copy(update=updates)
+        values[name] = change(value) if is_path and isinstance(value, str) and value else map_paths(value, change)
+    return type(section).model_construct(_fields_set=set(section.model_fields_set), **values)

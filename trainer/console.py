@@ -1,25 +1,41 @@
-"""What a run shows while it works: a progress bar on a terminal, plain lines elsewhere, and a line of JSON a step."""
+"""What a run shows while it works: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 import shutil
 import sys
 import time
-from pathlib import Path
-from typing import IO, Self
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
 
 from tqdm import tqdm
 
+if TYPE_CHECKING:
+    import torch
+
 LINES_A_RUN = 20
+LONGEST_SILENCE_S = 60.0
 SMOOTHING = 0.05  # share of the newest step in the loss that is shown
+
+_silent = False
+
+
+def silence(on: bool = True) -> None:
+    """Makes `say` say nothing: of several processes only the main one speaks."""
+    global _silent
+    _silent = on
 
 
 def say(text: str) -> None:
-    """Prints a line at once, also into a pipe."""
-    print(text, flush=True)
+    """Prints a line at once, also into a pipe.
+
+    A reader that is gone or a disk that is full ends no training; a terminal that lacks a letter shows "?".
+    """
+    if _silent:
+        return
+    with suppress(OSError), tqdm.external_write_mode(file=sys.stdout):  # a bar is taken off and drawn anew below
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def clock(seconds: float) -> str:
@@ -29,51 +45,103 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def bar(total: int) -> tqdm:
+def memory(size: int) -> str:
+    """Returns bytes in words: "512 MiB", "11.6 GiB"."""
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Returns the bytes this process had at most: on a CUDA device, else in the machine's memory; 0 = not known."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def bar(total: int, done: int) -> tqdm:
     """Returns a progress bar; tqdm by itself draws nothing on terminals that report a size of 0 by 0."""
     columns, lines = shutil.get_terminal_size()
-    return tqdm(total=total, desc="training", unit="step", ncols=columns, nrows=lines)
+    return tqdm(total=total, initial=done, unit="step", ncols=columns, nrows=lines)
 
 
 class Progress:
-    """The run's progress; as a context manager it closes its bar and its file.
+    """The run's progress; as a context manager it closes its bar.
 
     Args:
-        total: optimizer steps.
-        metrics: file that gets one JSON object a step.
+        total: optimizer steps of the whole run.
+        device: whose memory is told of; None = say nothing of memory.
+        done: steps that earlier processes did.
+        quiet: show nothing, as processes that are not the main one do.
         interactive: whether to draw a bar; None = where standard error is a terminal.
     """
 
-    def __init__(self, total: int, metrics: Path, interactive: bool | None = None) -> None:
-        self.total, self.began = total, time.perf_counter()
-        self.losses: list[float] = []
-        metrics.parent.mkdir(parents=True, exist_ok=True)
-        # one line a step, flushed: a log grows, so that it is the one file that is not written whole
-        self.file: IO[str] = metrics.open("w", encoding="utf-8", buffering=1)
-        interactive = sys.stderr.isatty() if interactive is None else interactive
-        self.bar = bar(total) if interactive else None
+    def __init__(
+        self,
+        total: int,
+        device: torch.device | None = None,
+        done: int = 0,
+        quiet: bool = False,
+        interactive: bool | None = None,
+    ) -> None:
+        self.total, self.device, self.done, self.quiet = total, device, done, quiet
+        self.began_at, self.began = done, time.perf_counter()
+        self.first: float | None = None  # when the first step ended: it warms up and compiles, and tells of no other
+        self.told = self.began
         self.smooth: float | None = None
+        interactive = sys.stderr.isatty() if interactive is None else interactive
+        self.bar = bar(total, done) if interactive and not quiet else None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
-            self.bar.close()
-        with contextlib.suppress(OSError):  # a full disk was told when the line was written
-            self.file.close()
+            with suppress(OSError):
+                self.bar.close()
 
-    def step(self, loss: float, grad_norm: float, learning_rate: float) -> None:
-        """Notes one finished optimizer step."""
-        self.losses.append(loss)
-        done, seconds = len(self.losses), time.perf_counter() - self.began
+    @property
+    def seconds(self) -> float:
+        """Since the beginning, of this process."""
+        return time.perf_counter() - self.began
+
+    def step(self, loss: float, learning_rate: float) -> None:
+        """Notes one finished optimizer step and shows it, on a bar always, in lines now and then."""
+        self.done += 1
         self.smooth = loss if self.smooth is None else self.smooth + SMOOTHING * (loss - self.smooth)
-        norm = grad_norm if math.isfinite(grad_norm) else None  # fp16 may overflow, and JSON has no infinity
-        row = {"step": done, "loss": loss, "grad_norm": norm, "lr": learning_rate, "seconds": round(seconds, 3)}
-        self.file.write(json.dumps(row) + "\n")
+        now = time.perf_counter()
+        if self.first is None:
+            self.first = now
+        if self.quiet:
+            return
+        peak = peak_memory(self.device) if self.device is not None else 0
+        words = [f"loss {self.smooth:.4f}", f"lr {learning_rate:.3g}", f"peak {memory(peak)}" if peak else ""]
         if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {self.smooth:.4f}", refresh=False)
-            self.bar.update()
-        elif done in (1, self.total) or done % max(1, self.total // LINES_A_RUN) == 0:
-            left = seconds / done * (self.total - done)
-            say(f"step {done}/{self.total}  loss {self.smooth:.4f}  {seconds / done:.2f} s/step  {clock(left)} left")
+            with suppress(OSError):
+                self.bar.set_postfix_str(", ".join(word for word in words if word), refresh=False)
+                self.bar.update()
+        elif self._is_due(now):
+            self.told = now
+            rate = self._steps_a_second(now)
+            left = f"{clock((self.total - self.done) / rate)} left"
+            words = [f"step {self.done}/{self.total}", *words[:2], f"{rate:.3g} steps/s", left, words[2]]
+            say("  ".join(word for word in words if word))
+
+    def _is_due(self, now: float) -> bool:
+        """Returns whether a line is due: for the first and last step, twenty times a run, and once a minute."""
+        return (
+            self.done in (self.began_at + 1, self.total)
+            or self.done % max(1, self.total // LINES_A_RUN) == 0
+            or now - self.told >= LONGEST_SILENCE_S
+        )
+
+    def _steps_a_second(self, now: float) -> float:
+        """Returns how fast this process is: all its steps but the first, where there are more."""
+        steps = self.done - self.began_at
+        since, count = (self.first, steps - 1) if steps > 1 and self.first is not None else (self.began, steps)
+        return count / max(now - since, 1e-9)

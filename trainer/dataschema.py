@@ -5,9 +5,11 @@ A value is taken from the subset, else from its dataset, else from [general], el
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from PIL import ImageColor
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from .section import Section
 from .values import ENDING, LARGEST_SEED, Choice, Fraction, PathText, sides
@@ -40,10 +42,10 @@ class Views(Section):
     )
     secondary_separator: str | None = Field(None, description='within tags that stay together, such as ";;;"')
     enable_wildcard: bool | None = Field(
-        None, description="draw one of `{a|b|c}`, and one line of a caption file of several"
+        None, description="draw one of `{a|b|c}`, and one line of a caption of several; else they are one text"
     )
-    caption_prefix: str | None = Field(None, description="put before every caption, as it is")
-    caption_suffix: str | None = Field(None, description="put after every caption, as it is")
+    caption_prefix: str | None = Field(None, description="put before every caption, with a blank between")
+    caption_suffix: str | None = Field(None, description="put after every caption, with a blank between")
     caption_dropout_rate: Fraction | None = Field(None, description="part of the views that are seen without caption")
     caption_dropout_every_n_epochs: int | None = Field(
         None, ge=0, description="every n-th epoch is seen without captions"
@@ -62,7 +64,21 @@ class Views(Section):
     num_repeats: int | None = Field(
         None, ge=1, description="how often each picture is seen in an epoch, 1 unless given"
     )
+    resize_interpolation: Interpolation | None = Field(
+        None, description="`auto` (unless given) = `area` down, `lanczos` up"
+    )
     class_tokens: str | None = Field(None, description="caption of pictures that have no caption file")
+
+    @field_validator("transparent_background")
+    @classmethod
+    def known_colour(cls, value: str | None) -> str | None:
+        """Refuses colours that Pillow does not know."""
+        try:
+            if value is not None:
+                ImageColor.getrgb(value)
+        except ValueError:
+            raise ValueError(f"expected a colour such as 'white' or '#808080', got {value!r}") from None
+        return value
 
 
 class Buckets(Views):
@@ -79,12 +95,9 @@ class Buckets(Views):
     min_bucket_reso: int | None = Field(None, ge=8, description="px, shortest side; half the resolution unless given")
     max_bucket_reso: int | None = Field(None, ge=8, description="px, longest side; twice the resolution unless given")
     bucket_reso_steps: int | None = Field(
-        None, ge=8, description="px, sides are multiples of it; 64, or the base's least"
+        None, ge=8, description="px, sides are multiples of it; unless given a 16th of the resolution, 64 at most"
     )
     bucket_no_upscale: bool | None = Field(None, description="train small pictures at their own size")
-    resize_interpolation: Interpolation | None = Field(
-        None, description="`auto` (unless given) = `area` down, `lanczos` up"
-    )
     validation_split: float | None = Field(None, ge=0, lt=1, description="as in [validation]")
     validation_seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="as in [validation]")
 
@@ -98,7 +111,8 @@ class Subset(Views):
 
     image_dir: PathText = Field(
         min_length=1,
-        description="folder of images, or of folders named `N_concept` (N repeats, concept as `class_tokens`)",
+        description="folder of images, or of folders named `N_concept` (N repeats, concept as `class_tokens`); with a "
+        "`metadata_file` that file's folder unless given",
     )
     is_reg: bool = Field(False, description="regularisation (class) pictures: as many an epoch as there are others")
     num_class_images: int = Field(
@@ -110,6 +124,14 @@ class Subset(Views):
     )
     metadata_file: PathText = Field("", description="kohya's JSON of captions and tags, instead of caption files")
     recursive: bool = Field(False, description="take pictures of folders inside too")
+
+    @model_validator(mode="before")
+    @classmethod
+    def beside_its_metadata(cls, table: Any) -> Any:
+        """Fills in the folder of a subset that names kohya's metadata alone, whose names are then full paths."""
+        if isinstance(table, dict) and isinstance(table.get("metadata_file"), str) and "image_dir" not in table:
+            return {**table, "image_dir": str(Path(table["metadata_file"]).parent)}
+        return table
 
 
 class Dataset(Buckets):

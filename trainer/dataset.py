@@ -1,128 +1,150 @@
-"""From image folders to a list of pictures with their captions, and what is wrong with them."""
+"""From the folders that a job names to its pictures: each with its caption, its bucket, and what is wrong with it."""
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
+from . import buckets, captionfiles, split, surprises
+from .dataschema import Buckets, inherited
+from .folders import image_files
+from .picture import Picture
+from .picturefile import Measured, Progress, measure_all
+from .schema import Job
+from .subsets import Folder, Remarks, open_all
 
-from . import buckets, captions
-from .schema import Job, Subset
+__all__ = ["Found", "Picture", "image_files", "scan"]
 
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-ORIENTATION = 0x0112  # the EXIF tag; values of 5 and more lie on their side
+MASK_OFF = 1.02  # factor by which a mask's aspect ratio may differ from its picture's: rounding of a smaller one
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture as it is trained.
+class Found:
+    """What a scan found.
 
     Attributes:
-        path: the image file.
-        caption: final text, before dropout.
-        geometry: how it comes to its bucket.
-        dropout: part of the time that it is seen without caption, 0 to 1.
-        flip: whether half of its views are mirrored.
-        repeats: how often an epoch holds it.
+        train: pictures to train, each once.
+        validation: pictures that never are.
+        problems: faults; with any, the rest is not complete.
+        notices: what is no fault but may surprise.
     """
 
-    path: Path
-    caption: str
-    geometry: buckets.Geometry
-    dropout: float
-    flip: bool
-    repeats: int
+    train: tuple[Picture, ...] = ()
+    validation: tuple[Picture, ...] = ()
+    problems: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
 
-def scan(job: Job, resolution: int) -> tuple[list[Picture], list[str]]:
-    """Returns every picture of the job, in the order of its subsets and of file names, and what is wrong with them."""
+def scan(job: Job, resolution: int | tuple[int, int], multiple: int, progress: Progress | None = None) -> Found:
+    """Returns every picture of the job, in the order of its subsets and of file names, and what is wrong with them.
+
+    Args:
+        job: paths absolute.
+        resolution: the base's own, px or (width, height), for datasets that name none.
+        multiple: px, of which the base needs every side to be a multiple.
+        progress: called with how many images were opened, and how many there are.
+    """
+    remarks = Remarks()
+    own = (resolution, resolution) if isinstance(resolution, int) else resolution
+    settings = [settled(job, number, own, multiple, remarks) for number in range(len(job.datasets))]
+    opened = open_all(job, remarks)
+    files = dict.fromkeys(path for folder in opened for path in (*folder.files, *folder.masks.values()))
+    measured = measure_all(list(files), progress)
     pictures: list[Picture] = []
-    problems: list[str] = []
-    for subset in job.subsets():
-        found, faults = scan_subset(subset, resolution, job.metadata.trigger_phrase)
-        pictures += found
-        problems += faults
-    return pictures, problems
+    for folder in opened:
+        pictures += gather(folder, settings[folder.dataset], measured, job.metadata.trigger_phrase, remarks)
+    only_class_pictures(job, remarks)
+    remarks.notices += surprises.notices(pictures, measured)
+    held = split.held_out(*shares(job, pictures), remarks) if not remarks.problems else set()
+    if not remarks.problems and not pictures:
+        remarks.problems.append("[[datasets]]: expected pictures to train, got none. Name a folder that holds some.")
+    return Found(
+        tuple(picture for picture in pictures if picture.is_reg or picture.digest not in held),
+        tuple(picture for picture in pictures if not picture.is_reg and picture.digest in held),
+        list(dict.fromkeys(remarks.problems)),
+        list(dict.fromkeys(remarks.notices)),
+    )
 
 
-def scan_subset(subset: Subset, resolution: int, trigger: str) -> tuple[list[Picture], list[str]]:
-    """Returns the pictures of one folder and what is wrong with it."""
-    folder = Path(subset.image_dir)
-    if not folder.is_dir():
-        what = "a file" if folder.exists() else "nothing there"
-        return [], [
-            f'[[datasets.subsets]] image_dir "{folder}": expected a folder, got {what}. '
-            "Relative paths are relative to the folder of the job file."
-        ]
-    files = image_files(folder)
-    if not files:
-        return [], [f'[[datasets.subsets]] image_dir "{folder}": {no_images(folder)}']
-    pictures, problems = [], []
-    for path in files:
-        size, fault = measure(path)
-        text, caption_fault = read_caption(path, subset)
-        if text and captions.has_trigger(text) and not trigger:
-            caption_fault = (
-                f'caption of "{path}": asks for the trigger, but [metadata] trigger_phrase is empty. Set it.'
-            )
-        problems += [text for text in (fault, caption_fault) if text]
-        if size and text is not None:
-            caption = captions.compose(text, subset.caption_prefix or "", subset.caption_suffix or "", trigger)
-            geometry = buckets.fit(size, buckets.choose(size, resolution))
-            dropout, flip = subset.caption_dropout_rate or 0.0, bool(subset.flip_aug)
-            pictures.append(Picture(path, caption, geometry, dropout, flip, subset.num_repeats))
-    return pictures, problems
+def table_of(job: Job, number: int) -> Callable[[str], str]:
+    """Returns a function: key of a dataset -> the table that says it, for messages."""
+    title = f"[[datasets]] {number + 1}"
+    return lambda key: title if getattr(job.datasets[number], key) is not None else "[general]"
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Returns the folder's images, sorted by name, hidden files left out."""
-    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return sorted((path for path in files if path.suffix.lower() in IMAGE_EXTENSIONS), key=lambda path: path.name)
+def settled(job: Job, number: int, own: tuple[int, int], multiple: int, remarks: Remarks) -> buckets.Settings:
+    """Returns a dataset's buckets."""
+    keys = inherited(Buckets, job.datasets[number], job.general)
+    settings, problems = buckets.settle(keys, own, multiple, table_of(job, number))
+    remarks.problems += problems
+    return settings
 
 
-def no_images(folder: Path) -> str:
-    """Returns what to do about a folder without images: often it is one level too high."""
-    below = sorted(path.name for path in folder.iterdir() if path.is_dir() and image_files(path))
-    if below:
-        return f'no images in it, but in "{below[0]}" inside. Name that folder, one [[datasets.subsets]] for each.'
-    return f"no images in it. Put in {', '.join(IMAGE_EXTENSIONS)} files."
-
-
-def measure(path: Path) -> tuple[tuple[int, int] | None, str]:
-    """Returns the upright picture's (width, height) in px and an empty text, or None and why it cannot be read."""
-    try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")  # of odd metadata and of large pictures, which are decoded all the same
-            width, height = image.size
-            sideways = image.getexif().get(ORIENTATION, 1) >= 5
-            image.draft("RGB", (64, 64))  # JPEG is decoded small: quick, and a cut-short file still shows
-            image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return None, f'image "{path}": cannot be read ({error}). Replace or remove it.'
-    return ((height, width) if sideways else (width, height)), ""
-
-
-def read_caption(path: Path, subset: Subset) -> tuple[str | None, str]:
-    """Returns the picture's caption and an empty text, or None and what is wrong with it."""
-    endings = dict.fromkeys((subset.caption_extension or ".txt", ".txt", ".caption"))
-    file = next((found for ending in endings if (found := path.with_suffix(ending)).is_file()), None)
-    if file is None:
-        if subset.class_tokens is None:
-            name = path.with_suffix(next(iter(endings))).name
-            return (
-                None,
-                f'image "{path}": expected a caption in {name}, got none. Write it, or set class_tokens for all.',
-            )
-        return subset.class_tokens, ""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        return None, f'caption "{file}": expected text in UTF-8, got: {error}. Save it as UTF-8.'
-    if not text.strip():
-        return (
-            None,
-            f'caption "{file}": expected a text, got an empty file. Write it, or remove it and set class_tokens.',
+def gather(
+    folder: Folder, settings: buckets.Settings, measured: dict[Path, Measured | str], trigger: str, remarks: Remarks
+) -> list[Picture]:
+    """Returns the pictures of a folder, those left out that have a fault."""
+    found, subset = [], folder.subset
+    captions = captionfiles.read_all(folder, trigger, remarks)
+    for path in folder.files:
+        known, mask = measured[path], folder.masks.get(path)
+        if isinstance(known, str):
+            remarks.problems.append(f'image "{path}": cannot be read ({known}). Replace or remove it.')
+            continue
+        if mask and (fault := mask_fault(known, measured[mask])):
+            remarks.problems.append(f'mask "{mask}": {fault}')
+        if path not in captions:
+            continue
+        picture = Picture(
+            path,
+            known.digest,
+            captions[path],
+            buckets.fit(known.size, buckets.choose(known.size, settings)),
+            folder.dataset,
+            repeats=subset.num_repeats or 1,
+            is_reg=subset.is_reg,
+            flip=bool(subset.flip_aug),
+            color=bool(subset.color_aug),
+            random_crop=bool(subset.random_crop),
+            background=subset.transparent_background or "white",
+            interpolation=subset.resize_interpolation or "auto",
+            mask=mask,
+            alpha_mask=subset.alpha_mask,
         )
-    return text, ""
+        found.append(picture)
+    return found
+
+
+def mask_fault(picture: Measured, mask: Measured | str) -> str:
+    """Returns what is wrong with a picture's mask, or ""."""
+    if isinstance(mask, str):
+        return f"cannot be read ({mask}). Replace it."
+    if buckets.apart(buckets.ratio(picture.size), buckets.ratio(mask.size)) <= MASK_OFF:
+        return ""
+    wanted, got = (f"{width} x {height} px" for width, height in (picture.size, mask.size))
+    return f"expected the picture's shape, {wanted}, got {got}. Draw it at the picture's size."
+
+
+def only_class_pictures(job: Job, remarks: Remarks) -> None:
+    """Notes datasets of class pictures alone: an epoch sees as many of them as of the dataset's others, so none."""
+    for number, dataset in enumerate(job.datasets, 1):
+        if all(subset.is_reg for subset in dataset.subsets):
+            remarks.problems.append(
+                f"[[datasets]] {number}: expected pictures of your own beside those with is_reg = true, got none. "
+                "Put these subsets into their dataset."
+            )
+
+
+def shares(job: Job, pictures: Sequence[Picture]) -> tuple[list[split.Share], set[str]]:
+    """Returns each dataset's part of the validation, and the digests that are trained in any case."""
+    found = []
+    for number, dataset in enumerate(job.datasets):
+        keys = inherited(Buckets, dataset, job.general)
+        part, seed, where = keys["validation_split"], keys["validation_seed"], table_of(job, number)("validation_split")
+        if part is None:
+            part, where = job.validation.validation_split, "[validation]"
+        seed = job.validation.validation_seed if seed is None else seed
+        digests = {picture.digest for picture in pictures if picture.dataset == number and not picture.is_reg}
+        found.append(split.Share(where, part, seed, digests))
+    return found, {picture.digest for picture in pictures if picture.is_reg}

@@ -1,17 +1,20 @@
-"""One picture of all samples: for each prompt the one before training above, the one after it below."""
+"""One picture of all samples: for each prompt the moments of the run below one another, from before to after."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from .prompts import Shot
 from .sampling import Drawn
 
 LEAST_CELL = 192  # px: smaller pictures are enlarged by a whole factor
+MOST_CELL = 512  # px: larger ones are made smaller
 MOST_COLUMNS = 4
+MOST_MOMENTS = 5
 GAP, LINE, FONT_SIZE, MOST_LINES = 6, 16, 13, 3
-LABEL_WIDTH = 46
+LABEL_WIDTH = 66
 
 
 def wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
@@ -28,22 +31,61 @@ def wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFo
     return lines
 
 
-def draw(before: Sequence[Drawn], after: Sequence[Drawn]) -> Image.Image:
-    """Returns the sheet; `before` and `after` are the same prompts and seeds in the same order."""
-    factor = max(1, -(-LEAST_CELL // min(after[0].image.size)))
-    width, height = (side * factor for side in after[0].image.size)
-    columns = min(MOST_COLUMNS, len(after))
-    bands = -(-len(after) // columns)
+def few(moments: Sequence[str]) -> list[str]:
+    """Returns at most `MOST_MOMENTS` of them, the first and the last among them, evenly spread."""
+    if len(moments) <= MOST_MOMENTS:
+        return list(moments)
+    last = len(moments) - 1
+    return [moments[round(number * last / (MOST_MOMENTS - 1))] for number in range(MOST_MOMENTS)]
+
+
+def label(moment: str) -> str:
+    """Returns a moment as people read it: "step 100" for "step00000100"."""
+    number = moment.removeprefix("step")
+    return f"step {int(number)}" if number != moment and number.isdigit() else moment
+
+
+def cell_size(shots: Sequence[Shot]) -> tuple[int, int]:
+    """Returns the (width, height) px in which every picture is shown: of the largest, within bounds."""
+    width, height = max(shot.width for shot in shots), max(shot.height for shot in shots)
+    if min(width, height) < LEAST_CELL:
+        factor: float = -(-LEAST_CELL // min(width, height))
+    else:
+        factor = min(1, MOST_CELL / max(width, height))
+    return round(width * factor), round(height * factor)
+
+
+def fitted(image: Image.Image, cell: tuple[int, int]) -> Image.Image:
+    """Returns the picture as large as it fits into the cell; hard pixels where it grows, soft ones where it shrinks."""
+    factor = min(cell[0] / image.width, cell[1] / image.height)
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    return image.resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS)
+
+
+def draw(samples: Mapping[str, Sequence[Drawn]]) -> Image.Image:
+    """Returns the sheet.
+
+    Args:
+        samples: moment -> its samples, in the order of the run; a shot that a moment lacks leaves its place white.
+    """
+    moments = few(list(samples))
+    rows = {when: {drawn.shot: drawn.image for drawn in samples[when]} for when in moments}
+    shots = list(dict.fromkeys(shot for row in rows.values() for shot in row))
+    width, height = cell = cell_size(shots)
+    columns = min(MOST_COLUMNS, len(shots))
+    bands = -(-len(shots) // columns)
     head = MOST_LINES * LINE + GAP
-    band = head + 2 * (height + GAP)
+    band = head + len(moments) * (height + GAP)
     sheet = Image.new("RGB", (LABEL_WIDTH + columns * (width + GAP), bands * band), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
-    for number, pair in enumerate(zip(before, after, strict=True)):
+    for number, shot in enumerate(shots):
         left, top = LABEL_WIDTH + number % columns * (width + GAP), number // columns * band
-        for line, text in enumerate(wrap(pair[1].prompt, width, font)):
+        for line, text in enumerate(wrap(shot.prompt, width, font)):
             pen.text((left, top + GAP // 2 + line * LINE), text, "black", font)
-        for row, (moment, sample) in enumerate(zip(("before", "after"), pair, strict=True)):
+        for row, when in enumerate(moments):
             place = top + head + row * (height + GAP)
-            sheet.paste(sample.image.resize((width, height), Image.Resampling.NEAREST), (left, place))
-            pen.text((2, place + height // 2), moment, "black", font)
+            pen.text((2, place + height // 2 - FONT_SIZE // 2), label(when), "black", font)
+            if shot in rows[when]:
+                image = fitted(rows[when][shot], cell)
+                sheet.paste(image, (left, place + (height - image.height) // 2))  # below the prompt's first letter
     return sheet

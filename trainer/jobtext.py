@@ -3,29 +3,103 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import toml
+from pydantic import BaseModel
 
 from .config import is_hub_id, map_paths
-from .schema import Job, Save
+from .dataschema import DEFAULTS
+from .schema import Cache, Job, Logging, Save
+
+MARK = "  # default"
+WHERE = {
+    "save": (Save, ("output_dir", "overwrite")),
+    "cache": (Cache, ("cache_dir",)),
+    "logging": (Logging, ("logging_dir",)),
+}
 
 
-def public_job(job: Job, resolution: int) -> Job:
+def public_job(job: Job, resolution: tuple[int, int]) -> Job:
     """Returns the job with the resolution filled in and every path cut to its last name.
 
     Where the run wrote is left out too: the same training gives the same file in any folder.
     """
-    job = map_paths(job, lambda text: text if is_hub_id(text) else Path(text).name)
-    general = job.general.model_copy(update={"resolution": resolution})
-    save = job.save.model_copy(update={key: Save.model_fields[key].default for key in ("output_dir", "overwrite")})
-    return job.model_copy(update={"general": general, "save": save})
+    job = map_paths(job, lambda text: text if is_hub_id(text) else Path(text.replace("\\", "/")).name)
+    update: dict[str, Any] = {
+        name: getattr(job, name).model_copy(update={key: kind.model_fields[key].default for key in keys})
+        for name, (kind, keys) in WHERE.items()
+    }
+    return with_resolution(job.model_copy(update=update), resolution)
+
+
+def with_resolution(job: Job, resolution: tuple[int, int]) -> Job:
+    """Returns the job with the base's own resolution written into [general], where nothing else holds."""
+    if job.general.resolution is not None or job.datasets[0].resolution is not None:
+        return job
+    width, height = resolution
+    given = width if width == height else resolution
+    return job.model_copy(update={"general": job.general.model_copy(update={"resolution": given})})
 
 
 def job_toml(job: Job) -> str:
-    """Returns the job as TOML, with every default written out."""
-    return toml.dumps(job.model_dump(exclude_none=True), encoder=Encoder())
+    """Returns the job as TOML, with every default written out: it is that job again."""
+    return "\n".join(lines(job)) + "\n"
+
+
+def marked_toml(job: Job) -> str:
+    """Returns the job as `job_toml` does with every default marked as one, those of [general] among them."""
+    general = job.general
+    given = {key: value for key, value in DEFAULTS.items() if getattr(general, key) is None}
+    filled = type(general).model_construct(_fields_set=set(general.model_fields_set), **{**dict(general), **given})
+    return "\n".join(lines(job.model_copy(update={"general": filled}), MARK)) + "\n"
+
+
+def lines(section: BaseModel, mark: str = "", title: str = "", repeated: bool = False) -> Iterator[str]:
+    """Yields a table's lines: its own keys, then the tables in it; keys that say nothing are left out.
+
+    Args:
+        section: the table.
+        mark: put behind each default.
+        title: as it is written in brackets; "" for the job itself.
+        repeated: whether it is one of several.
+    """
+    tables = []
+    if title:
+        yield ""
+        yield f"[[{title}]]" if repeated else f"[{title}]"
+    for key in type(section).model_fields:
+        value = getattr(section, key)
+        name = f"{title}.{key}" if title else key
+        if isinstance(value, BaseModel):
+            tables.append((value, name, False))
+        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+            tables += [(item, name, True) for item in value]
+        elif value is not None:
+            yield f"{key} = {toml_value(value)}{mark if key not in section.model_fields_set else ''}"
+    for table, name, many in tables:
+        yield from lines(table, mark, name, many)
+
+
+def toml_value(value: Any) -> str:
+    """Returns a value as TOML writes it in one line; TypeError for one that TOML cannot hold."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(toml_value(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{bare_or_quoted(key)} = {toml_value(item)}" for key, item in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    if hasattr(value, "isoformat"):  # TOML has dates
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is no value of TOML")
 
 
 def quoted(text: str) -> str:
@@ -33,30 +107,37 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-class Encoder(toml.TomlEncoder):
-    """The toml package's, with strings of our own: its own break at U+00A0, control characters and backslashes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dump_funcs[str] = quoted
+def bare_or_quoted(key: str) -> str:
+    """Returns a key as TOML writes it."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else quoted(key)
 
 
 def faults(job: Job) -> list[str]:
     """Returns why the job could not be written into the adapter file, and read back from it, after the training."""
-    table = job.model_dump(exclude_none=True)
     return [
         f"[{name}]: expected values that a TOML file can hold, got others ({fault}). Write them in plainer words."
-        for name, section in table.items()
-        if (fault := lost({name: section}))
+        for name in Job.model_fields
+        if (fault := lost(getattr(job, name)))
     ]
 
 
-def lost(table: dict) -> str:
-    """Returns what the table loses on its way through a file, or ""."""
+def lost(value: Any) -> str:
+    """Returns what a table of the job loses on its way through a file, or ""."""
+    sections = value if isinstance(value, list) else [value] if isinstance(value, BaseModel) else []
     try:
-        text = toml.dumps(table, encoder=Encoder())
-        text.encode()
-        found = tomllib.loads(text)
+        for section in sections:
+            text = "\n".join(lines(section))
+            text.encode()
+            found = tomllib.loads(text)
+            if found != plain(section.model_dump(exclude_none=True)):
+                return "they are read back as something else"
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         return str(error) or type(error).__name__
-    return "" if found == table else "they are read back as something else"
+    return ""
+
+
+def plain(value: Any) -> Any:
+    """Returns the value with lists in the place of tuples, as it is read back."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -4,186 +4,236 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
 from waveft_core import WaveFTError
 
-from . import adapterfile, batch, grid, losses, report, sampling
-from .console import Progress, say
-from .errors import TrainingStopped, not_finite, out_of_memory, reason
-from .files import write_atomically
-from .images import png_bytes
-from .interrupt import StopRequest
+from . import adapterfile, ending, resume, sampling, state, validation
+from .console import say
+from .diary import Diary, Outcome
+from .errors import TrainingStopped, UserError, not_finite, out_of_memory, reason
+from .interrupt import StopRequest, deferred
+from .parts import Parts
+from .plan import micro_batches
 from .preflight import Ready
-from .setup import Parts, build
+from .setup import build
+from .world import rank
 
 # What a machine, its libraries and a disk raise once a run has begun; a bug of the trainer's shows itself in full.
-FAILURES = (WaveFTError, TrainingStopped, RuntimeError, OSError, MemoryError)
+FAILURES = (WaveFTError, TrainingStopped, UserError, RuntimeError, OSError, MemoryError)
 
 
-@dataclass
-class Outcome:
-    """What a run came to.
-
-    Attributes:
-        steps: optimizer steps done.
-        losses: of each of them.
-        warning: why the run is not whole, or "".
-        exit_status: 0 done, 1 stopped by a fault, 128 + signal number when interrupted.
-        files: what was written.
-    """
-
-    steps: int = 0
-    losses: list[float] = field(default_factory=list)
-    warning: str = ""
-    exit_status: int = 0
-    files: list[Path] = field(default_factory=list)
-
-
-def run(ready: Ready) -> Outcome:
-    """Runs a checked job to its end and returns what came of it.
+def run(ready: Ready, saved: dict | None = None) -> Outcome:
+    """Runs a checked job to its end, from its beginning or a saved state, and returns what came of it.
 
     Raises:
         UserError, WaveFTError: machine, base or adapter settings do not fit the job; nothing was trained.
         OutOfMemoryError, MemoryError: the base does not fit the machine; nothing was trained.
         TrainingStopped: what was trained could not be written as it should.
     """
-    began = time.perf_counter()
-    parts = build(ready)
-    say(f"training {parts.tuning.numel} coefficients in {len(parts.tuning)} layers")
-    before = draw_before(parts)  # the coefficients are zero: this is the base
+    with ready.folder.lock() if rank() == 0 else nullcontext():
+        return locked_run(ready, saved)
 
-    outcome = train(parts)
-    if outcome.steps:  # the adapter comes first: whatever fails after it, it is safe
-        outcome.files.insert(0, save_adapter(parts, outcome))
-    after = [] if outcome.exit_status else draw_after(parts, outcome)
-    try:
-        if before and after:
-            sheet = png_bytes(grid.draw(before, after))
-            outcome.files.append(write_atomically(ready.output("-grid.png"), sheet))
-        seconds = time.perf_counter() - began
-        made = report.Run(outcome.losses, before, after, list(outcome.files), outcome.warning, seconds)
-        outcome.files.append(write_atomically(ready.output("-report.html"), report.page(parts, made)))
-    except FAILURES as error:
-        told = f"the report could not be written: {reason(error)}"
-        outcome.warning = f"{outcome.warning}; {told}" if outcome.warning else told
-        outcome.exit_status = outcome.exit_status or 1
+
+def locked_run(ready: Ready, saved: dict | None) -> Outcome:
+    """Runs a job whose output folder nobody else writes to."""
+    began = time.perf_counter()
+    parts = build(ready, saved)
+    ready = parts.ready
+    if parts.world.is_main:
+        ready.folder.sweep()
+        if not saved:
+            ready.folder.clear()
+    say(f"training {parts.tuning.numel} coefficients in {len(parts.tuning)} layers")
+    outcome = Outcome(saved["step"] if saved else 0)
+    with Diary(parts, outcome.steps) as diary:
+        if not saved:
+            look(parts, outcome, diary, sampling.BEFORE)  # the coefficients are zero: this is the base
+        train(parts, outcome, diary)
+        if outcome.steps:  # the adapter comes first: whatever fails after it, it is safe
+            save(parts, outcome)
+        if not outcome.exit_status:
+            look(parts, outcome, diary, sampling.AFTER)
+    if parts.world.is_main:
+        outcome.wrote(ready.folder.metrics)
+        try:
+            for path in ending.write(parts, outcome, diary, time.perf_counter() - began):
+                outcome.wrote(path)
+        except FAILURES as error:
+            outcome.stop(f"the report could not be written: {reason(error)}", 1)
+    parts.world.wait()
     return outcome
 
 
-def save_adapter(parts: Parts, outcome: Outcome) -> Path:
-    """Returns the path of the adapter after the outcome's steps; TrainingStopped where it is not whole."""
-    try:
-        adapter = parts.tuning.adapter()
-    except (WaveFTError, RuntimeError) as error:  # RuntimeError: a device that is lost
-        raise TrainingStopped(f"after step {outcome.steps}: {error}") from error
-    return adapterfile.save(adapter, parts.ready, outcome.steps, parts.place.name, parts.prediction)
-
-
-def train(parts: Parts) -> Outcome:
+def train(parts: Parts, outcome: Outcome, diary: Diary) -> None:
     """Trains the coefficients; whatever ends the training, those of the last whole step stand."""
-    total, outcome, scaler = parts.ready.job.train.max_train_steps, Outcome(), parts.place.scaler()
-    metrics = parts.ready.output("-metrics.jsonl")
-    with Progress(total, metrics) as progress, StopRequest() as request:
-        outcome.losses, outcome.files = progress.losses, [metrics]
+    total, begun_at = parts.ready.steps, outcome.steps
+    with StopRequest() as request:
         while outcome.steps < total:
             try:
-                loss, norm, pictures = backward(parts, scaler, outcome.steps)
-                # with fp16 a gradient may overflow: the scaler then leaves the step out and lowers its factor
-                if not math.isfinite(loss) or not (math.isfinite(norm) or scaler.is_enabled()):
-                    outcome.warning, outcome.exit_status = not_finite(outcome.steps + 1, loss, norm, pictures), 1
+                found = backward(parts, outcome.steps, lambda: request.signal_number is not None)
+                loss, norm, wish, pictures = found
+                if not math.isfinite(loss) or not (math.isfinite(norm) or parts.scaler.is_enabled()):
+                    blamed = parts.world.gather(pictures)
+                    outcome.stop(not_finite(outcome.steps + 1, loss, norm, blamed), 1)
                     break
-                rate = parts.schedule.get_last_lr()[0]
-                scaler.step(parts.optimizer)
+                rates = parts.schedule.get_last_lr()
+                # with fp16 a gradient may overflow: the scaler then leaves the step out and lowers its factor
+                parts.scaler.step(parts.optimizer)
                 outcome.steps += 1  # the coefficients have moved
-                scaler.update()
+                parts.scaler.update()
                 parts.schedule.step()
-                progress.step(loss, norm, rate)
+                if parts.ema is not None:
+                    parts.ema.step(parts.tuning.parameters())
+                diary.step(outcome.steps, loss, norm, rates[0])
+                milestones(parts, outcome, diary)
             except (torch.OutOfMemoryError, MemoryError) as error:
-                outcome.warning, outcome.exit_status = out_of_memory(error), 1
+                outcome.stop(out_of_memory(error, parts.ready), 1)
                 break
             except FAILURES as error:
-                if not outcome.steps:  # nothing is lost, and nobody is told that something was trained
+                if outcome.steps == begun_at:  # nothing is lost, and nobody is told that something was trained
                     raise
-                outcome.warning, outcome.exit_status = f"stopped after step {outcome.steps}: {reason(error)}", 1
+                outcome.stop(f"stopped after step {outcome.steps}: {reason(error)}", 1)
                 break
-            if request.signal_number is not None:
-                outcome.warning = f"stopped on request after step {outcome.steps}"
-                outcome.exit_status = 128 + request.signal_number
+            if wish:
+                outcome.stop(
+                    f"stopped on request after step {outcome.steps}; --resume latest goes on from there",
+                    128 + (request.signal_number or 15),
+                )
                 break
-    return outcome
 
 
-def backward(parts: Parts, scaler: torch.amp.GradScaler, step: int) -> tuple[float, float, list[str]]:
+def backward(parts: Parts, step: int, wants_to_stop: Callable[[], bool]) -> tuple[float, float, bool, list[str]]:
     """Fills the coefficients' gradients for one optimizer step.
 
     Returns:
-        the step's loss, the gradients' norm before clipping, and the names of the pictures to blame where either is
-        not finite: those of the micro batches whose loss is not, or all of the step's.
+        the step's loss, the gradients' norm before clipping, whether any process was asked to stop, and the names of
+        the pictures to blame where loss or norm is not finite: those of this process's micro batches whose loss is
+        not, or all of them.
     """
-    numbers, seen = accumulate(parts, scaler, step)
-    *each, norm = numbers.tolist()  # GPU sync: the one of an optimizer step
+    numbers, seen = accumulate(parts, step, wants_to_stop)
+    *each, loss, norm, wishes = numbers.tolist()  # GPU sync: the one of an optimizer step
     broken = [names for value, names in zip(each, seen, strict=True) if not math.isfinite(value)]
-    return sum(each) / len(each), norm, [name for names in broken or seen for name in names]
+    return loss, norm, wishes > 0, [name for names in broken or seen for name in names]
 
 
-def accumulate(parts: Parts, scaler: torch.amp.GradScaler, step: int) -> tuple[torch.Tensor, list[list[str]]]:
+def accumulate(parts: Parts, step: int, wants_to_stop: Callable[[], bool]) -> tuple[torch.Tensor, list[list[str]]]:
     """Fills the coefficients' gradients for one optimizer step without waiting for the device.
 
     Returns:
-        [micro batches + 1] on the device: the losses, and the gradients' norm before clipping; and the names of the
-        pictures of each micro batch.
+        [micro batches + 3] on the device: this process's share of the loss by micro batch, the whole loss, the
+        gradients' norm before clipping, and how many processes were asked to stop; and the names of the pictures of
+        each micro batch.
     """
-    job, place, noising = parts.ready.job, parts.place, parts.noising
-    count, seen, micro_losses = job.train.gradient_accumulation_steps, [], []
+    ready, forward, world = parts.ready, parts.forward, parts.world
+    accumulation = ready.job.train.gradient_accumulation_steps
+    seen, shares = [], []
     parts.optimizer.zero_grad(set_to_none=True)
-    for micro in range(count):
-        one = batch.make(parts.cache, job, noising, place, step, micro)
-        noisy = noising.mix(one.latents, one.noise, one.timesteps).to(place.dtype)
-        with place.autocast():
-            conditions = {"text_embeds": one.pooled, "time_ids": one.time_ids}
-            predicted = parts.base.unet(noisy, one.timesteps, one.context, added_cond_kwargs=conditions).sample
-        target = noising.target(one.latents, one.noise, one.timesteps)
-        weights = noising.weights(one.timesteps, job.loss.min_snr_gamma)
-        loss = losses.mean_squared_error(predicted, target, weights)
-        scaler.scale(loss / count).backward()
-        micro_losses.append(loss.detach())
+    for micro in micro_batches(forward.sources.plan, step, accumulation, world.rank, world.size):
+        one = forward.batch(step, micro)
+        share = (forward.loss(one) * one.weights).sum()
+        parts.scaler.scale(share).backward()
+        shares.append(share.detach())
         seen.append([picture.path.name for picture in one.pictures])
-    scaler.unscale_(parts.optimizer)
+    wish = shares[0].new_tensor(float(wants_to_stop()))
+    sums = share_out(parts, torch.stack([torch.stack(shares).sum(), wish]))
+    parts.scaler.unscale_(parts.optimizer)
     # an infinite bound measures alone; either way no number leaves the device here
-    norm = torch.nn.utils.clip_grad_norm_(parts.tuning.parameters(), job.optimizer.max_grad_norm or math.inf)
-    return torch.stack([*micro_losses, norm]), seen
+    norm = torch.nn.utils.clip_grad_norm_(parts.tuning.parameters(), ready.job.optimizer.max_grad_norm or math.inf)
+    return torch.stack([*shares, sums[0], norm, sums[1]]), seen
 
 
-def draw_samples(moment: str, parts: Parts) -> list[sampling.Drawn]:
-    """Returns the job's samples as the base draws them now, and writes them."""
-    job = parts.ready.job
-    count = len(job.sample.prompts) * job.sample.samples_per_prompt
-    if not count:
-        return []
-    say(f"drawing {count} samples {moment} training")
-    drawn = sampling.draw(parts.base, parts.ready, parts.cache.texts, parts.place)
-    sampling.save_all(drawn, Path(job.save.output_dir) / "samples", f"{job.save.output_name}-{moment}")
-    return drawn
+def share_out(parts: Parts, sums: torch.Tensor) -> torch.Tensor:
+    """Sums the gradients and `sums` [k] over the processes, in one message; returns the summed `sums`."""
+    if parts.world.size == 1:
+        return sums
+    parameters = parts.tuning.parameters()
+    gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+    message = parts.world.sum_(torch.cat([*(gradient.flatten() for gradient in gradients), sums]))
+    *shared, sums = message.split([*(one.numel() for one in parameters), len(sums)])
+    for parameter, gradient in zip(parameters, shared, strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    return sums
 
 
-def draw_before(parts: Parts) -> list[sampling.Drawn]:
-    """Returns the samples before training; a failure is a notice, since the training needs none of them."""
+def milestones(parts: Parts, outcome: Outcome, diary: Diary) -> None:
+    """Saves, validates and samples after the step that was just done, where the job asks for it."""
+    job, step = parts.ready.job, outcome.steps
+    if step == parts.ready.steps:
+        return  # the run's end does all of it
+    if is_due(parts, step, job.save.save_every_n_steps, job.save.save_every_n_epochs):
+        try:
+            save(parts, outcome)
+        except FAILURES as error:  # the last good one stays, and so does what is being trained
+            diary.notice(f"the checkpoint of step {step} was not saved: {reason(error)}")
+    if is_due(parts, step, job.validation.validate_every_n_steps):
+        validate(parts, outcome, diary)
+    if is_due(parts, step, job.sample.sample_every_n_steps, job.sample.sample_every_n_epochs):
+        draw(parts, outcome, diary, sampling.at_step(step))
+
+
+def is_due(parts: Parts, step: int, steps: int, epochs: int = 0) -> bool:
+    """Returns whether something that happens every so many steps or epochs happens after that step."""
+    if steps and step % steps == 0:
+        return True
+    batches = parts.ready.job.train.gradient_accumulation_steps * parts.world.size
+    before, after = (parts.forward.sources.plan.epochs(number * batches) for number in (step - 1, step))
+    return bool(epochs) and after // epochs > before // epochs
+
+
+def save(parts: Parts, outcome: Outcome) -> None:
+    """Writes the adapter of this step, whole or early, and the state to go on from; TrainingStopped where it cannot."""
+    if parts.world.is_main:
+        with deferred():
+            write(parts, outcome)
+    parts.world.wait()
+
+
+def write(parts: Parts, outcome: Outcome) -> None:
+    """Writes state and adapter; one is not left without the other by a signal."""
+    ready, step = parts.ready, outcome.steps
+    folder, whole = ready.folder, step == ready.steps
+    if ready.job.save.save_state:  # before the adapter: who finds a whole run's adapter finds its state too
+        state.save(folder.state(step), resume.collect(parts, step))
     try:
-        return draw_samples("before", parts)
-    except FAILURES as error:
-        parts.notices.append(f"the samples before training failed: {reason(error)}")
-        say(f"notice      {parts.notices[-1]}")
-        return []
+        with parts.shipped():
+            adapter = parts.tuning.adapter()
+    except (WaveFTError, RuntimeError) as error:  # RuntimeError: a device that is lost
+        raise TrainingStopped(f"after step {step}: {error}") from error
+    path = folder.adapter if whole else folder.checkpoint(step)
+    outcome.wrote(adapterfile.save(adapter, path, ready, step, parts.forward.place.name, parts.forward.base))
+    folder.keep_last(ready.job.save.keep_last, step)
 
 
-def draw_after(parts: Parts, outcome: Outcome) -> list[sampling.Drawn]:
-    """Returns the samples after training; the adapter is safe by now, so that a failure is told and not raised."""
-    try:
-        return draw_samples("after", parts)
-    except FAILURES as error:
-        outcome.warning, outcome.exit_status = f"the adapter is written, but its samples failed: {reason(error)}", 1
-        return []
+def look(parts: Parts, outcome: Outcome, diary: Diary, moment: str) -> None:
+    """Validates and draws the samples before or after training."""
+    validate(parts, outcome, diary)
+    if moment == sampling.AFTER or parts.ready.job.sample.sample_at_first:
+        draw(parts, outcome, diary, moment)
+
+
+def validate(parts: Parts, outcome: Outcome, diary: Diary) -> None:
+    """Measures the loss on the pictures that are never trained, where there are any."""
+    if parts.world.is_main and validation.pictures(parts.ready):
+        with parts.shipped():
+            loss = validation.measure(parts.forward)
+        diary.validation(outcome.steps, loss)
+    parts.world.wait()
+
+
+def draw(parts: Parts, outcome: Outcome, diary: Diary, moment: str) -> None:
+    """Draws and writes the job's samples; a failure is a notice, since the training needs none of them."""
+    if parts.world.is_main and parts.shots:
+        say(f"drawing {len(parts.shots)} samples ({moment})")
+        try:
+            with parts.shipped():
+                drawn = sampling.draw(parts.forward.base, parts.shots, parts.forward.sources.texts, parts.forward.place)
+            folder = parts.ready.folder
+            sampling.save_all(drawn, folder.samples, f"{folder.name}-{moment}")
+            diary.samples(outcome.steps, drawn)
+        except FAILURES as error:
+            diary.notice(f"the samples ({moment}) failed: {reason(error)}")
+    parts.world.wait()

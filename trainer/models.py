@@ -1,16 +1,18 @@
-"""Loads the frozen SDXL from a diffusers folder, a single file or, where the job allows it, the hub."""
+"""The frozen SDXL, ready to be trained on: whole, in its dtypes, and with the noise schedule that it was made for."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from .config import is_hub_id
-from .errors import UserError
+from . import modelfiles, quantise
+from .errors import UserError, reason
+from .modelcheck import prediction_faults
+from .modelfacts import PREDICTIONS, ModelFacts
+from .precision import Precision
 from .schema import Model
 
 
@@ -33,8 +35,12 @@ class Base:
 
     Attributes:
         text: (tokenizer, text encoder) twice; empty once every text has been encoded.
-        dtype: of the UNet and the text encoders. The VAE has its own.
+        scheduler: of the base, set to what it predicts and to how its noise schedule ends.
+        dtype: of what the UNet and the text encoders compute. The VAE has its own.
         empty_is_zero: whether the base knows an empty prompt as zeros.
+        prediction: "epsilon" or "v_prediction".
+        zero_terminal_snr: whether the noise schedule ends in pure noise.
+        beside: whether the update should run beside the UNet's weights: in eight bits they round some of it away.
     """
 
     unet: Any
@@ -43,15 +49,22 @@ class Base:
     scheduler: Any
     dtype: torch.dtype
     empty_is_zero: bool
+    prediction: str = PREDICTIONS[0]
+    zero_terminal_snr: bool = False
+    beside: bool = False
 
 
-def load(model: Model, dtype: torch.dtype) -> Base:
-    """Returns the base on the CPU, frozen.
+def load(model: Model, place: Precision, facts: ModelFacts, attention: str = "sdpa") -> Base:
+    """Returns the base on the CPU, frozen; 4-bit layers quantise themselves when they are moved.
 
-    The VAE is fp32, in which no SDXL VAE overflows, unless its own config says that it need not be.
+    Args:
+        model: the job's section.
+        place: what the base computes in.
+        facts: what the checks found.
+        attention: "sdpa", "xformers" or "eager".
 
     Raises:
-        UserError: the model libraries cannot load it.
+        UserError: the model libraries cannot load it, or a package is missing.
     """
     import diffusers
     import transformers
@@ -59,81 +72,78 @@ def load(model: Model, dtype: torch.dtype) -> Base:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     name = model.pretrained_model_name_or_path
-    try:
-        pipeline = load_single_file(model, dtype) if Path(name).suffix == ".safetensors" else load_folder(model, dtype)
-        vae = diffusers.AutoencoderKL.from_pretrained(model.vae, local_files_only=True) if model.vae else pipeline.vae
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f'base "{name}": cannot be loaded: {error}') from error
+    pipeline = modelfiles.load(model, place)
     text = [(pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2)]
     if any(part is None for pair in text for part in pair):
         raise UserError(f'base "{name}": expected two text encoders with tokenizers. Name a whole SDXL base.')
-    parts = {"unet": pipeline.unet, "vae": vae, "text_encoder": text[0][1], "text_encoder_2": text[1][1]}
+    unet, vae = pipeline.unet, pipeline.vae
+    freeze(name, {"unet": unet, "vae": vae, "text_encoder": text[0][1], "text_encoder_2": text[1][1]})
+    vae.to(place.vae_dtype(model, must_upcast=vae.config.get("force_upcast", True)))
+    if model.base_dtype == "fp8":
+        quantise.to_fp8(unet, place.dtype)
+    elif model.base_dtype == "nf4":
+        quantise.to_nf4(unet, place.dtype)
+    set_attention(unet, attention)
+    empty_is_zero = bool(pipeline.config.get("force_zeros_for_empty_prompt", True))
+    scheduler, prediction, zero_terminal_snr = set_schedule(pipeline.scheduler, model, facts)
+    return Base(
+        unet,
+        vae,
+        text,
+        scheduler,
+        place.dtype,
+        empty_is_zero,
+        prediction,
+        zero_terminal_snr,
+        beside=model.base_dtype == "fp8",
+    )
+
+
+def freeze(name: str, parts: dict[str, Any]) -> None:
+    """Freezes the parts; UserError where one lacks weights, which the libraries leave empty without a word."""
     for part, module in parts.items():
         if absent := [key for key, parameter in module.named_parameters() if parameter.is_meta]:
-            raise UserError(f'base "{name}": {part} has no weights for {", ".join(absent[:3])}. Fetch the whole model.')
-    vae = vae.to(torch.float32 if vae.config.get("force_upcast", True) else dtype)
-    prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise UserError(f'base\'s scheduler: expected prediction_type "epsilon" or "v_prediction", got "{prediction}".')
-    check_schedule(pipeline.scheduler)
-    for module in parts.values():
+            raise UserError(
+                f'base "{name}": {part} has no weights for {", ".join(absent[:3])}. Fetch the whole model; if it has '
+                "fewer layers than SDXL 1.0, name its configs in [model] config."
+            )
         module.requires_grad_(False).eval()
-    empty_is_zero = bool(pipeline.config.get("force_zeros_for_empty_prompt", True))
-    return Base(pipeline.unet, vae, text, pipeline.scheduler, dtype, empty_is_zero)
 
 
-def check_schedule(scheduler: Any) -> None:
-    """Refuses a scheduler without betas (EDM's, flow matching's): no DDPM schedule is what its base was trained on."""
+def set_schedule(scheduler: Any, model: Model, facts: ModelFacts) -> tuple[Any, str, bool]:
+    """Returns the scheduler set to what the base predicts and how its schedule ends, and both of these.
+
+    Raises:
+        UserError: a scheduler without betas (EDM's, flow matching's): no DDPM schedule is what its base was trained on;
+            or a prediction that is not trained.
+    """
     if not {"beta_schedule", "trained_betas"} & set(scheduler.config):
         raise UserError(
             f"base's scheduler: expected one with a beta_schedule, got {type(scheduler).__name__}, whose noise is of "
             "another kind. Name a base that was trained on SDXL's own noise schedule; if this one was, put SDXL 1.0's "
             "scheduler/scheduler_config.json in the place of its own."
         )
+    said = scheduler.config.get("prediction_type", PREDICTIONS[0]), scheduler.config.get("rescale_betas_zero_snr")
+    prediction = facts.prediction or str(said[0])
+    zero_terminal_snr = bool(said[1] if facts.zero_terminal_snr is None else facts.zero_terminal_snr)
+    known = replace(facts, prediction=prediction, zero_terminal_snr=zero_terminal_snr)
+    if faults := prediction_faults(model, known):  # of a hub id they are not known before
+        raise UserError(faults)
+    config = {**scheduler.config, "prediction_type": prediction, "rescale_betas_zero_snr": zero_terminal_snr}
+    return type(scheduler).from_config(config), prediction, zero_terminal_snr
 
 
-def dtype_keyword() -> str:
-    """Returns how this diffusers calls the dtype to load in."""
-    import diffusers
+def set_attention(unet: Any, attention: str) -> None:
+    """Makes the UNet compute attention in that way; torch's own is what it has when loaded."""
+    if attention == "eager":
+        from diffusers.models.attention_processor import AttnProcessor
 
-    major, minor = (int(part) for part in diffusers.__version__.split(".")[:2])
-    return "dtype" if (major, minor) >= (0, 42) else "torch_dtype"
-
-
-def load_folder(model: Model, dtype: torch.dtype) -> Any:
-    """Returns the pipeline of a diffusers folder or a hub id; fp16 files are taken where there are no others."""
-    from diffusers import StableDiffusionXLPipeline
-
-    name = model.pretrained_model_name_or_path
-    local = not (model.allow_download and is_hub_id(name))
-    names = [path.name for path in (Path(name) / "unet").glob("*.safetensors")] if local else []
-    only_fp16 = bool(names) and all(".fp16." in file or ".fp16-" in file for file in names)
-    return StableDiffusionXLPipeline.from_pretrained(
-        name,
-        variant="fp16" if only_fp16 else None,
-        **{dtype_keyword(): {"default": dtype, "vae": torch.float32}},
-        local_files_only=local,
-        add_watermarker=False,
-    )
-
-
-def load_single_file(model: Model, dtype: torch.dtype) -> Any:
-    """Returns the pipeline of an original-layout checkpoint; configs and tokenizers come from local folders."""
-    from diffusers import StableDiffusionXLPipeline
-    from transformers import CLIPTokenizer
-
-    folder = Path(model.tokenizer or model.config)
-    first = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
-    second = folder / "tokenizer_2" if (folder / "tokenizer_2").is_dir() else first
-    tokenizer_2 = CLIPTokenizer.from_pretrained(second, local_files_only=True)
-    if second == first:
-        tokenizer_2.pad_token = "!"  # token 0: SDXL's second encoder pads with it
-    return StableDiffusionXLPipeline.from_single_file(
-        model.pretrained_model_name_or_path,
-        config=model.config,  # without a local one, diffusers asks the hub whatever local_files_only says
-        tokenizer=CLIPTokenizer.from_pretrained(first, local_files_only=True),
-        tokenizer_2=tokenizer_2,
-        **{dtype_keyword(): dtype},
-        local_files_only=True,
-        add_watermarker=False,
-    )
+        unet.set_attn_processor(AttnProcessor())
+    elif attention == "xformers":
+        try:
+            unet.enable_xformers_memory_efficient_attention()
+        except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
+            raise UserError(
+                f"[train] attention: xformers cannot be used here ({reason(error)}). Install it for this torch (pip "
+                'install xformers), or write "sdpa", which is as fast.'
+            ) from error

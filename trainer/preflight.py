@@ -1,21 +1,31 @@
-"""Everything that can be known of a job before torch is imported: all faults together, and what the run will do."""
+"""Everything that can be known of a job before torch is imported, and the checked job that the rest works from.
+
+First the job's keys, paths and files' headers, all faults together (`read`, `check_job`); then pictures and captions
+(`check`). What only the device and the loaded base can tell comes later, in `setup`.
+"""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
-from . import captions, dataset, jobtext, modelcheck
-from .config import is_hub_id
+from . import config, dataset, jobcheck, modelcheck, optimcheck
+from .dataschema import Buckets, inherited
 from .dataset import Picture
 from .errors import UserError
+from .modelfacts import ModelFacts
+from .plan import Plan
+from .runfolder import RunFolder
 from .schema import Job
 
 SDXL_RESOLUTION = 1024  # px, where no config says otherwise
 SDXL_MULTIPLE = 32  # px: the VAE's 8 times the UNet's 4
-TOO_MUCH_CROPPED, TOO_MUCH_ENLARGED = 0.25, 1.5
-MOST_NOTICES = 8  # that are printed; the report has them all
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -24,135 +34,139 @@ class Ready:
 
     Attributes:
         job: as given, paths absolute.
-        pictures: each picture once.
-        resolution: px.
+        pictures: each that is trained, once.
+        validation: those that never are.
+        resolution: (width, height) px, of the first dataset.
         multiple: px, of which every size must be a multiple.
+        facts: what the base's files say of it.
+        world_size: processes that share the run.
+        notices: what is no fault but may surprise.
     """
 
     job: Job
     pictures: tuple[Picture, ...]
-    resolution: int
+    validation: tuple[Picture, ...]
+    resolution: tuple[int, int]
     multiple: int
+    facts: ModelFacts = field(default_factory=ModelFacts)
+    world_size: int = 1
+    notices: tuple[str, ...] = ()
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Which pictures are seen when."""
+        return Plan(self.pictures, self.batch_size, self.job.train.seed)
+
+    @cached_property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run; whole epochs end in the step in which their last batch falls."""
+        epochs = self.job.train.max_train_epochs
+        if not epochs:
+            return self.job.train.max_train_steps
+        return max(1, -(-self.plan.batches(epochs) // self.batches_per_step))
 
     @property
-    def epoch(self) -> tuple[Picture, ...]:
-        """The pictures of one epoch, each as often as its repeats say."""
-        return tuple(picture for picture in self.pictures for _ in range(picture.repeats))
+    def batches_per_step(self) -> int:
+        """Batches of all processes for one optimizer step."""
+        return self.job.train.gradient_accumulation_steps * self.world_size
+
+    @cached_property
+    def pictures_per_step(self) -> int:
+        """Pictures seen for one optimizer step: with datasets of several batch sizes, about so many."""
+        sizes = {self.batch_size(picture.dataset) for picture in self.pictures}
+        if len(sizes) == 1:
+            return sizes.pop() * self.batches_per_step
+        return max(1, round(sum(len(self.plan.batch(number)) for number in range(100)) / 100 * self.batches_per_step))
 
     @property
-    def global_batch(self) -> int:
-        """Pictures seen for one optimizer step."""
-        return self.job.general.batch_size * self.job.train.gradient_accumulation_steps
+    def epoch_length(self) -> int:
+        """Pictures seen in one epoch, repeats and regularisation pictures among them."""
+        return self.plan.views
 
     @property
-    def adapter_path(self) -> Path:
-        """The file that the run is for."""
-        return self.output(".safetensors")
+    def folder(self) -> RunFolder:
+        """The run's files."""
+        return RunFolder(Path(self.job.save.output_dir), self.job.save.output_name)
 
-    def output(self, ending: str) -> Path:
-        """Returns the path of a file of this run: output_dir/output_name + ending."""
-        return Path(self.job.save.output_dir) / f"{self.job.save.output_name}{ending}"
+    @property
+    def cache_folder(self) -> Path:
+        """Where what is encoded is kept for the next run, if the job asks for it."""
+        return Path(self.job.cache.cache_dir or Path(self.job.save.output_dir) / "cache")
+
+    def batch_size(self, number: int) -> int:
+        """Returns how many pictures of a dataset are seen at a time."""
+        return inherited(Buckets, self.job.datasets[number], self.job.general)["batch_size"]
 
 
-def check(job: Job) -> Ready:
-    """Returns the job ready to run.
+def read(path: Path, overrides: Iterable[str] = ()) -> Job:
+    """Returns the job of a file.
 
     Raises:
-        UserError: with every fault of model, pictures, captions, sizes, output and texts.
+        UserError: with every fault of its keys and, where it has any, those of what it names too.
     """
-    facts, problems = modelcheck.check(job.model)
-    resolution = job.general.resolution or facts.resolution or SDXL_RESOLUTION
-    multiple = facts.multiple or SDXL_MULTIPLE
-    pictures, faults = dataset.scan(job, resolution)
-    ready = Ready(job, tuple(pictures), resolution, multiple)
-    problems += faults + size_faults(ready) + trigger_faults(job) + output_faults(ready)
-    problems += jobtext.faults(jobtext.public_job(job, resolution))
+    job, problems = config.read(path, overrides)
+    if job is None or problems:
+        # the sections that have a fault are not complete: what they lack may look like another one
+        faulty = tuple(tag for text in problems for tag in re.findall(r": (\[+\w+)", text))
+        more = job_faults(job)[1] if job else []
+        raise UserError([*problems, *(text for text in more if not text.startswith(faulty))])
+    return job
+
+
+def check_job(job: Job, resume: Path | None = None) -> ModelFacts:
+    """Returns what the base's files say of it.
+
+    Raises:
+        UserError: with every fault of paths and headers, and of what the job's keys say against each other.
+    """
+    facts, problems = job_faults(job, resume)
     if problems:
         raise UserError(problems)
-    return ready
+    return facts
 
 
-def size_faults(ready: Ready) -> list[str]:
-    """Returns the sizes that the base cannot have."""
-    sample, where = ready.job.sample, {"[general] resolution": ready.resolution}
-    where |= {f"[sample] {key}": value for key in ("width", "height") if (value := getattr(sample, key))}
-    found = []
-    for key, value in where.items():
-        if value % ready.multiple:
-            nearest = max(1, round(value / ready.multiple)) * ready.multiple
-            found.append(f"{key}: expected a multiple of {ready.multiple} px, got {value}. Write {nearest}.")
-    return found
+def job_faults(job: Job, resume: Path | None = None) -> tuple[ModelFacts, list[str]]:
+    """Returns what the base's files say, and the faults that can be known before pictures are opened."""
+    facts, problems = modelcheck.check(job.model)
+    resolution, multiple = sizes(job, facts)
+    return facts, [*problems, *jobcheck.faults(job, facts, resolution, multiple, resume is not None)]
 
 
-def trigger_faults(job: Job) -> list[str]:
-    """Returns the texts of the job that ask for a trigger phrase it does not have."""
-    if job.metadata.trigger_phrase:
-        return []
-    texts = {f"[sample] prompts {number + 1}": prompt.prompt for number, prompt in enumerate(job.sample.prompts)}
-    for number, subset in enumerate(job.subsets()):
-        fields = (subset.class_tokens, subset.caption_prefix, subset.caption_suffix)
-        texts[f"[[datasets.subsets]] {number + 1}"] = " ".join(text for text in fields if text)
-    return [
-        f"{where}: asks for the trigger, but [metadata] trigger_phrase is empty. Set it."
-        for where, text in texts.items()
-        if captions.has_trigger(text)
-    ]
+def sizes(job: Job, facts: ModelFacts) -> tuple[tuple[int, int], int]:
+    """Returns the first dataset's resolution (width, height), and of what it must be a multiple, px."""
+    given = inherited(Buckets, job.datasets[0], job.general)["resolution"] or facts.resolution or SDXL_RESOLUTION
+    return (given, given) if isinstance(given, int) else tuple(given), facts.multiple or SDXL_MULTIPLE
 
 
-def output_faults(ready: Ready) -> list[str]:
-    """Returns why nothing can be written, or what would be overwritten."""
-    folder, target = Path(ready.job.save.output_dir), ready.adapter_path
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if not nearest.is_dir():
-        return [f'[save] output_dir "{folder}": expected a folder, got the file "{nearest}". Name another.']
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        return [f'[save] output_dir "{folder}": "{nearest}" cannot be written to. Name another.']
-    if target.exists() and not ready.job.save.overwrite:
-        return [f'[save] output_name: "{target}" exists. Choose another name or set overwrite = true.']
-    return []
+def check(job: Job, resume: Path | None = None, progress: Progress | None = None) -> Ready:
+    """Returns the job ready to run.
+
+    Args:
+        job: as `config.load` gives it.
+        resume: the state that the run goes on from, if it does: its files are then meant to be there.
+        progress: called with how many pictures were opened, and how many there are.
+
+    Raises:
+        UserError: with every fault of paths and headers or, where there is none, of pictures and captions.
+    """
+    facts = check_job(job, resume)
+    resolution, multiple = sizes(job, facts)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    return again(Ready(job, (), (), resolution, multiple, facts, world_size), progress)
 
 
-def notices(ready: Ready) -> list[str]:
-    """Returns what is no fault but may surprise."""
-    found = []
-    for picture in ready.pictures:
-        geometry = picture.geometry
-        if geometry.cropped_away > TOO_MUCH_CROPPED:
-            found.append(
-                f"{picture.path.name}: {geometry.cropped_away:.0%} is cropped away (a square about the centre stays)"
-            )
-        if geometry.enlarged > TOO_MUCH_ENLARGED:
-            found.append(f"{picture.path.name}: enlarged {geometry.enlarged:.1f} times")
-    trigger = ready.job.metadata.trigger_phrase
-    if trigger and not any(trigger in picture.caption for picture in ready.pictures):
-        found.append(f'the trigger phrase "{trigger}" is in no caption')
-    return found
+def again(ready: Ready, progress: Progress | None = None) -> Ready:
+    """Returns the checked job with its pictures as they are in their folders now.
 
-
-def describe(ready: Ready) -> list[str]:
-    """Returns the lines that say what the run will do."""
-    job, network, count = ready.job, ready.job.network, len(ready.epoch)
-    seen = job.train.max_train_steps * ready.global_batch
-    base = job.model.pretrained_model_name_or_path
-    lines = [
-        f"base        {base if is_hub_id(base) else Path(base).name}, trained at {ready.resolution} px",
-        f"pictures    {len(ready.pictures)} ({count} an epoch with repeats)",
-        f"captions    {'; '.join(dict.fromkeys(repr(picture.caption) for picture in ready.pictures[:5]))}",
-        f"steps       {job.train.max_train_steps}, each of {ready.global_batch} pictures "
-        f"({job.general.batch_size} at a time): {seen} in all, {seen / count:.1f} epochs",
-        f"adapter     {network.coefficients} coefficients a layer, {network.wavelet}, scaling {network.scaling:g}",
-        f"writes      {ready.adapter_path}",
-    ]
-    found = notices(ready)
-    rest = [f"and {len(found) - MOST_NOTICES} more"] if len(found) > MOST_NOTICES else []
-    return lines + [f"notice      {text}" for text in found[:MOST_NOTICES] + rest]
-
-
-def dry_run_text(ready: Ready, resolved: str) -> str:
-    """Returns what `--dry-run` prints: the job with every default, the pictures' sizes, and what the run would do."""
-    rows = [
-        f"  {picture.path.name}: {picture.geometry.original[0]} x {picture.geometry.original[1]} px, resized to "
-        f"{picture.geometry.resized[0]} x {picture.geometry.resized[1]}, crop at {picture.geometry.offset}"
-        for picture in ready.pictures
-    ]
-    return "\n".join([resolved, *describe(ready), *rows])
+    Raises:
+        UserError: with every fault of pictures and captions.
+    """
+    job, own = ready.job, ready.facts.resolution or SDXL_RESOLUTION
+    found = dataset.scan(job, own, ready.multiple, progress)
+    if found.problems:
+        raise UserError(found.problems)
+    ready = replace(ready, pictures=tuple(found.train), validation=tuple(found.validation))
+    notices = (*found.notices, *jobcheck.notices(job), *optimcheck.notices(job.optimizer))
+    if job.train.max_train_epochs and (faults := optimcheck.length_faults(job.optimizer, ready.steps)):
+        raise UserError(faults)
+    return replace(ready, notices=notices)

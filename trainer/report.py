@@ -3,52 +3,36 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
 
-from . import chart, images, metadata, preflight
-from .console import clock
+from . import chart, grid, images, metadata
+from .buckets import View
 from .files import readable_size
 from .preflight import Ready
+from .prompts import Shot
+from .runfacts import Run, bucket_rows, captions, facts
 from .sampling import Drawn
-from .setup import Parts
+
+if TYPE_CHECKING:
+    from .parts import Parts
 
 MOST_THUMBNAILS = 12
-THUMBNAIL_PX, SAMPLE_PX = 160, 400  # shown width at most
+THUMBNAIL_PX, SAMPLE_PX, NARROW_PX = 160, 400, 240  # shown width at most; narrow where samples have many moments
 SMALL_PX = 128  # up to it a picture is kept exact and shown with hard pixels
 STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:880px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
-h1,h2{line-height:1.2} table{border-collapse:collapse}
-td,th{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}
-figure{display:inline-block;margin:0 1rem 1rem 0} figcaption{font-size:.85rem;color:#555}
-.small{image-rendering:pixelated} .warn{background:#fff3cd;padding:.6rem 1rem}
+body{font:16px/1.5 system-ui,sans-serif;max-width:900px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
+h1,h2{line-height:1.2} h2{margin-top:2.5rem} table{border-collapse:collapse}
+td,th{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top;overflow-wrap:anywhere}
+th{font-weight:600;white-space:nowrap} tbody th{color:#555} td.n{text-align:right;font-variant-numeric:tabular-nums}
+.wide{overflow-x:auto} svg{max-width:100%;height:auto}
+figure{display:inline-block;margin:0 1rem 1rem 0;vertical-align:top} figcaption{font-size:.85rem;color:#555}
+.small{image-rendering:pixelated} .warn{background:#fff3cd;padding:.6rem 1rem} small{color:#555}
 pre{background:#f5f5f5;padding:1rem;overflow:auto;font-size:.85rem}
 """
-
-
-@dataclass
-class Run:
-    """What came of a run.
-
-    Attributes:
-        losses: of each optimizer step done.
-        before, after: samples from the same seeds; empty where none were drawn.
-        files: what the run wrote.
-        warning: why the run is not whole, or "".
-        seconds: that it took.
-    """
-
-    losses: Sequence[float]
-    before: Sequence[Drawn]
-    after: Sequence[Drawn]
-    files: Sequence[Path]
-    warning: str
-    seconds: float
 
 
 def page(parts: Parts, run: Run) -> str:
@@ -58,47 +42,41 @@ def page(parts: Parts, run: Run) -> str:
     blocks = [
         f"<h1>{escape(name)}</h1>",
         f'<p class="warn">{escape(run.warning)}</p>' if run.warning else "",
+        f"<p>{escape(ready.job.metadata.metadata_description)}</p>",
         f"<p>Trigger phrase: <b>{escape(trigger)}</b></p>" if trigger else "",
-        samples(run),
+        samples(run.samples),
         "<h2>What was trained</h2>",
-        table(facts(parts, run)),
+        table((facts(parts, run) | captions(ready)).items()),
         "<h2>Loss</h2>",
-        chart.draw(run.losses),
+        chart.draw(run.losses, run.rates, run.validation, run.resumed_at, run.first_step),
         "<h2>Pictures</h2>",
         thumbnails(ready),
+        table(bucket_rows(ready), ("trained at", "pictures", "seen an epoch")),
         *(f"<p>{escape(notice)}</p>" for notice in parts.notices),
         "<h2>Files</h2>",
-        table({path.name: readable_size(path) for path in run.files}),
+        table([(path.name, readable_size(path)) for path in run.files if path.exists()]),
         "<p>ComfyUI finds the <code>.safetensors</code> file in its <code>models/loras</code>.</p>",
         "<h2>The job, with every default</h2>",
         f"<pre>{escape(metadata.public_toml(ready))}</pre>",
     ]
-    body = "\n".join(block for block in blocks if block)
+    body = "\n".join(block for block in blocks if block != "<p></p>" and block)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)} - WaveFT</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{escape(name)} - WaveFT</title>'
         f"<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
     )
 
 
-def facts(parts: Parts, run: Run) -> dict[str, str]:
-    """Returns the rows of the table of what was trained."""
-    lines = [line.split(None, 1) for line in preflight.describe(parts.ready)]
-    rows = {key: value for key, value in lines if key not in ("writes", "notice")}
-    last = run.losses[-max(1, len(run.losses) // 10) :]
-    return {
-        **rows,
-        "in all": f"{parts.tuning.numel} coefficients in {len(parts.tuning)} layers",
-        "steps done": str(len(run.losses)),
-        "loss": f"{sum(last) / len(last):.4f} (mean of the last {len(last)} steps)" if last else "none",
-        "device": f"{parts.place.device}, mixed_precision {parts.place.name}, torch {torch.__version__}",
-        "time": clock(run.seconds),
-    }
-
-
-def table(rows: dict[str, str]) -> str:
-    """Returns a table of two columns."""
-    lines = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in rows.items())
-    return f"<table>{lines}</table>"
+def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """Returns a table, the first cell of each row its title; cells of digits alone stand to the right."""
+    top = f"<thead><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr></thead>" if head else ""
+    lines = "".join(
+        f"<tr><th>{escape(row[0])}</th>"
+        + "".join(f"<td{' class=n' if cell.isdigit() else ''}>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    return f"<table>{top}<tbody>{lines}</tbody></table>"
 
 
 def inline(image: Image.Image, caption: str, width: int) -> str:
@@ -116,23 +94,31 @@ def inline(image: Image.Image, caption: str, width: int) -> str:
     )
 
 
-def samples(run: Run) -> str:
-    """Returns the samples, before and after side by side."""
-    if not run.after:
-        figures = [inline(drawn.image, drawn.prompt, SAMPLE_PX) for drawn in run.before]
-        return "".join(["<h2>Before training</h2>", *figures]) if figures else ""
-    rows = ["<h2>Before and after</h2>" if run.before else "<h2>After training</h2>"]
-    for number, new in enumerate(run.after):
-        old = inline(run.before[number].image, "before", SAMPLE_PX) if run.before else ""
-        rows.append(f"<p>{escape(new.prompt)} <small>(seed {new.seed})</small></p>")
-        rows.append(old + inline(new.image, "after", SAMPLE_PX))
-    return "".join(rows)
+def samples(moments: Mapping[str, Sequence[Drawn]]) -> str:
+    """Returns the samples over time: a row for each prompt and seed, a column for each moment."""
+    moments = {when: drawn for when, drawn in moments.items() if drawn}
+    if not moments:
+        return ""
+    rows: dict[Shot, dict[str, Image.Image]] = {}
+    for when, drawn in moments.items():
+        for sample in drawn:
+            rows.setdefault(sample.shot, {})[when] = sample.image
+    width = SAMPLE_PX if len(moments) <= 2 else NARROW_PX
+    blocks = ["<h2>Samples</h2>"]
+    for shot, row in rows.items():
+        negative = f", without “{escape(shot.negative_prompt)}”" if shot.negative_prompt else ""
+        blocks.append(f"<p>{escape(shot.prompt)} <small>(seed {shot.seed}{negative})</small></p>")
+        cells = "".join(
+            f"<td>{inline(row[when], grid.label(when), width) if when in row else ''}</td>" for when in moments
+        )
+        blocks.append(f'<div class="wide"><table><tr>{cells}</tr></table></div>')
+    return "".join(blocks)
 
 
 def thumbnails(ready: Ready) -> str:
     """Returns the first pictures as they are trained, with their captions."""
     figures = [
-        inline(images.crop(images.open_rgb(picture.path), picture.geometry), picture.caption, THUMBNAIL_PX)
+        inline(images.from_tensor(images.pixels(picture, View())), picture.caption.plain(), THUMBNAIL_PX)
         for picture in ready.pictures[:MOST_THUMBNAILS]
     ]
     rest = len(ready.pictures) - MOST_THUMBNAILS

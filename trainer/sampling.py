@@ -2,85 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import glob
+import io
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from . import captions, images
+from . import images, samplers
 from .encode import Text, decode_latents
 from .errors import TrainingStopped
 from .files import write_atomically
 from .models import Base
 from .precision import Precision
-from .preflight import Ready
-from .schema import Job, Prompt
+from .prompts import Shot
 
 TILE = 512  # px
+BEFORE, AFTER = "before", "after"  # the moments of a run at which samples are drawn, beside its steps
+STEP = re.compile(r"step(\d{8,})")
+RESCALED = 0.7  # guidance is, for a schedule that ends in pure noise: whole, it burns out colours (Lin et al. 2023)
+
+
+class Encoded(Protocol):
+    """What gives a text as the base is conditioned on it."""
+
+    def __getitem__(self, text: str, /) -> Text: ...
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One sample: its prompt as it was encoded, its seed, and the picture."""
+    """One sample: what was asked for, and the picture."""
 
-    prompt: str
-    seed: int
+    shot: Shot
     image: Image.Image
 
 
-def filled_prompts(job: Job) -> list[Prompt]:
-    """Returns the job's prompts with trigger and seed filled in."""
-    trigger = job.metadata.trigger_phrase
-    return [
-        prompt.model_copy(
-            update={
-                "prompt": captions.fill_trigger(prompt.prompt, trigger),
-                "negative_prompt": captions.fill_trigger(prompt.negative_prompt, trigger),
-                "seed": job.train.seed if prompt.seed is None else prompt.seed,
-            }
-        )
-        for prompt in job.sample.prompts
-    ]
-
-
 @torch.no_grad()
-def draw(base: Base, ready: Ready, texts: dict[str, Text], precision: Precision) -> list[Drawn]:
-    """Returns `samples_per_prompt` pictures of every prompt, each drawn by itself from a seed of its own.
+def draw(base: Base, shots: Sequence[Shot], texts: Encoded, place: Precision) -> list[Drawn]:
+    """Returns the picture of every shot, each drawn by itself from a generator of its own.
 
     Raises:
         TrainingStopped: a picture came out not finite.
     """
     from diffusers import StableDiffusionXLPipeline
 
-    pipeline = StableDiffusionXLPipeline(
-        vae=base.vae,
-        text_encoder=None,
-        text_encoder_2=None,
-        tokenizer=None,
-        tokenizer_2=None,
-        unet=base.unet,
-        scheduler=type(base.scheduler).from_config(base.scheduler.config),
-        add_watermarker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
     drawn: list[Drawn] = []
     try:
-        base.vae.to(precision.device)
-        for prompt in filled_prompts(ready.job):
-            for number in range(ready.job.sample.samples_per_prompt):
-                seed = (prompt.seed or 0) + number
-                latents = draw_latents(pipeline, prompt, seed, ready, texts, precision)
-                with tiled_decoding(base.vae, latents):
-                    pixels = decode_latents(base, latents)
-                if not pixels.isfinite().all():
-                    raise TrainingStopped(
-                        f'sample of "{prompt.prompt}": expected a finite picture, got NaN or infinity.'
-                    )
-                drawn.append(Drawn(prompt.prompt, seed, images.from_tensor(pixels)))
+        base.unet.to(place.device)
+        base.vae.to(place.device)
+        for shot in shots:
+            pipeline = StableDiffusionXLPipeline(
+                vae=base.vae,
+                text_encoder=None,
+                text_encoder_2=None,
+                tokenizer=None,
+                tokenizer_2=None,
+                unet=base.unet,
+                scheduler=samplers.make(shot.sampler, base),
+                add_watermarker=False,
+            )
+            pipeline.set_progress_bar_config(disable=True)
+            latents = draw_latents(pipeline, shot, texts, base, place)
+            with tiled_decoding(base.vae, latents):
+                pixels = decode_latents(base, latents)
+            if not pixels.isfinite().all():
+                raise TrainingStopped(f'sample of "{shot.prompt}": expected a finite picture, got NaN or infinity.')
+            drawn.append(Drawn(shot, images.from_tensor(pixels)))
     finally:
         base.vae.to("cpu")  # the training that follows a failure needs its memory
     return drawn
@@ -107,37 +100,75 @@ def tiled_decoding(vae: Any, latents: torch.Tensor) -> Iterator[None]:
             setattr(vae, name, value)
 
 
-def draw_latents(
-    pipeline: Any, prompt: Prompt, seed: int, ready: Ready, texts: dict[str, Text], precision: Precision
-) -> torch.Tensor:
+def draw_latents(pipeline: Any, shot: Shot, texts: Encoded, base: Base, place: Precision) -> torch.Tensor:
     """Returns the denoised latents [4, h, w] of one picture."""
-    settings = ready.job.sample
-    positive, negative = (
-        {
-            "embeds": text.context[None].to(precision.device, precision.dtype),
-            "pooled": text.pooled[None].to(precision.device, precision.dtype),
-        }
-        for text in (texts[prompt.prompt], texts[prompt.negative_prompt])
-    )
-    made = pipeline(
-        prompt_embeds=positive["embeds"],
-        pooled_prompt_embeds=positive["pooled"],
-        negative_prompt_embeds=negative["embeds"],
-        negative_pooled_prompt_embeds=negative["pooled"],
-        width=settings.width or ready.resolution,
-        height=settings.height or ready.resolution,
-        num_inference_steps=settings.sample_steps,
-        guidance_scale=settings.guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(seed),
-        output_type="latent",
-    )
+    positive, negative = texts[shot.prompt], texts[shot.negative_prompt]
+    with place.autocast():  # as in training
+        made = pipeline(
+            prompt_embeds=positive.context[None].to(place.device, place.dtype),
+            pooled_prompt_embeds=positive.pooled[None].to(place.device, place.dtype),
+            negative_prompt_embeds=negative.context[None].to(place.device, place.dtype),
+            negative_pooled_prompt_embeds=negative.pooled[None].to(place.device, place.dtype),
+            width=shot.width,
+            height=shot.height,
+            num_inference_steps=shot.steps,
+            guidance_scale=shot.guidance_scale,
+            guidance_rescale=RESCALED if base.zero_terminal_snr else 0.0,
+            generator=torch.Generator("cpu").manual_seed(shot.seed),
+            output_type="latent",
+        )
     return made.images[0]
 
 
-def save_all(drawn: list[Drawn], folder: Path, name: str) -> list[Path]:
-    """Writes every sample as a PNG; returns their paths."""
+def at_step(step: int) -> str:
+    """Returns what the moment after that optimizer step is called, in file names and in the report."""
+    return f"step{step:08d}"
+
+
+def save_all(drawn: Sequence[Drawn], folder: Path, name: str) -> list[Path]:
+    """Writes every sample as a PNG that says how it was made; returns their paths, each beginning with `name`."""
     paths = []
-    for number, sample in enumerate(drawn):
-        path = folder / f"{name}-{number + 1:02d}-seed{sample.seed}.png"
-        paths.append(write_atomically(path, images.png_bytes(sample.image)))
+    for number, sample in enumerate(drawn, 1):
+        path = folder / f"{name}-{number:02d}-seed{sample.shot.seed}.png"
+        paths.append(write_atomically(path, png(sample)))
     return paths
+
+
+def found(shots: Sequence[Shot], folder: Path, name: str) -> dict[str, list[Path]]:
+    """Returns moment -> the written samples of all shots, for the moments that have them all, in the run's order."""
+    paths: dict[str, list[Path]] = {}
+    for path in folder.glob(f"{glob.escape(name)}-*-01-seed*.png"):
+        moment = path.name.removeprefix(f"{name}-").rpartition("-01-seed")[0]
+        all_of_it = [
+            folder / f"{name}-{moment}-{number:02d}-seed{shot.seed}.png" for number, shot in enumerate(shots, 1)
+        ]
+        if (moment in (BEFORE, AFTER) or STEP.fullmatch(moment)) and all(one.is_file() for one in all_of_it):
+            paths[moment] = all_of_it
+    place = {BEFORE: "", AFTER: "~"}  # before and after every "step00000100"
+    return {moment: paths[moment] for moment in sorted(paths, key=lambda moment: place.get(moment, moment))}
+
+
+def read(shots: Sequence[Shot], paths: Sequence[Path]) -> list[Drawn]:
+    """Returns samples that were written."""
+    drawn = []
+    for shot, path in zip(shots, paths, strict=True):
+        with Image.open(path) as image:
+            drawn.append(Drawn(shot, image.convert("RGB")))
+    return drawn
+
+
+def png(sample: Drawn) -> bytes:
+    """Returns the picture as a PNG, with prompt and settings in the text chunk that A1111 and its viewers read."""
+    told, buffer = PngInfo(), io.BytesIO()
+    told.add_text("parameters", parameters(sample.shot))
+    sample.image.save(buffer, "PNG", pnginfo=told)
+    return buffer.getvalue()
+
+
+def parameters(shot: Shot) -> str:
+    """Returns a shot as A1111 writes it."""
+    negative = f"Negative prompt: {shot.negative_prompt}\n" if shot.negative_prompt else ""
+    return (
+        f"{shot.prompt}\n{negative}Steps: {shot.steps}, Sampler: {samplers.shown_name(shot.sampler)}, "
+        f"CFG scale: {shot.guidance_scale:g}, Seed: {shot.seed}, Size: {shot.width}x{shot.height}"
+    )

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from .dataschema import Dataset, General, Subset, filled
 from .section import Section
 from .values import (
+    DOTTED,
     FILE_NAME,
     LARGEST_SEED,
     LOCATIONS,
@@ -29,6 +30,7 @@ from .values import (
     Switch,
     as_prompts,
     fold_name,
+    fold_sampler,
     pairs,
 )
 
@@ -43,13 +45,15 @@ class Model(Section):
     tokenizer: PathText = Field(
         "",
         description="for a single file: folder that holds CLIP's vocabulary (`tokenizer/` and `tokenizer_2/`, or one "
-        'tokenizer, or a ComfyUI folder); "" = looked for, see below',
+        'tokenizer, or a ComfyUI folder); "" = looked for beside the file, in the hub cache and in installed packages',
     )
     config: PathText = Field(
         "", description="for a single file: folder with configs in diffusers' layout; \"\" = SDXL's, which we ship"
     )
     vae: PathText = Field(
-        "", description="another VAE: folder in diffusers' layout or `.safetensors` file; \"\" = the model's own"
+        "",
+        description="another VAE: folder in diffusers' layout, `.safetensors` file, or hub id (as above); "
+        '"" = the model\'s own',
     )
     vae_dtype: Annotated[Literal["auto", "fp32", "bf16", "fp16"], Choice] = Field(
         "auto", description="`auto` = fp32, or half where the VAE's config says it is safe (`force_upcast = false`)"
@@ -62,9 +66,15 @@ class Model(Section):
     )
     base_dtype: Annotated[Literal["auto", "fp32", "fp8", "nf4"], Choice] = Field(
         "auto",
-        description="how the UNet's weights are kept; `auto` = as `mixed_precision` computes. `nf4` needs bitsandbytes",
+        description="how the UNet's weights are kept; `auto` = as `mixed_precision` computes, `fp8` = half of bf16's "
+        "memory for linear layers, `nf4` = a quarter for those of attention (needs bitsandbytes)",
     )
-    allow_download: bool = Field(False, description="let hub ids be downloaded; otherwise nothing touches the network")
+    allow_download: bool = Field(
+        False, description="fetch hub ids and CLIP's vocabulary; otherwise nothing touches the network"
+    )
+
+
+FREE = ("network_weights", "train_text_encoder")  # of [network]: what a file to start from does not settle
 
 
 class Network(Section):
@@ -102,7 +112,7 @@ class Network(Section):
     exclude: list[Pattern] = Field([], description="and none that one of these finds, e.g. `['^up_blocks\\.0']`")
     train_text_encoder: bool = Field(False, description="adapt the attention of both text encoders too")
     network_weights: PathText = Field(
-        "", description="WaveFT file to start from; its positions, wavelet and scaling take the place of these"
+        "", description="WaveFT file to start from; its layers, positions, wavelet and scaling take the place of these"
     )
 
     @field_validator("scaling")
@@ -153,13 +163,12 @@ class Network(Section):
         """Refuses what another key makes meaningless."""
         if self.wavelet == "identity" and self.mode != "periodization":
             raise ValueError(f"mode: expected 'periodization' with wavelet 'identity', got {self.mode!r}. Remove it")
-        if "location_batches" in self.model_fields_set and not self.locations.startswith("gradient:"):
+        if self.says("location_batches") and not self.locations.startswith("gradient:"):
             raise ValueError(
                 f"location_batches: only gradient:SEED needs it, locations is {self.locations!r}. Remove it"
             )
         if self.network_weights:
-            fixed = ("coefficients", "allocation", "coefficients_pattern", "scaling", "wavelet", "mode", "locations")
-            idle = [key for key in fixed if key in self.model_fields_set]
+            idle = [key for key in Network.model_fields if key not in FREE and self.says(key)]
             if idle:
                 raise ValueError(f"{idle[0]}: network_weights brings its own. Remove {', '.join(idle)}")
         return self
@@ -180,8 +189,8 @@ class Optimizer(Section):
     text_encoder_lr: float | None = Field(None, gt=0, description="of the text encoders; `learning_rate` unless given")
     optimizer_args: Annotated[dict[str, Any], BeforeValidator(pairs)] = Field(
         {},
-        description="further arguments of the optimizer, as a table or kohya's list of \"key=value\" texts; AdamW's "
-        "`weight_decay` is 1e-4 unless given",
+        description='further arguments of the optimizer, as a table or kohya\'s list of "key=value" texts; '
+        "`weight_decay` of `AdamW` and its 8-bit and paged kinds is 1e-4 unless given",
     )
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0 = off")
     lr_scheduler: Annotated[str, BeforeValidator(fold_name(SCHEDULERS))] = Field(
@@ -198,13 +207,22 @@ class Optimizer(Section):
         {}, description="further arguments of the scheduler, e.g. `{ min_lr_rate = 0.1 }` for `cosine_with_min_lr`"
     )
 
+    @field_validator("optimizer_type", "lr_scheduler")
+    @classmethod
+    def known_or_dotted(cls, value: str, info: ValidationInfo) -> str:
+        """Refuses names that nobody knows; whether a dotted path leads to a class is seen later."""
+        names = OPTIMIZERS if info.field_name == "optimizer_type" else SCHEDULERS
+        if value not in names and not re.fullmatch(DOTTED, value):
+            raise ValueError(f"expected one of {', '.join(names)}, or the dotted path of a class, got {value!r}")
+        return value
+
     @model_validator(mode="after")
     def settings_are_used(self) -> Optimizer:
         """Refuses what the scheduler would ignore, and rates that its optimizer does not mean."""
         if self.lr_warmup_steps and self.lr_scheduler == "constant":
             raise ValueError('lr_warmup_steps: lr_scheduler "constant" has no warm-up. Write "constant_with_warmup"')
         for key, used in (("lr_scheduler_num_cycles", "cosine_with_restarts"), ("lr_scheduler_power", "polynomial")):
-            if key in self.model_fields_set and self.lr_scheduler != used:
+            if self.says(key) and self.lr_scheduler != used:
                 raise ValueError(f'{key}: only lr_scheduler "{used}" has it, this is "{self.lr_scheduler}". Remove it')
         if isinstance(self.lr_warmup_steps, float) and self.lr_warmup_steps >= 1:
             raise ValueError(f"lr_warmup_steps: expected whole steps or a part below 1, got {self.lr_warmup_steps}")
@@ -243,7 +261,7 @@ class Train(Section):
     @model_validator(mode="after")
     def one_length(self) -> Train:
         """Refuses a run of two lengths."""
-        if self.max_train_epochs and "max_train_steps" in self.model_fields_set:
+        if self.max_train_epochs and self.says("max_train_steps"):
             raise ValueError("max_train_epochs: expected one length, got max_train_steps too. Remove one of them")
         return self
 
@@ -276,7 +294,7 @@ class Loss(Section):
     )
     ip_noise_gamma_random_strength: bool = Field(False, description="draw it between 0 and `ip_noise_gamma`")
     min_timestep: int = Field(0, ge=0, description="first timestep that is trained")
-    max_timestep: int = Field(1000, ge=1, description="timesteps below this one are trained")
+    max_timestep: int = Field(1000, ge=1, le=1000, description="timesteps below this one are trained")
     prior_loss_weight: float = Field(1.0, ge=0, description="weight of regularisation (class) pictures")
     masked_loss: bool = Field(
         False, description="weigh the loss by each picture's mask (`alpha_mask` or `conditioning_data_dir`)"
@@ -287,7 +305,7 @@ class Loss(Section):
         """Refuses what another key makes meaningless."""
         if self.loss_type in ("l1", "l2"):
             for key in ("huber_schedule", "huber_c", "huber_scale"):
-                if key in self.model_fields_set:
+                if self.says(key):
                     raise ValueError(
                         f'{key}: only huber and smooth_l1 have it, loss_type is "{self.loss_type}". Remove it'
                     )
@@ -300,7 +318,7 @@ class Loss(Section):
         ):
             if getattr(self, key) and not getattr(self, needs):
                 raise ValueError(f"{key}: it changes {needs}, which is 0. Set {needs} or remove it")
-        if "multires_noise_discount" in self.model_fields_set and not self.multires_noise_iterations:
+        if self.says("multires_noise_discount") and not self.multires_noise_iterations:
             raise ValueError("multires_noise_discount: multires_noise_iterations is 0. Set it, or remove this")
         if self.min_timestep >= self.max_timestep:
             raise ValueError(
@@ -319,7 +337,8 @@ class Cache(Section):
     )
     cache_latents_to_disk: bool = Field(False, description="keep them for the next run too")
     cache_text_encoder_outputs: bool = Field(
-        True, description="encode every caption once, in memory, and let the text encoders go; off, they stay"
+        True,
+        description="encode every caption once, in memory, and let the text encoders go; off, or trained, they stay",
     )
     cache_text_encoder_outputs_to_disk: bool = Field(False, description="keep them for the next run too")
     cache_dir: PathText = Field("", description='where; "" = `cache` in `output_dir`. Never beside the pictures')
@@ -352,6 +371,14 @@ class Save(Section):
     )
     overwrite: bool = Field(False, description="replace files of an earlier run of that name")
 
+    @field_validator("output_name")
+    @classmethod
+    def no_checkpoint(cls, value: str) -> str:
+        """Refuses a name that another run gives to its checkpoints."""
+        if re.search(r"-step[0-9]{8,}$", value):
+            raise ValueError(f"expected a name that does not end as checkpoints do (-step00000100), got {value!r}")
+        return value
+
 
 class Prompt(Section):
     """One prompt to draw."""
@@ -363,7 +390,7 @@ class Prompt(Section):
     height: int | None = Field(None, ge=8, description="px; as in [sample] unless given")
     sample_steps: int | None = Field(None, ge=1, description="as in [sample] unless given")
     guidance_scale: float | None = Field(None, ge=0, description="as in [sample] unless given")
-    sample_sampler: Annotated[str, BeforeValidator(fold_name(SAMPLERS))] | None = Field(
+    sample_sampler: Annotated[str, BeforeValidator(fold_sampler)] | None = Field(
         None, description="as in [sample] unless given"
     )
 
@@ -387,7 +414,7 @@ class Sample(Section):
     sample_every_n_steps: int = Field(0, ge=0, description="optimizer steps between samples; 0 = only before and after")
     sample_every_n_epochs: int = Field(0, ge=0, description="epochs between samples; 0 = off")
     sample_at_first: bool = Field(True, description="draw them before training too, to compare with")
-    sample_sampler: Annotated[Literal[SAMPLERS], BeforeValidator(fold_name(SAMPLERS))] = Field(  # type: ignore[valid-type]
+    sample_sampler: Annotated[Literal[SAMPLERS], BeforeValidator(fold_sampler)] = Field(  # type: ignore[valid-type]
         "euler_a", description=", ".join(f"`{name}`" for name in SAMPLERS)
     )
     sample_steps: int = Field(28, ge=1, description="denoising steps")
@@ -413,11 +440,22 @@ class Logging(Section):
     """Who is told of the run beside `metrics.jsonl`, which is always written."""
 
     log_with: Annotated[Literal["none", "tensorboard", "wandb", "all"], Choice] = Field(
-        "none", description="`none`, `tensorboard`, `wandb` or `all`; each must be installed"
+        "none", description="`none`, `tensorboard`, `wandb` or `all`; each must be installed (`pip install` its name)"
     )
     logging_dir: PathText = Field("", description='where; "" = `logs` in `output_dir`')
     log_tracker_name: str = Field("waveft", pattern=FILE_NAME, description="project of wandb, folder of TensorBoard")
-    wandb_run_name: str = Field("", description='"" = `output_name`')
+    wandb_run_name: str = Field("", description='of wandb; "" = `output_name`')
+
+    @model_validator(mode="after")
+    def settings_are_used(self) -> Logging:
+        """Refuses what nobody is told; kohya takes a `logging_dir` alone for TensorBoard."""
+        if self.log_with == "none":
+            for key in ("logging_dir", "log_tracker_name", "wandb_run_name"):
+                if self.says(key):
+                    raise ValueError(f'{key}: log_with is "none". Write "tensorboard", "wandb" or "all", or remove it')
+        if self.log_with == "tensorboard" and self.wandb_run_name:
+            raise ValueError('wandb_run_name: log_with is "tensorboard". Write "wandb" or "all", or remove it')
+        return self
 
 
 class Metadata(Section):
@@ -460,13 +498,6 @@ class Job(Section):
             raise ValueError(f"[optimizer] lr_warmup_steps: expected less than max_train_steps = {steps}, got {warmup}")
         if self.optimizer.text_encoder_lr and not self.network.train_text_encoder:
             raise ValueError("[optimizer] text_encoder_lr: set [network] train_text_encoder = true, or remove it")
-        cache = self.cache
-        if (
-            self.network.train_text_encoder
-            and "cache_text_encoder_outputs" in cache.model_fields_set
-            and (cache.cache_text_encoder_outputs)
-        ):
-            raise ValueError("[cache] cache_text_encoder_outputs: text encoders that are trained cannot be. Remove it")
         if self.loss.scale_v_pred_loss_like_noise_pred and self.model.v_parameterization is False:
             raise ValueError(
                 "[loss] scale_v_pred_loss_like_noise_pred: [model] v_parameterization is false. Remove one of them"

@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
 from typing import Any
 
 import torch
 
 import waveft_core
 
-from . import encode, models, optim, precision, preflight, sampling
-from .batch import Cache
+from . import classimages, encode, layers, models, optim, optimcheck, precision, preflight, prompts, resume, sources
 from .console import say
-from .losses import Noising
+from .forward import Forward
+from .models import Base
+from .noising import Noising
+from .parts import Parts
+from .plan import Micro
 from .preflight import Ready
+from .world import World, join
+
+BEFORE_THE_FIRST = -1  # the optimizer step under which the noise is drawn for batches that place the coefficients
 
 
-@dataclass
-class Parts:
-    """A run's parts.
-
-    Attributes:
-        ready: the checked job.
-        place: device and dtype.
-        base: the frozen model, its text encoders gone.
-        tuning: the coefficients in the base's weights.
-        cache: the encoded captions, prompts and pictures.
-        noising: the base's noise schedule.
-        optimizer: over the coefficients.
-        schedule: of the optimizer's learning rate.
-        notices: what may surprise.
-    """
-
-    ready: Ready
-    place: precision.Precision
-    base: models.Base
-    tuning: waveft_core.Tuning
-    cache: Cache
-    noising: Noising
-    optimizer: torch.optim.Optimizer
-    schedule: Any
-    notices: list[str]
-
-    @property
-    def prediction(self) -> str:
-        """What the base predicts: "epsilon" or "v_prediction"."""
-        return "v_prediction" if self.noising.predicts_velocity else "epsilon"
-
-
-def build(ready: Ready) -> Parts:
-    """Returns the parts of a run, the base with zero coefficients in it.
+def build(ready: Ready, saved: dict[str, Any] | None = None) -> Parts:
+    """Returns the parts of a run, as they are at its beginning or in a saved state.
 
     Raises:
         UserError: machine, base, optimizer or pictures do not fit the job.
@@ -58,44 +32,92 @@ def build(ready: Ready) -> Parts:
     job = ready.job
     if job.train.threads:
         torch.set_num_threads(job.train.threads)
-    place = precision.choose(job.train)
-    targets = job.network.targets if isinstance(job.network.targets, str) else tuple(job.network.targets)
-    spec = waveft_core.Spec(**{**job.network.model_dump(), "targets": targets})
+    place = precision.choose(job.train, int(os.environ.get("LOCAL_RANK", "0")))
+    world = join(place.device)
+    notices = resume.agree(ready, saved, place.device) if saved else []
     say(f"loading the base (device {place.device}, mixed_precision {place.name})")
-    base = models.load(job.model, place.dtype)
-    trial = waveft_core.attach(base.unet, spec)  # what does not fit is refused now, not after minutes of encoding
-    optim.make(job.optimizer, trial.parameters(), job.train.max_train_steps)
-    trial.detach()
+    base = models.load(job.model, place, ready.facts, job.train.attention)
+    drawn = begin(ready, base)
+    train(ready, base, drawn)[0].detach()  # what does not fit is refused now, not after minutes of encoding
 
-    say(f"encoding {len(ready.pictures)} pictures and their captions")
-    cache = fill_cache(base, ready, place.device)
+    ready, forward, shots = see(ready, base, place, world)
     base.unet.to(place.device)
     if job.train.gradient_checkpointing is True or (
         job.train.gradient_checkpointing == "auto" and place.device.type == "cuda"
     ):
         base.unet.enable_gradient_checkpointing()
-    tuning = waveft_core.attach(base.unet, spec)
-    optimizer, schedule = optim.make(job.optimizer, tuning.parameters(), job.train.max_train_steps)
-    noising = Noising(base.scheduler, place.device)
-    cut = long_captions(ready, cache)
-    for notice in cut:
-        say(f"notice      {notice}")
-    notices = preflight.notices(ready) + cut
-    return Parts(ready, place, base, tuning, cache, noising, optimizer, schedule, notices)
+    if job.train.torch_compile:
+        base.unet = torch.compile(base.unet)
+    if saved:
+        drawn = resume.positions(saved, drawn)
+    elif job.network.locations.startswith("gradient:") and not job.network.network_weights:
+        drawn = place_by_gradient(forward, world)
+    tuning, optimizer, schedule = train(ready, base, drawn)
+    ema = running_mean(job.train.ema_decay, tuning)
+    notices = [*ready.notices, *optimcheck.notices(job.optimizer), *notices]
+    parts = Parts(ready, world, forward, tuning, optimizer, schedule, place.scaler(), ema, shots, notices)
+    if saved:
+        resume.restore(parts, saved)
+    return parts
 
 
-def fill_cache(base: models.Base, ready: Ready, device: torch.device) -> Cache:
-    """Returns every encoding that the run needs, and lets the text encoders go."""
-    prompts = [text for each in sampling.filled_prompts(ready.job) for text in (each.prompt, each.negative_prompt)]
-    texts = encode.encode_texts(base, [*(picture.caption for picture in ready.pictures), "", *prompts], device)
-    base.text.clear()
-    return Cache(ready.epoch, encode.encode_latents(base, ready.pictures, device), texts)
+def begin(ready: Ready, base: Base) -> waveft_core.Adapter:
+    """Returns the adapter that the run begins with: zeros where the job draws them, or another run's file."""
+    network = ready.job.network
+    if network.network_weights:
+        return waveft_core.load(network.network_weights)
+    return layers.zeros(network, layers.choose(layers.models(base, network), network))
 
 
-def long_captions(ready: Ready, cache: Cache) -> list[str]:
-    """Returns a notice for every picture whose caption's end the encoders do not see."""
-    return [
-        f"{picture.path.name}: its caption has {count} tokens, the encoders see the first {encode.TOKENS}"
-        for picture in ready.pictures
-        if (count := cache.texts[picture.caption].tokens) > encode.TOKENS
-    ]
+def train(
+    ready: Ready, base: Base, adapter: waveft_core.Adapter
+) -> tuple[waveft_core.Tuning, torch.optim.Optimizer, Any]:
+    """Returns the adapter's coefficients in the base's weights, their optimizer, and the schedule of its rates."""
+    components = layers.models(base, ready.job.network)
+    tuning = waveft_core.attach(components, adapter, beside=base.beside)
+    groups = layers.groups(tuning, layers.paths(components, adapter), ready.job.optimizer)
+    return tuning, *optim.make(ready.job.optimizer, groups, ready.steps)
+
+
+def see(
+    ready: Ready, base: Base, place: precision.Precision, world: World
+) -> tuple[Ready, Forward, list[prompts.Shot]]:
+    """Returns what the base is trained on and drawn with, encoded; class pictures that are missing are drawn first."""
+    texts = encode.Texts(base, place.device, sources.store(ready, "texts"), ready.facts.text_identity)
+    if classimages.lacking(ready):
+        if world.is_main:
+            classimages.draw(ready, base, texts, place)
+        world.wait()
+        ready = preflight.again(ready)
+    shots = prompts.shots(ready.job, ready.resolution)
+    found = sources.prepare(ready, base, texts, shots, place.device, world)
+    noising = Noising(base.scheduler, place.device, base.prediction == "v_prediction", base.zero_terminal_snr)
+    return ready, Forward(ready, place, base, found, noising), shots
+
+
+def place_by_gradient(forward: Forward, world: World) -> waveft_core.Adapter:
+    """Returns zeros at the positions where the base's own gradient, over the plan's first batches, is largest."""
+    network, plan = forward.ready.job.network, forward.sources.plan
+    say(f"placing the coefficients by the gradient of {network.location_batches} batches")
+    batches = [plan.batch(number) for number in range(network.location_batches)]
+
+    def backward() -> None:
+        for number in range(world.rank, max(len(batches), world.size), world.size):
+            views = batches[number % len(batches)]
+            first = sum(map(len, batches[:number]))
+            # a process without a batch of its own runs one at no weight: the sum needs all of them
+            share = 1.0 if number < len(batches) else 0.0
+            one = forward.batch(BEFORE_THE_FIRST, Micro(views, first, sum(map(len, batches))))
+            (share * (forward.loss(one) * one.weights).sum()).backward()
+
+    components = layers.models(forward.base, network)
+    return layers.by_gradient(components, network, layers.choose(components, network), backward, world.sum_)
+
+
+def running_mean(decay: float, tuning: waveft_core.Tuning) -> Any:
+    """Returns the coefficients' exponential moving average, or None where the job has none."""
+    if not decay:
+        return None
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(tuning.parameters(), decay=decay, foreach=True)

@@ -36,6 +36,7 @@ SCHEDULERS = (
     "cosine_with_min_lr",
     "inverse_sqrt",
     "warmup_stable_decay",
+    "piecewise_constant",
 )
 # kohya's names, which are k-diffusion's and ComfyUI's
 SAMPLERS = (
@@ -55,6 +56,7 @@ SAMPLERS = (
 )
 
 # What a text must look like, and how that is said to whom got it wrong.
+DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+"  # path of a class, such as torch.optim.NAdam
 LOCATIONS, FILE_NAME, ENDING = r"^(uniform|peft|gradient):[0-9]+$", r"^[\w][\w .+-]*$", r"^\.[\w.]+$"
 PATTERNS = {
     LOCATIONS: "uniform:SEED, peft:SEED or gradient:SEED with a whole number for SEED",
@@ -91,7 +93,8 @@ def pairs(value: Any) -> Any:
             value = ast.literal_eval(text.strip())
             table[key.strip()] = list(value) if isinstance(value, tuple) else value  # "betas=0.9,0.99": TOML has lists
         except (ValueError, SyntaxError):
-            table[key.strip()] = text.strip()
+            switches = {"true": True, "false": False}  # as TOML writes them; left a text, either would be true
+            table[key.strip()] = switches.get(text.strip().lower(), text.strip())
     return table
 
 
@@ -99,6 +102,12 @@ def fold_name(names: Sequence[str]) -> Callable[[Any], Any]:
     """Returns a function that gives one of the names in its own spelling, however its letters are written."""
     spelling = {name.lower(): name for name in names}
     return lambda value: spelling.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def fold_sampler(value: Any) -> Any:
+    """Returns a sampler's name in its own spelling; kohya writes some of them with "k_" before it too."""
+    bare = value.lower().removeprefix("k_") if isinstance(value, str) else value
+    return bare if bare in SAMPLERS else value
 
 
 def regular_expression(value: str) -> str:

@@ -108,6 +108,8 @@ def light_base(tmp_path: Path) -> Path:
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
     (folder / "unet" / "config.json").write_text('{"in_channels": 4, "sample_size": 8, "block_out_channels": [32, 64]}')
     (folder / "vae" / "config.json").write_text('{"block_out_channels": [8, 16]}')
+    for part in ("text_encoder/config.json", "text_encoder_2/config.json", "scheduler/scheduler_config.json"):
+        (folder / part).write_text("{}")
     return folder
 
 

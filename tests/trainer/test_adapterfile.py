@@ -1,14 +1,40 @@
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import waveft_core
-from trainer import adapterfile, metadata, preflight, schema
+from trainer import adapterfile, metadata, schema
 from trainer.errors import TrainingStopped
+
+BASE = SimpleNamespace(prediction="epsilon", zero_terminal_snr=False, unet=SimpleNamespace(config={}))
 
 
 @pytest.fixture
-def ready(light_job):
-    return preflight.check(schema.Job.model_validate(light_job))
+def make_ready(tmp_path):
+    def make(**save):
+        table = {
+            "model": {"pretrained_model_name_or_path": "base"},
+            "save": {"output_dir": str(tmp_path / "out"), **save},
+            "datasets": [{"subsets": [{"image_dir": "pictures"}]}],
+        }
+        return SimpleNamespace(
+            job=schema.Job.model_validate(table), pictures=(), validation=(), resolution=(16, 16), steps=3,
+            pictures_per_step=4, epoch_length=40, batch_size=lambda number: 1,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def ready(make_ready):
+    return make_ready()
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "out" / "waveft.safetensors"
 
 
 def adapter(value=0.5):
@@ -16,13 +42,14 @@ def adapter(value=0.5):
     return waveft_core.Adapter({"lora_unet_a": layer}, "db1", "periodization", 25.0)
 
 
-def save(ready, steps=3, **keys):
-    return adapterfile.save(adapter(**keys), ready, steps, "no", "epsilon")
+def save(ready, path=None, **keys):
+    path = path or Path(ready.job.save.output_dir) / "waveft.safetensors"
+    return adapterfile.save(adapter(**keys), path, ready, 3, "no", BASE)
 
 
-def test_the_file_and_its_hash(ready):
+def test_the_file_and_its_hash(ready, target):
     path = save(ready)
-    assert path == ready.adapter_path
+    assert path == target
     assert [found.name for found in path.parent.iterdir()] == [path.name]
     found = waveft_core.load(path)
     assert found.layers["lora_unet_a"].values.tolist() == [0.5, -1.0]
@@ -30,14 +57,27 @@ def test_the_file_and_its_hash(ready):
     assert found.metadata["modelspec.hash_sha256"] == "0x" + metadata.hash_tensors(path)
 
 
-def test_an_early_end_has_its_step_in_the_name(ready):
-    assert save(ready, 2).name == "waveft-step2.safetensors"
-    assert save(ready, 2).name == "waveft-step2-2.safetensors"
+def test_the_same_run_is_the_same_bytes_anywhere(make_ready, tmp_path):
+    first = save(make_ready()).read_bytes()
+    assert save(make_ready()).read_bytes() == first  # what is there is replaced
+    assert save(make_ready(output_dir=str(tmp_path / "elsewhere"))).read_bytes() == first
+    assert save(make_ready(), value=0.25).read_bytes() != first
 
 
-def test_what_cannot_be_written(ready, tmp_path):
-    (tmp_path / "out").mkdir()
-    ready.adapter_path.mkdir()
+def test_a_checkpoint_goes_where_the_caller_says(ready, target):
+    path = target.with_name("waveft-step00000002.safetensors")
+    assert save(ready, path) == path
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+def test_no_metadata_leaves_a_whole_adapter(make_ready, target):
+    ready = make_ready()
+    ready.job = ready.job.model_copy(update={"metadata": schema.Metadata(no_metadata=True)})
+    assert set(waveft_core.load(save(ready)).metadata) <= {"waveft"}
+
+
+def test_what_cannot_be_written(ready, target):
+    target.mkdir(parents=True)
     with pytest.raises(TrainingStopped, match="could not be written"):
         save(ready)
 
@@ -47,10 +87,13 @@ def test_what_is_read_back_must_be_what_was_written(ready):
     adapterfile.verify(adapter(), path, torch.float32)
     with pytest.raises(TrainingStopped, match="expected to read back what was written"):
         adapterfile.verify(adapter(0.25), path, torch.float32)
+    other = waveft_core.Adapter(adapter().layers, "db1", "periodization", 24.0)
+    with pytest.raises(TrainingStopped, match="expected to read back what was written"):
+        adapterfile.verify(other, path, torch.float32)
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), IndexError("odd"), OSError("odd")])
-def test_tensors_outlive_whatever_fails_after_them(ready, monkeypatch, error):
+def test_tensors_outlive_whatever_fails_after_them(ready, target, monkeypatch, error):
     def fail(*_):
         raise error
 
@@ -58,14 +101,14 @@ def test_tensors_outlive_whatever_fails_after_them(ready, monkeypatch, error):
     for name in ("waveft-tensors.safetensors", "waveft-tensors-2.safetensors"):
         with pytest.raises(TrainingStopped, match=f"odd.*{name}") as raised:
             save(ready)
-        kept = ready.adapter_path.with_name(name)
+        kept = target.with_name(name)
         assert str(kept) in str(raised.value)
         assert waveft_core.load(kept).layers["lora_unet_a"].values.tolist() == [0.5, -1.0]
     assert len(list(kept.parent.iterdir())) == 2
 
 
-def test_tensors_outlive_ctrl_c_and_a_bad_read(ready, monkeypatch):
-    kept = ready.adapter_path.with_name("waveft-tensors.safetensors")
+def test_tensors_outlive_ctrl_c_and_a_bad_read(ready, target, monkeypatch):
+    kept = target.with_name("waveft-tensors.safetensors")
     for error in (KeyboardInterrupt, waveft_core.WaveFTError):
 
         def fail(*_, error=error):
@@ -78,18 +121,17 @@ def test_tensors_outlive_ctrl_c_and_a_bad_read(ready, monkeypatch):
         kept.unlink()
 
 
-def test_values_beyond_the_files_precision_are_kept_as_fp32(light_job):
-    light_job["save"]["save_precision"] = "fp16"
-    ready = preflight.check(schema.Job.model_validate(light_job))
+def test_values_beyond_the_files_precision_are_kept_as_fp32(make_ready, target):
+    ready = make_ready(save_precision="fp16")
     with pytest.raises(TrainingStopped, match=r"waveft-tensors\.safetensors"):
         save(ready, value=1e6)
-    kept = waveft_core.load(ready.adapter_path.with_name("waveft-tensors.safetensors"))
+    kept = waveft_core.load(target.with_name("waveft-tensors.safetensors"))
     assert kept.layers["lora_unet_a"].values.tolist() == [1e6, -1.0]
 
 
-def test_nothing_of_a_killed_run_passes_for_this_one(ready, monkeypatch):
-    ready.adapter_path.parent.mkdir()
-    ready.adapter_path.with_name(".waveft.safetensors.tensors.tmp").write_bytes(b"old")
+def test_nothing_of_a_killed_run_passes_for_this_one(ready, target, monkeypatch):
+    target.parent.mkdir()
+    target.with_name(".waveft.safetensors.tensors.tmp").write_bytes(b"old")
     real, calls = waveft_core.save, []
 
     def first_fails(*arguments, **keys):
@@ -101,4 +143,4 @@ def test_nothing_of_a_killed_run_passes_for_this_one(ready, monkeypatch):
     monkeypatch.setattr(waveft_core, "save", first_fails)
     with pytest.raises(TrainingStopped, match=r"odd What was trained is in .*waveft-tensors\.safetensors"):
         save(ready)
-    assert waveft_core.load(ready.adapter_path.with_name("waveft-tensors.safetensors")).layers
+    assert waveft_core.load(target.with_name("waveft-tensors.safetensors")).layers

@@ -23,6 +23,27 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_lock_is_had_once(tmp_path):
+    path = tmp_path / "lock"
+    first, held = files.locked(path)
+    assert held
+    with pytest.raises(files.InUse, match=f"process {os.getpid()} on "):
+        files.locked(path)
+    with first:
+        pass
+    assert not path.exists()
+    with files.locked(path)[0]:
+        assert path.exists()
+
+
+def test_a_lock_whose_holder_is_not_named(tmp_path):
+    path = tmp_path / "lock"
+    with files.locked(path)[0]:
+        path.write_text("")
+        with pytest.raises(files.InUse, match="an unknown process"):
+            files.locked(path)
+
+
 def test_free_name_counts_up(tmp_path):
     path = tmp_path / "a.b.txt"
     assert files.free_name(path) == path

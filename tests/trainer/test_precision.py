@@ -64,3 +64,21 @@ def test_auto_takes_what_the_gpu_has_by_itself(monkeypatch, native, emulated, au
 def test_a_device_that_is_not_there(name):
     with pytest.raises(UserError, match=r"\[train\] device: expected one that torch can use"):
         precision.choose(schema.Train(device=name))
+
+
+@pytest.mark.parametrize(
+    ("asked", "rank", "expected"), [("auto", 0, "cuda"), ("auto", 1, "cuda:1"), ("cuda", 1, "cuda:1")]
+)
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch, asked, rank, expected):
+    monkeypatch.setattr(precision, "best_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(precision, "named_device", torch.device)
+    monkeypatch.setattr(precision, "has_bf16", lambda device, emulated: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert str(precision.choose(schema.Train(device=asked), rank).device) == expected
+    assert str(precision.choose(schema.Train(device="cuda:0"), rank).device) == "cuda:0"
+    with pytest.raises(UserError, match="expected a GPU for each process, got process 3 on a machine with 2"):
+        precision.choose(schema.Train(device=asked), 2)
+
+
+def test_processes_share_the_cpu():
+    assert precision.choose(schema.Train(device="cpu"), 3).device.type == "cpu"

@@ -1,85 +1,184 @@
+import dataclasses
+import types
+
 import pytest
 import torch
 from PIL import Image
 
-from trainer import encode, models, precision, preflight, sampling, schema
+from trainer import precision, samplers, sampling, values
+from trainer.encode import Text
 from trainer.errors import TrainingStopped
+from trainer.prompts import Shot
 
-# diffusers' Euler scheduler, with NumPy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+# diffusers' schedulers, with NumPy 2
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
 
 PLACE = precision.Precision(torch.device("cpu"), torch.float32)
+SHOT = Shot("b", "c", 7, 24, 16, 2, 6.0, "euler_a")
 
 
-@pytest.fixture
-def ready(job):
-    job["sample"] = {
-        "prompts": ["{trigger} a", {"prompt": "b", "negative_prompt": "c", "seed": 7}],
-        "sample_steps": 2, "samples_per_prompt": 2, "width": 24,
-    }  # fmt: skip
-    job["metadata"] = {"trigger_phrase": "sks"}
-    return preflight.check(schema.Job.model_validate(job))
-
-
-@pytest.fixture
-def base(base_folder):
-    return models.load(schema.Model(pretrained_model_name_or_path=str(base_folder)), torch.float32)
-
-
-def draw(base, ready):
-    texts = encode.encode_texts(base, ["sks a", "b", "c", ""], PLACE.device)
-    return sampling.draw(base, ready, texts, PLACE)
-
-
-def test_prompts_and_seeds_are_filled_in(ready):
-    first, second = sampling.filled_prompts(ready.job)
-    assert (first.prompt, first.seed) == ("sks a", 42)
-    assert (second.prompt, second.negative_prompt, second.seed) == ("b", "c", 7)
-
-
-def test_samples_come_from_their_seeds_alone(base, ready):
-    torch.manual_seed(1)
-    first = draw(base, ready)
-    state = torch.get_rng_state()
-    torch.manual_seed(2)
-    second = draw(base, ready)
-    assert [(drawn.prompt, drawn.seed) for drawn in first] == [("sks a", 42), ("sks a", 43), ("b", 7), ("b", 8)]
-    assert first[0].image.size == (24, 16)
-    assert [a.image.tobytes() for a in first] == [b.image.tobytes() for b in second]
-    assert len({drawn.image.tobytes() for drawn in first}) == 4
-    torch.manual_seed(1)
-    assert torch.equal(torch.get_rng_state(), state)  # drawing moved nothing
-
-
-def test_a_sample_is_the_pipelines_own_picture(base, ready, base_folder):
+@pytest.fixture(scope="module")
+def pipeline(base_folder):
     from diffusers import StableDiffusionXLPipeline
 
-    pipeline = StableDiffusionXLPipeline.from_pretrained(base_folder, local_files_only=True, add_watermarker=False)
-    pipeline.set_progress_bar_config(disable=True)
+    made = StableDiffusionXLPipeline.from_pretrained(base_folder, local_files_only=True, add_watermarker=False)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture
+def base(pipeline):
+    return types.SimpleNamespace(
+        unet=pipeline.unet,
+        vae=pipeline.vae,
+        scheduler=pipeline.scheduler,
+        dtype=torch.float32,
+        prediction="epsilon",
+        zero_terminal_snr=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def texts(pipeline):
+    """Encodings by the pipeline itself, as the oracle has them."""
+
+    class Encodings(dict):
+        def __missing__(self, text):
+            if not text:  # the base knows an empty prompt as zeros
+                return Text(torch.zeros(77, 24), torch.zeros(16), 2)
+            with torch.no_grad():
+                context, _, pooled, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False)
+            return Text(context[0], pooled[0], 3)
+
+    return Encodings()
+
+
+def shot(**keys):
+    return dataclasses.replace(SHOT, **keys)
+
+
+def draw(base, texts, *shots):
+    return [drawn.image for drawn in sampling.draw(base, shots, texts, PLACE)]
+
+
+def test_samples_come_from_their_seeds_alone(base, texts):
+    shots = [shot(seed=7), shot(seed=8), shot(prompt="a", negative_prompt="")]
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = draw(base, texts, *shots)
+    assert torch.equal(torch.get_rng_state(), state)  # drawing moved nothing
+    torch.manual_seed(2)
+    second = draw(base, texts, *shots[::-1])[::-1]
+    assert [image.tobytes() for image in first] == [image.tobytes() for image in second]
+    assert len({image.tobytes() for image in first}) == 3
+    assert first[0].size == (24, 16)
+
+
+@pytest.mark.parametrize("guidance", [6.0, 1.0])
+def test_a_sample_is_the_pipelines_own_picture(base, texts, pipeline, guidance):
     image = pipeline(
-        "b", negative_prompt="c", width=24, height=16, num_inference_steps=2, guidance_scale=6.0,
+        "b", negative_prompt="c", width=24, height=16, num_inference_steps=3, guidance_scale=guidance,
         generator=torch.Generator().manual_seed(7),
     ).images[0]  # fmt: skip
-    drawn = draw(base, ready)[2].image
-    difference = max(abs(a - b) for a, b in zip(image.tobytes(), drawn.tobytes(), strict=True))
-    assert difference <= 1
+    [drawn] = draw(base, texts, shot(steps=3, guidance_scale=guidance, sampler="model"))
+    assert max(abs(a - b) for a, b in zip(image.tobytes(), drawn.tobytes(), strict=True)) <= 1
+    [other] = draw(base, texts, shot(steps=3, guidance_scale=guidance, sampler="euler_a"))
+    assert other.tobytes() != drawn.tobytes()
 
 
-def test_a_picture_that_is_not_finite(base, ready):
-    base.vae.decoder.conv_out.weight.data.fill_(float("inf"))
-    with pytest.raises(TrainingStopped, match='sample of "sks a": expected a finite picture'):
-        draw(base, ready)
-    assert next(base.vae.parameters()).device.type == "cpu"
+@pytest.mark.parametrize("velocity", [False, True])
+@pytest.mark.parametrize("name", values.SAMPLERS)
+def test_every_sampler_draws_on_every_schedule(base, texts, name, velocity):
+    if name == "lms":
+        pytest.importorskip("scipy")
+    if velocity:
+        base.prediction, base.zero_terminal_snr = "v_prediction", True
+    few, more = draw(base, texts, shot(sampler=name, steps=1), shot(sampler=name, steps=2))
+    assert few.size == more.size == (24, 16)
+    assert few.tobytes() != more.tobytes()
+    made = samplers.make(name, base)
+    assert made.config.prediction_type == base.prediction
+    assert made.config.get("clip_sample", False) is False
+    assert float(made.alphas_cumprod[-1]) < 1e-6 or not velocity
+    made.set_timesteps(4)
+    assert int(made.timesteps[0]) == 999 or not velocity
 
 
-def test_files(tmp_path):
-    drawn = [sampling.Drawn("a", 1, Image.new("RGB", (8, 8), "red")), sampling.Drawn("b", 2, Image.new("RGB", (8, 8)))]
-    paths = sampling.save_all(drawn, tmp_path / "samples", "dog-after")
-    assert [path.name for path in paths] == ["dog-after-01-seed1.png", "dog-after-02-seed2.png"]
-    assert Image.open(paths[0]).getpixel((0, 0)) == (255, 0, 0)
+def test_the_same_names_as_in_the_job():
+    assert {*samplers.SAMPLERS, samplers.OWN} == set(values.SAMPLERS)
 
 
-def test_large_pictures_are_decoded_in_tiles(base, ready, monkeypatch):
+@pytest.mark.parametrize("name", ["euler_a", "ddim", "ddpm", "heun", "dpm_2", "dpmsolver++", "dpmsingle"])
+def test_samplers_stand_on_the_bases_own_betas(base, name):
+    for zero in (False, True):
+        base.zero_terminal_snr = zero
+        base.prediction = "v_prediction" if zero else "epsilon"
+        alphas = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
+        if zero:  # Lin et al. 2023, algorithm 1
+            roots = alphas.sqrt()
+            alphas = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+        assert torch.allclose(samplers.make(name, base).alphas_cumprod, alphas, atol=1e-6)
+
+
+def test_guidance_is_rescaled_where_the_schedule_ends_in_noise(base, texts, monkeypatch):
+    from diffusers import StableDiffusionXLPipeline
+
+    seen, call = [], StableDiffusionXLPipeline.__call__
+
+    def spied(self, **keys):
+        seen.append(keys["guidance_rescale"])
+        return call(self, **keys)
+
+    monkeypatch.setattr(StableDiffusionXLPipeline, "__call__", spied)
+    draw(base, texts, SHOT)
+    base.prediction, base.zero_terminal_snr = "v_prediction", True
+    draw(base, texts, SHOT)
+    assert seen == [0.0, 0.7]
+
+
+def test_nothing_of_the_base_is_changed(base, texts):
+    before = dict(base.scheduler.config), base.vae.use_tiling, base.unet.training, len(base.scheduler.timesteps)
+    draw(base, texts, shot(sampler="model"))
+    assert (
+        dict(base.scheduler.config),
+        base.vae.use_tiling,
+        base.unet.training,
+        len(base.scheduler.timesteps),
+    ) == before
+
+
+def test_a_picture_that_is_not_finite(base, texts, monkeypatch):
+    class Broken(dict):
+        def __missing__(self, text):
+            return dataclasses.replace(texts[text], context=texts[text].context * float("nan"))
+
+    monkeypatch.setattr(base.vae, "to", lambda device: moved.append(str(device)))
+    moved: list = []
+    with pytest.raises(TrainingStopped, match='sample of "b": expected a finite picture'):
+        draw(base, Broken(), SHOT)
+    assert moved == ["cpu", "cpu"]  # the second time after the failure
+
+
+def test_files_say_how_they_were_made(tmp_path):
+    drawn = [
+        sampling.Drawn(shot(), Image.new("RGB", (8, 8), "red")),
+        sampling.Drawn(shot(seed=8, negative_prompt="", prompt="犬"), Image.new("RGB", (8, 8))),
+    ]
+    paths = sampling.save_all(drawn, tmp_path / "samples", "dog-step00000100")
+    assert [path.name for path in paths] == ["dog-step00000100-01-seed7.png", "dog-step00000100-02-seed8.png"]
+    first, second = (Image.open(path) for path in paths)
+    assert first.getpixel((0, 0)) == (255, 0, 0)
+    assert first.text == {
+        "parameters": "b\nNegative prompt: c\nSteps: 2, Sampler: Euler a, CFG scale: 6, Seed: 7, Size: 24x16"
+    }
+    assert second.text["parameters"].splitlines()[0] == "犬"
+    assert "Negative" not in second.text["parameters"]
+
+
+def test_large_pictures_are_decoded_in_tiles(base, texts, monkeypatch):
     seen, decode = [], base.vae.decode
 
     def spied(latents):
@@ -87,10 +186,10 @@ def test_large_pictures_are_decoded_in_tiles(base, ready, monkeypatch):
         return decode(latents)
 
     monkeypatch.setattr(base.vae, "decode", spied)
-    draw(base, ready)
+    draw(base, texts, SHOT)
     assert {tiling for tiling, *_ in seen} == {False}
     before, seen[:] = seen[0], []
-    monkeypatch.setattr(sampling, "TILE", 16)  # the pictures are 24 by 16
-    assert draw(base, ready)[0].image.size == (24, 16)
+    monkeypatch.setattr(sampling, "TILE", 16)  # the picture is 24 by 16
+    assert draw(base, texts, SHOT)[0].size == (24, 16)
     assert set(seen) == {(True, 16, 8)}
     assert (base.vae.use_tiling, base.vae.tile_sample_min_size, base.vae.tile_latent_min_size) == before

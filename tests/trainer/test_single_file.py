@@ -6,8 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer import encode, modelcheck, models, schema
+from trainer import modelcheck, modelfacts, models, schema
 from trainer.errors import UserError
+from trainer.precision import Precision
+from waveft_core import Spec, attach
 
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
@@ -72,13 +74,17 @@ def second_encoder(state):
     return made
 
 
+def load(model, dtype=torch.float32):
+    facts, problems = modelcheck.check(model)
+    assert not problems
+    return models.load(model, Precision(torch.device("cpu"), dtype), facts)
+
+
 @pytest.fixture
 def single_file(base_folder, tmp_path):
-    base = models.load(schema.Model(pretrained_model_name_or_path=str(base_folder)), torch.float32)
+    base = load(schema.Model(pretrained_model_name_or_path=str(base_folder)))
     made = {f"model.diffusion_model.{unet_name(k)}": v for k, v in base.unet.state_dict().items()}
-    for name, tensor in base.vae.state_dict().items():
-        is_attention = "attentions" in name and tensor.ndim == 2
-        made[f"first_stage_model.{vae_name(name)}"] = tensor[..., None, None] if is_attention else tensor
+    made |= {f"first_stage_model.{name}": tensor for name, tensor in vae_file(base.vae).items()}
     first, second = (
         {k if k.startswith("text") else f"text_model.{k}": v for k, v in e.state_dict().items()} for _, e in base.text
     )
@@ -89,15 +95,33 @@ def single_file(base_folder, tmp_path):
     return path
 
 
+def vae_file(vae):
+    """Returns the VAE's tensors as an original checkpoint has them."""
+    return {
+        vae_name(name): (tensor[..., None, None] if "attentions" in name and tensor.ndim == 2 else tensor).contiguous()
+        for name, tensor in vae.state_dict().items()
+    }
+
+
+def encoded(base, text):
+    """Returns what both encoders make of a text: the last hidden states but one, and the projection."""
+    with torch.no_grad():
+        made = [
+            encoder(tokenizer(text, return_tensors="pt").input_ids, output_hidden_states=True)
+            for tokenizer, encoder in base.text
+        ]
+    return [each.hidden_states[-2] for each in made] + [made[1].text_embeds]
+
+
 def test_a_file_without_text_encoder(single_file, base_folder):
     kept = {k: v for k, v in load_file(single_file).items() if "resblocks.1" not in k}
     save_file(kept, single_file)
     model = schema.Model(pretrained_model_name_or_path=str(single_file), config=str(base_folder))
     with pytest.raises(UserError, match=r"text_encoder_2 has no weights for .*layers\.1"):
-        models.load(model, torch.float32)
+        load(model)
 
 
-@pytest.mark.parametrize("tokenizer", ["", "tokenizer"])
+@pytest.mark.parametrize("tokenizer", ["", "tokenizer", "."])
 def test_a_single_file_is_the_folder_it_came_from(single_file, base_folder, tokenizer):
     folder = schema.Model(pretrained_model_name_or_path=str(base_folder))
     single = schema.Model(
@@ -108,11 +132,78 @@ def test_a_single_file_is_the_folder_it_came_from(single_file, base_folder, toke
     facts, problems = modelcheck.check(single)
     assert not problems
     assert facts.resolution == 16
-    one, other = models.load(folder, torch.float32), models.load(single, torch.float32)
+    one, other = load(folder), load(single)
     for part in ("unet", "vae"):
         ours, theirs = getattr(one, part).state_dict(), getattr(other, part).state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
-    texts = [encode.encode_texts(base, ["a robot"], torch.device("cpu"))["a robot"] for base in (one, other)]
-    assert torch.allclose(texts[0].context, texts[1].context, atol=1e-6)
-    assert torch.allclose(texts[0].pooled, texts[1].pooled, atol=1e-6)
+    for ours, theirs in zip(encoded(one, "a robot"), encoded(other, "a robot"), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    assert [pair[0].pad_token_id for pair in other.text] == [513, 0]
+
+
+def test_a_single_file_trains_with_the_shipped_configs_alone(single_file, base_folder, monkeypatch, tmp_path):
+    """The shipped folder's files, with the tiny base's sizes in the place of SDXL's."""
+    assets = tmp_path / "assets"
+    names = [path.relative_to(modelfacts.ASSETS) for path in modelfacts.ASSETS.rglob("*.json")]
+    assert len(names) == 8
+    for name in names:
+        (assets / name).parent.mkdir(parents=True, exist_ok=True)
+        tiny = "config.json" in name.name and "tokenizer" not in name.name and "scheduler" not in name.name
+        (assets / name).write_bytes(((base_folder if tiny else modelfacts.ASSETS) / name).read_bytes())
+    for module in ("trainer.modelfacts", "trainer.modelfiles"):
+        monkeypatch.setattr(f"{module}.ASSETS", assets)
+    monkeypatch.setattr(modelcheck, "DEEPEST", modelcheck.FIRST)
+    base = load(schema.Model(pretrained_model_name_or_path=str(single_file), tokenizer=str(base_folder)))
+    assert (base.prediction, base.empty_is_zero, len(base.text)) == ("epsilon", True, 2)
+    assert base.scheduler.config.beta_schedule == "scaled_linear"
+
+
+@pytest.mark.parametrize(("marks", "expected"), [(["v_pred"], False), (["v_pred", "ztsnr"], True)])
+def test_a_file_says_that_it_predicts_velocity(single_file, base_folder, marks, expected):
+    save_file(load_file(single_file) | {mark: torch.empty(0) for mark in marks}, single_file)
+    base = load(schema.Model(pretrained_model_name_or_path=str(single_file), config=str(base_folder)))
+    assert (base.prediction, base.zero_terminal_snr) == ("v_prediction", expected)
+    assert base.scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
+def test_a_vae_in_a_file_of_the_original_layout(single_file, base_folder, tmp_path, prefix):
+    base = load(schema.Model(pretrained_model_name_or_path=str(base_folder)))
+    base.vae.encoder.conv_in.weight.data.zero_()
+    path = tmp_path / "vae.safetensors"
+    save_file({prefix + name: tensor.clone() for name, tensor in vae_file(base.vae).items()}, path)
+    for keys in ({"config": str(base_folder)}, {}):
+        source = single_file if keys else base_folder
+        held = load(schema.Model(pretrained_model_name_or_path=str(source), vae=str(path), **keys)).vae
+        wanted = base.vae.state_dict()
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in held.state_dict().items())
+
+
+def test_the_vae_of_a_file_is_read_in_fp32_whatever_the_rest_is(single_file, base_folder):
+    model = schema.Model(pretrained_model_name_or_path=str(single_file), config=str(base_folder))
+    whole, half = load(model), load(model, torch.bfloat16)
+    assert half.unet.dtype == torch.bfloat16
+    assert torch.equal(half.vae.encoder.conv_in.weight, whole.vae.encoder.conv_in.weight)
+
+
+def test_training_leaves_the_file_alone(single_file, base_folder):
+    """The weights lie in the file's own pages until they are written to."""
+    before = single_file.read_bytes()
+    base = load(schema.Model(pretrained_model_name_or_path=str(single_file), config=str(base_folder)))
+    layer = base.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
+    original = layer.weight.clone()
+    tuning = attach(base.unet, Spec(coefficients=64))
+    with torch.no_grad():
+        for parameter in tuning.parameters():
+            parameter.fill_(1.0)
+    tuning.refresh()
+    assert not torch.equal(layer.weight, original)
+    assert single_file.read_bytes() == before
+
+
+def test_a_file_without_some_of_the_unet(single_file, base_folder):
+    kept = {k: v for k, v in load_file(single_file).items() if "output_blocks.3" not in k}
+    save_file(kept, single_file)
+    with pytest.raises(UserError, match=r"lacks weights|has no weights"):
+        load(schema.Model(pretrained_model_name_or_path=str(single_file), config=str(base_folder)))

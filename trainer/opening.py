@@ -1,0 +1,91 @@
+"""From an image file to a picture: upright, 8 bits a channel, sRGB, on a background where it is transparent."""
+
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageColor, ImageOps
+
+from .errors import UserError, reason
+
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises of a bad file
+
+
+def open_rgb(path: Path, background: str = "white") -> Image.Image:
+    """Returns the picture upright, in RGB, on the background's colour where it is transparent."""
+    image = open_upright(path)
+    opacity = alpha(image)
+    image = colours(image)
+    if opacity is None:
+        return image
+    return Image.composite(image, Image.new("RGB", image.size, ImageColor.getrgb(background)[:3]), opacity)
+
+
+def open_upright(path: Path) -> Image.Image:
+    """Returns the first or only frame, turned as its EXIF data say, of 8 bits a channel, in whatever mode it is kept.
+
+    Raises:
+        UserError: the file cannot be read as a picture.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path) as file:
+            warnings.simplefilter("ignore")  # of odd metadata and of large pictures, which are decoded all the same
+            image = ImageOps.exif_transpose(file)
+    except UNREADABLE as error:
+        raise UserError(f'image "{path}": cannot be read ({reason(error)}). Replace or remove it.') from error
+    return eight_bit(image) if image.mode[0] in "IF" else image
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """Returns a grey picture of more than 8 bits in 8; Pillow's own conversion clips everything above 255 to white."""
+    grey = np.asarray(image, dtype=np.float32)
+    if image.mode == "F":
+        whole = 1.0 if grey.max() <= 1 else 255.0
+    else:  # "I" is 32 bits wide, of which files fill 16 or 8
+        whole = 65535.0 if image.mode.startswith("I;16") or grey.max() > 255 else 255.0
+    return Image.fromarray((grey * (255 / whole)).round().clip(0, 255).astype(np.uint8))
+
+
+def alpha(image: Image.Image) -> Image.Image | None:
+    """Returns the picture's opacity in mode "L", None where it has none."""
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return opaque_or_not(image).getchannel("A")
+    return None
+
+
+def opaque_or_not(image: Image.Image) -> Image.Image:
+    """Returns a picture with transparency in mode "RGBA"; premultiplied ones take a step between."""
+    between = {"La": "LA"}.get(image.mode)
+    return (image.convert(between) if between else image).convert("RGBA")
+
+
+def colours(image: Image.Image) -> Image.Image:
+    """Returns the picture in sRGB, mode "RGB", as if it were opaque.
+
+    A colour profile in the file is followed: phones write Display P3, printers' CMYK looks wrong without its own.
+    """
+    profile = image.info.get("icc_profile")
+    if image.mode == "LAB":
+        return ImageCms.profileToProfile(
+            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    if image.mode != "CMYK":
+        image = image.convert("RGB") if alpha(image) is None else opaque_or_not(image).convert("RGB")
+    if profile:
+        image = from_profile(image, profile)
+    return image.convert("RGB")
+
+
+def from_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Returns the picture in sRGB, or as it is where its profile is sRGB's, for another mode, or broken."""
+    try:
+        source = ImageCms.getOpenProfile(BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return image  # converting would only round
+        made = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return image
+    return made or image

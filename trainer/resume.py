@@ -1,0 +1,123 @@
+"""What a run is, so that another process can go on with it: the fingerprint of its job, and its state in and out.
+
+Every draw is a function of the step (`rng`), so that the step and the tensors below are all there is to keep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+
+import waveft_core
+
+from . import jobtext, state
+from .config import map_paths
+from .errors import UserError
+from .parts import Parts
+from .preflight import Ready
+
+
+def agree(ready: Ready, saved: dict[str, Any], device: torch.device) -> list[str]:
+    """Returns what may surprise in going on with a saved run.
+
+    Raises:
+        UserError: the saved run is another one, or is longer than the job.
+    """
+    faults, notices = state.differences(saved["fingerprint"], fingerprint(ready, device))
+    if saved["step"] > ready.steps:
+        faults.append(
+            f"[train] max_train_steps: expected at least the {saved['step']} steps that the saved run has done, got "
+            f"{ready.steps}. Raise it."
+        )
+    if faults:
+        raise UserError(faults)
+    return notices
+
+
+def fingerprint(ready: Ready, device: torch.device) -> dict[str, Any]:
+    """Returns what makes a run the one it is: the job's keys, the contents that its paths lead to, and the machine.
+
+    Paths themselves are left out: a run whose folders were moved is the same run.
+    """
+    job = map_paths(jobtext.public_job(ready.job, ready.resolution), lambda _: "")
+    return {
+        **dict(flat(job.model_dump(exclude_none=True, exclude={"datasets", "general"}))),
+        "model": str(ready.facts.identity),
+        "pictures": digest(*(repr((one.digest, one.caption, one.geometry, one.is_reg)) for one in ready.pictures)),
+        "pictures seen": digest(repr([(one.repeats, one.flip, one.color, one.random_crop) for one in ready.pictures])),
+        "batch sizes": str(sorted({one.dataset: ready.batch_size(one.dataset) for one in ready.pictures}.items())),
+        "network_weights": file_digest(ready.job.network.network_weights),
+        "world_size": ready.world_size,
+        **state.environment(device),
+    }
+
+
+def flat(table: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Returns the table's values with their places, "section.key"."""
+    if isinstance(table, dict):
+        return [pair for key, value in table.items() for pair in flat(value, f"{name}.{key}".lstrip("."))]
+    return [(name, table if isinstance(table, str | int | float) else str(table))]
+
+
+def digest(*texts: str) -> str:
+    """Returns a short name for the texts."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def file_digest(path: str) -> str:
+    """Returns a short name for a file's content, or "" for no file."""
+    if not path:
+        return ""
+    with open(path, "rb") as file:  # noqa: PTH123 - as hashlib wants it
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def collect(parts: Parts, step: int) -> dict[str, Any]:
+    """Returns the state of a run after `step` optimizer steps, as tensors and plain values on the CPU."""
+    held = {
+        "step": step,
+        "fingerprint": fingerprint(parts.ready, parts.forward.place.device),
+        "values": parts.tuning.state_dict(),
+        "optimizer": parts.optimizer.state_dict(),
+        "schedule": parts.schedule.state_dict(),
+        "scaler": parts.scaler.state_dict(),
+    }
+    if parts.ema is not None:
+        held["ema"] = parts.ema.state_dict()
+    if parts.ready.job.network.locations.startswith("gradient:"):
+        held["indices"] = {name: layer.indices for name, layer in parts.tuning.adapter().layers.items()}
+    return on_cpu(held)
+
+
+def on_cpu(value: Any) -> Any:
+    """Returns the value with every tensor in it copied to the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: on_cpu(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(on_cpu(item) for item in value)
+    return value
+
+
+def positions(saved: dict[str, Any], drawn: waveft_core.Adapter) -> waveft_core.Adapter:
+    """Returns the adapter of zeros that a run began with: where its gradient chose, if it did, else as drawn."""
+    if "indices" not in saved:
+        return drawn
+    layers = {
+        name: waveft_core.Layer(torch.zeros(len(indices)), indices, drawn.layers[name].shape)
+        for name, indices in saved["indices"].items()
+    }
+    return waveft_core.Adapter(layers, drawn.wavelet, drawn.mode, drawn.scaling, drawn.locations)
+
+
+def restore(parts: Parts, saved: dict[str, Any]) -> None:
+    """Puts a saved state into a run that was built anew."""
+    parts.tuning.load_state_dict(saved["values"])
+    parts.optimizer.load_state_dict(saved["optimizer"])
+    parts.schedule.load_state_dict(saved["schedule"])
+    parts.scaler.load_state_dict(saved["scaler"])
+    if parts.ema is not None:
+        parts.ema.load_state_dict(saved["ema"])
