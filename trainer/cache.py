@@ -161,7 +161,7 @@ def packed(name: str, tensors: dict[str, Tensor]) -> bytes:
 
 
 def unpacked(name: str, content: bytes) -> dict[str, Tensor]:
-    """Returns the tensors of an entry's file; raises one of `DAMAGED`, or safetensors' own error, where it is broken."""
+    """Returns the tensors of an entry's file; raises one of `DAMAGED`, or safetensors' own, where it is broken."""
     from safetensors.torch import load
 
     end = 8 + int.from_bytes(content[:8], "little")  # of the header: its length, then JSON

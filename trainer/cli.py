@@ -13,9 +13,9 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import console, dryrun, newjob, preflight
+from . import console, dryrun, estimate, newjob, preflight
 from .console import clock, say
-from .errors import TrainingStopped, UserError, out_of_memory
+from .errors import TrainingStopped, UserError
 from .files import readable_size
 from .runfolder import RunFolder
 from .schema import Job
@@ -139,7 +139,7 @@ def train(ready: preflight.Ready, resume: Path | None, began: float) -> int:
     try:
         outcome = loop.run(ready, state.load(resume) if resume else None)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TrainingStopped(out_of_memory(error, ready)) from error
+        raise TrainingStopped(estimate.out_of_memory(error, ready)) from error
     except WaveFTError as error:  # once a step was done, loop.run makes it a TrainingStopped
         raise UserError(str(error)) from error
     if outcome.warning:

@@ -72,7 +72,7 @@ def text(ready: Ready, resume: Path | None = None) -> str:
 
 def bucket_table(ready: Ready) -> Iterator[str]:
     """Yields a row for each size that is trained, with what the worst of its pictures loses."""
-    rows = [("bucket, px", "pictures", "views an epoch", "cropped at most", "enlarged at most")]
+    rows: list[tuple[str, ...]] = [("bucket, px", "pictures", "views an epoch", "cropped at most", "enlarged at most")]
     views = views_an_epoch(ready)
     for size in sorted({picture.geometry.bucket for picture in ready.pictures}):
         inside = [number for number, one in enumerate(ready.pictures) if one.geometry.bucket == size]

@@ -34,11 +34,3 @@ def not_finite(step: int, loss: float, norm: float, pictures: Sequence[str]) -> 
 def reason(error: Exception) -> str:
     """Returns the first line of an error's text, or its kind where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def out_of_memory(error: Exception) -> str:
-    """Returns what is said when the device's memory is too small, with the levers there are."""
-    return (
-        f"{reason(error)} Set [train] gradient_checkpointing = true, then [general] batch_size = 1, "
-        "then a smaller resolution."
-    )

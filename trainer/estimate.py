@@ -8,11 +8,13 @@ block at a time with it. The rest, `OVERHEAD`, is the driver's context, cuDNN's 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from . import outline
+from .errors import reason
 from .modelfacts import ModelFacts
+from .preflight import Ready
 from .schema import Job
 
 GB = 1e9
@@ -143,7 +145,7 @@ def activations(facts: ModelFacts, given: Setting) -> float:
     return given.batch * ((inputs + AGAIN * largest if given.checkpointing else whole) * given.compute / 2 + text) + vae
 
 
-def seen(facts: ModelFacts, given: Setting):
+def seen(facts: ModelFacts, given: Setting) -> Callable[[str], float]:
     """Returns the function that tells how many places of the picture a layer sees, by its path."""
     deepest = outline.deepest(outline.shapes(facts))
     factor = max(1, (facts.multiple or 32) // 2**deepest)  # px of a latent
@@ -209,6 +211,13 @@ def levers(job: Job, facts: ModelFacts, resolution: tuple[int, int]) -> list[str
         if saved >= SMALLEST:
             found.append((saved, f"{text} (about {saved / GB:.1f} GB less)"))
     return [text for _, text in sorted(found, key=lambda pair: -pair[0])]
+
+
+def out_of_memory(error: Exception, ready: Ready) -> str:
+    """Returns what is said when the device's memory was too small, with the levers there are and what each saves."""
+    found = levers(ready.job, ready.facts, ready.resolution)
+    plain = ["[train] gradient_checkpointing = true", "[general] batch_size = 1", "a smaller [general] resolution"]
+    return f"{reason(error)} What would take less memory: {'; '.join(found or plain)}."
 
 
 def options(given: Setting, batch: int) -> Iterable[tuple[str, Setting]]:

@@ -35,12 +35,11 @@ def describe_all(faults: Iterable[Any]) -> list[str]:
     by_place: dict[Loc, list[Any]] = {}
     for fault in faults:
         by_place.setdefault((*walk(fault["loc"])[0], fault["type"] == "extra_forbidden"), []).append(fault)
-    return [describe(together) for together in by_place.values()]
+    return [describe(*together) for together in by_place.values()]
 
 
-def describe(together: Sequence[Any]) -> str:
+def describe(fault: Any, *others: Any) -> str:
     """Returns the faults of one place as one: "[section] key: expected X, got Y. Remedy."."""
-    fault, *others = together
     loc, kind = walk(fault["loc"])[0], fault["type"]
     if not loc:  # between sections: the text itself says where
         return f"{fault['ctx']['error']}."

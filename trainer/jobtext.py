@@ -13,14 +13,10 @@ from pydantic import BaseModel
 
 from .config import is_hub_id, map_paths
 from .dataschema import DEFAULTS
-from .schema import Cache, Job, Logging, Save
+from .schema import Job
 
 MARK = "  # default"
-WHERE = {
-    "save": (Save, ("output_dir", "overwrite")),
-    "cache": (Cache, ("cache_dir",)),
-    "logging": (Logging, ("logging_dir",)),
-}
+WHERE = (("save", "output_dir"), ("save", "overwrite"), ("cache", "cache_dir"), ("logging", "logging_dir"))
 
 
 def public_job(job: Job, resolution: tuple[int, int]) -> Job:
@@ -29,11 +25,11 @@ def public_job(job: Job, resolution: tuple[int, int]) -> Job:
     Where the run wrote is left out too: the same training gives the same file in any folder.
     """
     job = map_paths(job, lambda text: text if is_hub_id(text) else Path(text.replace("\\", "/")).name)
-    update: dict[str, Any] = {
-        name: getattr(job, name).model_copy(update={key: kind.model_fields[key].default for key in keys})
-        for name, (kind, keys) in WHERE.items()
-    }
-    return with_resolution(job.model_copy(update=update), resolution)
+    for section, key in WHERE:
+        table = getattr(job, section)
+        plain_table = table.model_copy(update={key: type(table).model_fields[key].default})
+        job = job.model_copy(update={section: plain_table})
+    return with_resolution(job, resolution)
 
 
 def with_resolution(job: Job, resolution: tuple[int, int]) -> Job:
@@ -41,8 +37,14 @@ def with_resolution(job: Job, resolution: tuple[int, int]) -> Job:
     if job.general.resolution is not None or job.datasets[0].resolution is not None:
         return job
     width, height = resolution
-    given = width if width == height else resolution
-    return job.model_copy(update={"general": job.general.model_copy(update={"resolution": given})})
+    return filled(job, resolution=width if width == height else resolution)
+
+
+def filled(job: Job, **defaults: Any) -> Job:
+    """Returns the job with defaults written into [general], still known as such."""
+    general = job.general
+    made = type(general).model_construct(_fields_set=set(general.model_fields_set), **{**dict(general), **defaults})
+    return job.model_copy(update={"general": made})
 
 
 def job_toml(job: Job) -> str:
@@ -52,10 +54,8 @@ def job_toml(job: Job) -> str:
 
 def marked_toml(job: Job) -> str:
     """Returns the job as `job_toml` does with every default marked as one, those of [general] among them."""
-    general = job.general
-    given = {key: value for key, value in DEFAULTS.items() if getattr(general, key) is None}
-    filled = type(general).model_construct(_fields_set=set(general.model_fields_set), **{**dict(general), **given})
-    return "\n".join(lines(job.model_copy(update={"general": filled}), MARK)) + "\n"
+    given = {key: value for key, value in DEFAULTS.items() if getattr(job.general, key) is None}
+    return "\n".join(lines(filled(job, **given), MARK)) + "\n"
 
 
 def lines(section: BaseModel, mark: str = "", title: str = "", repeated: bool = False) -> Iterator[str]:

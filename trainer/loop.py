@@ -11,10 +11,10 @@ import torch
 
 from waveft_core import WaveFTError
 
-from . import adapterfile, ending, resume, sampling, state, validation
+from . import adapterfile, ending, estimate, resume, sampling, state, validation
 from .console import say
 from .diary import Diary, Outcome
-from .errors import TrainingStopped, UserError, not_finite, out_of_memory, reason
+from .errors import TrainingStopped, UserError, not_finite, reason
 from .interrupt import StopRequest, deferred
 from .parts import Parts
 from .plan import micro_batches
@@ -91,7 +91,7 @@ def train(parts: Parts, outcome: Outcome, diary: Diary) -> None:
                 diary.step(outcome.steps, loss, norm, rates[0])
                 milestones(parts, outcome, diary)
             except (torch.OutOfMemoryError, MemoryError) as error:
-                outcome.stop(out_of_memory(error, parts.ready), 1)
+                outcome.stop(estimate.out_of_memory(error, parts.ready), 1)
                 break
             except FAILURES as error:
                 if outcome.steps == begun_at:  # nothing is lost, and nobody is told that something was trained
@@ -205,7 +205,8 @@ def write(parts: Parts, outcome: Outcome) -> None:
         raise TrainingStopped(f"after step {step}: {error}") from error
     path = folder.adapter if whole else folder.checkpoint(step)
     outcome.wrote(adapterfile.save(adapter, path, ready, step, parts.forward.place.name, parts.forward.base))
-    folder.keep_last(ready.job.save.keep_last, step)
+    gone = folder.keep_last(ready.job.save.keep_last, step)
+    outcome.files = [file for file in outcome.files if file not in gone]
 
 
 def look(parts: Parts, outcome: Outcome, diary: Diary, moment: str) -> None:

@@ -69,9 +69,8 @@ def colours(image: Image.Image) -> Image.Image:
     """
     profile = image.info.get("icc_profile")
     if image.mode == "LAB":
-        return ImageCms.profileToProfile(
-            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image.convert("RGB")
     if image.mode != "CMYK":
         image = image.convert("RGB") if alpha(image) is None else opaque_or_not(image).convert("RGB")
     if profile:

@@ -166,7 +166,17 @@ def again(ready: Ready, progress: Progress | None = None) -> Ready:
     if found.problems:
         raise UserError(found.problems)
     ready = replace(ready, pictures=tuple(found.train), validation=tuple(found.validation))
-    notices = (*found.notices, *jobcheck.notices(job), *optimcheck.notices(job.optimizer))
+    notices = (*found.notices, *trigger_notice(ready), *jobcheck.notices(job), *optimcheck.notices(job.optimizer))
     if job.train.max_train_epochs and (faults := optimcheck.length_faults(job.optimizer, ready.steps)):
         raise UserError(faults)
     return replace(ready, notices=notices)
+
+
+def trigger_notice(ready: Ready) -> list[str]:
+    """Returns that the trigger phrase is in no caption, where it is in none."""
+    trigger = ready.job.metadata.trigger_phrase
+    if not trigger or any(
+        trigger in line for one in ready.pictures for line in (one.caption.plain(), *one.caption.lines)
+    ):
+        return []
+    return [f'the trigger phrase "{trigger}" is in no caption: write it or {{trigger}} there, or in caption_prefix']

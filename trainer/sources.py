@@ -41,6 +41,7 @@ def prepare(
     say(f"encoding {len(ready.pictures) + len(ready.validation)} pictures and their captions")
     latents = encode.Latents(base, device, ready.job.cache, store(ready, "latents"), ready.facts.vae_identity)
     latents.prepare([*ready.pictures, *ready.validation], world)
+    latents.release()
     wanted, all_of_them = captions(ready, shots)
     if not ready.job.network.train_text_encoder:  # then nothing stays as it was encoded
         texts.prepare(wanted, world)

@@ -59,7 +59,7 @@ def join(device: torch.device) -> World:
     """Returns this process's place, connected to the others where there are any."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
-    from accelerate import PartialState
+    from accelerate.state import PartialState
 
     state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
     return World(state.process_index, state.num_processes)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from trainer import estimate, modelfacts, outline, schema
+from trainer import estimate, modelfacts, outline, preflight, schema
 from waveft_core import keys
 
 SIDE = (1024, 1024)
@@ -169,3 +169,15 @@ def test_levers_come_with_figures_the_largest_first(facts):
 def test_levers_that_are_pulled_are_not_told_again(facts):
     made = job(model={"pretrained_model_name_or_path": "b", "base_dtype": "nf4"}, general={"resolution": 512})
     assert estimate.levers(made, facts, (512, 512)) == []
+
+
+def test_what_is_said_when_memory_runs_out(facts):
+    made = job(train={"gradient_checkpointing": False})
+    ready = preflight.Ready(made, (), (), SIDE, 32, facts)
+    said = estimate.out_of_memory(MemoryError("CUDA out of memory. Tried\nmore"), ready)
+    assert said.startswith(
+        "CUDA out of memory. Tried What would take less memory: [train] gradient_checkpointing = true"
+    )
+    assert "GB less); " in said
+    unknown = dataclasses.replace(ready, facts=modelfacts.ModelFacts())
+    assert "[general] batch_size = 1; a smaller" in estimate.out_of_memory(MemoryError(), unknown)

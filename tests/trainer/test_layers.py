@@ -1,6 +1,8 @@
 import math
 
+import numpy as np
 import pytest
+import pywt
 import torch
 from torch import nn
 
@@ -115,10 +117,8 @@ def test_the_gradient_chooses_among_the_chosen_layers_alone():
     weight = unet.mid.to_q.weight.detach().clone().requires_grad_()
     h = torch.cat([unet.down[0](x, context)] * 2, -1)
     (h @ weight.T + unet.mid.to_k(context).mean(0)).square().sum().backward()
-    import pywt
-
     aa, (da, ad, dd) = pywt.dwt2(weight.grad.numpy(), "haar", mode="periodization")
-    plane = torch.tensor([[*a, *b] for a, b in zip(aa, ad)] + [[*a, *b] for a, b in zip(da, dd)]).flatten().abs()
+    plane = torch.from_numpy(np.block([[aa, ad], [da, dd]])).flatten().abs()
     [name] = [layer.name for layer in listed if layer.path == "mid.to_q"]
     pool = waveft_core.locations.draw("uniform:0", name, "db1", "periodization", (16, 16), 48).long()
     best = pool[plane[pool].argsort(descending=True)[:3]].sort().values

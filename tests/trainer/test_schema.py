@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import waveft_core
-from trainer import config, faults, keys, schema, values
+from trainer import config, schema, values
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted((ROOT / "jobs").glob("*.toml"))
@@ -22,20 +22,9 @@ def test_what_is_written_out_here_is_what_the_core_has():
             waveft_core.Spec(wavelet=name)
 
 
-def test_network_has_the_cores_fields_and_defaults():
-    network = schema.Network().model_dump()
-    spec = dataclasses.asdict(waveft_core.Spec())
-    assert {**network, "targets": tuple(network["targets"])} == spec
-
-
-def test_every_key_is_described():
-    for title, model in faults.tables().items():
-        for key, field in model.model_fields.items():
-            assert field.description, (title, key)
-
-
-def test_no_key_is_both_known_and_foreign():
-    assert not set(faults.FOREIGN) & set(faults.all_keys())
+def test_network_has_the_cores_defaults():
+    network, spec = schema.Network().model_dump(), dataclasses.asdict(waveft_core.Spec())
+    assert {key: tuple(network[key]) if key == "targets" else network[key] for key in spec} == spec
 
 
 def test_there_are_example_jobs():
@@ -50,15 +39,10 @@ def test_example_jobs_are_jobs_and_open_with_their_command(path):
     assert f"python -m trainer --config jobs/{path.name}" in comment
 
 
-@pytest.mark.parametrize("title", faults.tables())
-def test_the_page_on_training_has_every_key(title):
-    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    assert keys.section(title, faults.tables()[title]) in page, "run `python -m trainer.keys` and put in what it prints"
-
-
 def test_the_pages_shortest_job_is_a_job():
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert blocks
-    for block in blocks:
-        schema.Job.model_validate(tomllib.loads(block))
+    whole = tomllib.loads(blocks[0])
+    for block in blocks:  # the others are sections to put in
+        schema.Job.model_validate({**whole, **tomllib.loads(block)})
