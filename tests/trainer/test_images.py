@@ -4,6 +4,10 @@ import torch
 from PIL import Image
 
 from trainer import buckets, images
+from trainer.buckets import View
+from trainer.captions import Caption
+from trainer.errors import UserError
+from trainer.picture import Picture
 
 ORIENTATION = 0x0112
 
@@ -55,12 +59,74 @@ def test_sixteen_bit_grey_keeps_its_brightness(tmp_path):
     assert [opened.getpixel((x, 0))[0] for x in range(3)] == [0, 100, 255]
 
 
-def test_crop_takes_the_middle_and_mirrors():
+def picture(path, size=(8, 4), bucket=(4, 4), **settings):
+    return Picture(path, "0", Caption(("x",)), buckets.fit(size, bucket), 0, interpolation="nearest", **settings)
+
+
+def test_crop_takes_the_middle_and_mirrors(tmp_path):
     image = Image.new("RGB", (8, 4), "black")
     image.putpixel((2, 1), (255, 255, 255))
-    geometry = buckets.fit((8, 4), (4, 4))
-    assert images.crop(image, geometry).getpixel((0, 1)) == (255, 255, 255)
-    assert images.crop(image, geometry, flipped=True).getpixel((3, 1)) == (255, 255, 255)
+    image.putpixel((7, 0), (255, 0, 0))
+    image.save(tmp_path / "a.png")
+    one = picture(tmp_path / "a.png")
+    assert images.pixels(one, View())[:, 1, 0].tolist() == [1, 1, 1]
+    assert images.pixels(one, View(flipped=True))[:, 1, 3].tolist() == [1, 1, 1]
+    assert images.pixels(one, View(offset=(4, 0)))[:, 0, 3].tolist() == [1, -1, -1]
+
+
+def test_a_mask_goes_the_way_of_its_pixels(tmp_path):
+    Image.new("RGB", (8, 4), "red").save(tmp_path / "a.png")
+    grey = Image.new("L", (8, 4), 0)
+    grey.putpixel((2, 1), 255)
+    grey.save(tmp_path / "mask.png")
+    one = picture(tmp_path / "a.png", mask=tmp_path / "mask.png")
+    assert images.mask(one, View()).nonzero().tolist() == [[1, 0]]
+    assert images.mask(one, View(flipped=True)).nonzero().tolist() == [[1, 3]]
+    assert images.mask(picture(tmp_path / "a.png"), View()).tolist() == [[1.0] * 4] * 4
+
+
+def test_a_mask_may_be_of_another_size(tmp_path):
+    Image.new("RGB", (8, 4), "red").save(tmp_path / "a.png")
+    half = Image.new("L", (4, 2), 0)
+    half.paste(255, (0, 0, 2, 2))
+    half.save(tmp_path / "mask.png")
+    found = images.mask(picture(tmp_path / "a.png", mask=tmp_path / "mask.png"), View())
+    assert (found[:, 0] > 0.5).all() and (found[:, 3] < 0.5).all()
+
+
+def test_transparency_is_a_mask_where_asked(tmp_path):
+    image = Image.new("RGBA", (8, 4), (255, 0, 0, 0))
+    image.putpixel((3, 2), (0, 255, 0, 255))
+    image.save(tmp_path / "a.png")
+    assert images.mask(picture(tmp_path / "a.png", alpha_mask=True), View()).nonzero().tolist() == [[2, 1]]
+    seen = images.pixels(picture(tmp_path / "a.png", background="blue"), View())
+    assert seen[:, 0, 0].tolist() == [-1, -1, 1]
+    assert seen[:, 2, 1].tolist() == [-1, 1, -1]
+
+
+def test_an_image_that_changed_size_is_named(tmp_path):
+    Image.new("RGB", (9, 4), "red").save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png.*expected 8 x 4 px.*got 9 x 4"):
+        images.pixels(picture(tmp_path / "a.png"), View())
+
+
+def test_jitter_varies_colours_and_no_place(tmp_path):
+    Image.new("RGB", (8, 4), (100, 100, 100)).save(tmp_path / "a.png")
+    one = picture(tmp_path / "a.png")
+    brighter = images.pixels(one, View(jitter=(1.1, 1.0, 1.0, 0.0)))
+    assert ((brighter + 1) * 127.5).round().unique().tolist() == [110]
+    assert torch.equal(images.pixels(one, View(jitter=(1.0, 1.0, 1.0, 0.0))), images.pixels(one, View()))
+
+
+def test_views_are_functions_of_the_step_and_place(tmp_path):
+    one = picture(tmp_path / "a.png", (16, 4), flip=True, color=True, random_crop=True)
+    views = [images.draw_view(one, 1, step, index) for step in range(20) for index in range(5)]
+    assert views == [images.draw_view(one, 1, step, index) for step in range(20) for index in range(5)]
+    assert 30 < sum(view.flipped for view in views) < 70
+    assert {view.offset[0] for view in views} == set(range(13))
+    assert {view.offset[1] for view in views} == {0}
+    assert all(0.9 <= view.jitter[0] <= 1.1 and abs(view.jitter[3]) <= images.HUE for view in views)
+    assert images.draw_view(picture(tmp_path / "a.png"), 1, 0, 0) == View()
 
 
 def test_tensor_and_back():
