@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from trainer import encode, images, models, plan, rng
-from trainer.losses import Noising
+from trainer import encode, images, modelcheck, models, plan, precision, rng
+from trainer.noising import Noising
 from trainer.schema import Model
 from waveft_core import SDXL_ATTENTION, Adapter, Layer, Probe, Spec
 from waveft_core.locations import draw
@@ -20,6 +20,7 @@ from waveft_core.targets import select
 
 from .subjects import Captioned, ordinary, photographs, robots, square, totems
 
+CPU = torch.device("cpu")
 BATCH = 4
 WARM_UP_BATCHES = 8
 UNSEEN, ORDINARY = 32, 48  # (picture, timestep, noise) triples that fidelity and drift are measured on
@@ -76,9 +77,10 @@ class Bench:
 
     def __init__(self, folder: str, photos: list[Path]) -> None:
         models.quiet_libraries(allow_download=False)
-        self.base = models.load(Model(pretrained_model_name_or_path=folder), torch.float32)
+        model, place = Model(pretrained_model_name_or_path=folder), precision.Precision(CPU, torch.float32)
+        self.base = models.load(model, place, modelcheck.check(model)[0])
         self.unet: nn.Module = self.base.unet
-        self.noising = Noising(self.base.scheduler, torch.device("cpu"))
+        self.noising = Noising(self.base.scheduler, CPU, False, False)
         self.tasks: dict[str, Task] = {}
         self.empty = self.encoded([(Image.new("RGB", (64, 64)), "")])
         for name, (train, unseen) in self._subjects(photos):
@@ -97,13 +99,15 @@ class Bench:
     @torch.no_grad()
     def encoded(self, pictures: Captioned) -> Samples:
         """Returns captioned pictures as the base sees them."""
-        texts = encode.encode_texts(self.base, [caption for _, caption in pictures], torch.device("cpu"))
-        latents = [
-            encode.encode_pixels(self.base, images.to_tensor(square(image)), torch.device("cpu"))
-            for image, _ in pictures
-        ]
-        context = torch.stack([texts[caption].context for _, caption in pictures])
-        return Samples(torch.stack(latents), context, torch.stack([texts[caption].pooled for _, caption in pictures]))
+        shift, scale = encode.latent_scale(self.base)
+        latents, contexts, pooled = [], [], []
+        for image, caption in pictures:
+            mean = self.base.vae.encode(images.to_tensor(square(image))[None]).latent_dist.mean[0]
+            latents.append((mean - shift) * scale)
+            context, projection = encode.encode_batch(self.base, [caption], CPU)
+            contexts.append(context[0])
+            pooled.append(projection[0])
+        return Samples(torch.stack(latents), torch.stack(contexts), torch.stack(pooled))
 
     def predict(self, noisy: Tensor, timesteps: Tensor, samples: Samples) -> Tensor:
         """Returns the noise that the UNet sees in `noisy`, [B, 4, 16, 16]."""
@@ -125,12 +129,16 @@ class Bench:
     def batch(self, subject: str, seed: int, purpose: str, step: int) -> tuple[Samples, Tensor, Tensor]:
         """Returns samples, noise and timesteps of a step: a function of the arguments alone."""
         train = self.tasks[subject].train
-        chosen = plan.micro_batch(seed, step, 0, BATCH, 1, len(train.latents))
+        count, numbers = len(train.latents), []
+        for place in range(step * BATCH, (step + 1) * BATCH):
+            epoch, rest = divmod(place, count)
+            numbers.append(plan.shuffled(seed, "order", epoch, range(count))[rest])
         noise = [
-            torch.randn(4, 16, 16, generator=rng.generator(seed, f"{purpose} noise", step, at)) for at, _ in chosen
+            torch.randn(4, 16, 16, generator=rng.generator(seed, f"{purpose} noise", step, at)) for at in range(BATCH)
         ]
-        timesteps = [int(rng.uniform(seed, f"{purpose} timestep", step, at) * self.noising.steps) for at, _ in chosen]
-        return train.rows([number for _, number in chosen]), torch.stack(noise), torch.tensor(timesteps)
+        draws = [rng.uniform(seed, f"{purpose} timestep", step, at) for at in range(BATCH)]
+        timesteps = torch.tensor([int(draw * self.noising.steps) for draw in draws])
+        return train.rows(numbers), torch.stack(noise), timesteps
 
     @cache  # noqa: B019 - one bench a process
     def adapter(self, subject: str, c: float, arm: str, seed: int, wavelet: str) -> Adapter:
