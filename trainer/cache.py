@@ -19,7 +19,7 @@ from .files import write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .dataset import Picture
+    from .picture import Picture
 
 # To be raised when other latents, or another encoding of a text, come of the same file, text and weights.
 LATENTS_VERSION, TEXTS_VERSION = 1, 1

@@ -16,10 +16,10 @@ import torch
 
 from . import cache, images
 from .buckets import View
-from .dataset import Picture
 from .errors import UserError
 from .filling import Progress, fill
 from .models import Base
+from .picture import Picture
 from .schema import Cache
 from .world import World
 

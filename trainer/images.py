@@ -18,7 +18,7 @@ from .errors import UserError
 from .opening import alpha, open_rgb, open_upright
 
 if TYPE_CHECKING:
-    from .dataset import Picture
+    from .picture import Picture
 
 JITTER = (0.1, 0.1, 0.15)  # brightness, contrast and saturation vary by that much about 1
 HUE = 0.015  # turns, either way: skin stays skin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -52,14 +53,13 @@ def eight_bit(image: Image.Image) -> Image.Image:
 def alpha(image: Image.Image) -> Image.Image | None:
     """Returns the picture's opacity in mode "L", None where it has none."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        return opaque_or_not(image).getchannel("A")
+        return with_alpha(image).getchannel("A")
     return None
 
 
-def opaque_or_not(image: Image.Image) -> Image.Image:
-    """Returns a picture with transparency in mode "RGBA"; premultiplied ones take a step between."""
-    between = {"La": "LA"}.get(image.mode)
-    return (image.convert(between) if between else image).convert("RGBA")
+def with_alpha(image: Image.Image) -> Image.Image:
+    """Returns a picture with transparency in mode "RGBA"."""
+    return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")  # Pillow knows no shorter way
 
 
 def colours(image: Image.Image) -> Image.Image:
@@ -67,24 +67,21 @@ def colours(image: Image.Image) -> Image.Image:
 
     A colour profile in the file is followed: phones write Display P3, printers' CMYK looks wrong without its own.
     """
-    profile = image.info.get("icc_profile")
     if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image.convert("RGB")
+        return in_srgb(image, ImageCms.createProfile("LAB"))
+    profile = image.info.get("icc_profile")
     if image.mode != "CMYK":
-        image = image.convert("RGB") if alpha(image) is None else opaque_or_not(image).convert("RGB")
+        image = (image if alpha(image) is None else with_alpha(image)).convert("RGB")
     if profile:
-        image = from_profile(image, profile)
+        with suppress(ImageCms.PyCMSError, OSError):  # broken, or of another mode: then without it, as elsewhere
+            image = in_srgb(image, ImageCms.getOpenProfile(BytesIO(profile)))
     return image.convert("RGB")
 
 
-def from_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """Returns the picture in sRGB, or as it is where its profile is sRGB's, for another mode, or broken."""
-    try:
-        source = ImageCms.getOpenProfile(BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(source).lower():
-            return image  # converting would only round
-        made = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError):
-        return image
-    return made or image
+def in_srgb(image: Image.Image, profile: ImageCms.core.CmsProfile | ImageCms.ImageCmsProfile) -> Image.Image:
+    """Returns the picture with its colours taken from its profile's to sRGB's, as it is where that is the same."""
+    if "srgb" in ImageCms.getProfileDescription(profile).lower():
+        return image  # converting would only round
+    made = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert made is not None, "only `inPlace` returns nothing"
+    return made

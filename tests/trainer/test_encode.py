@@ -9,8 +9,8 @@ from trainer import buckets, encode, images, modelcheck, models, precision, sche
 from trainer.buckets import View
 from trainer.cache import Store
 from trainer.captions import Caption
-from trainer.dataset import Picture
 from trainer.errors import UserError
+from trainer.picture import Picture
 
 CPU = torch.device("cpu")
 PLACE = precision.Precision(CPU, torch.float32)
@@ -107,6 +107,32 @@ def test_prepared_texts_stay_when_the_encoders_go(base, tmp_path):
     assert again["a"].tokens == kept.tokens
 
 
+def test_texts_on_the_way_are_remembered_for_a_while(base, monkeypatch):
+    texts, made = texts_of(base), []
+    monkeypatch.setattr(encode, "RECENT", 2)
+    monkeypatch.setattr(encode, "states", lambda *args, states=encode.states: made.append(args[1][0]) or states(*args))
+    for text in ("a", "b", "a", "c", "a", "b"):  # "b" is the oldest when "c" comes
+        texts[text]
+    assert made == ["a", "b", "c", "b"]
+    assert texts._store.size() == 0
+
+
+def test_encoders_that_train_are_asked_each_time(base, tmp_path):
+    Texts = encode.Texts
+    Texts(base, CPU, Store(tmp_path), "encoders").prepare(["a"])
+    texts = Texts(base, CPU, Store(tmp_path), "encoders", trained=True)
+    texts.prepare(["a"])
+    before = texts["a"].context
+    base.text[0][1].get_input_embeddings().weight.data.mul_(2)
+    assert not torch.equal(texts["a"].context, before)
+
+
+def test_a_text_that_is_not_finite_is_named(base):
+    base.text[1][1].text_projection.weight.data.fill_(float("nan"))
+    with pytest.raises(UserError, match=r'text "a b".*NaN or infinity in float32'):
+        texts_of(base).prepare(["a b"])
+
+
 def test_another_encoder_has_other_entries(base, tmp_path):
     texts_of(base, tmp_path).prepare(["a"])
     other = encode.Texts(base, CPU, Store(tmp_path), "fine-tuned")
@@ -175,6 +201,24 @@ def test_views_that_are_drawn_are_encoded_as_they_come(base, tmp_path):
     pixels = images.pixels(one, View(offset=(4, 0)))
     expected = base.vae.encode(pixels[None]).latent_dist.mean[0] * base.vae.config.scaling_factor
     assert torch.allclose(right, expected, atol=1e-6)
+
+
+def test_the_vae_stays_where_it_is_needed(base, tmp_path, monkeypatch):
+    moves = []
+    monkeypatch.setattr(base.vae, "to", lambda place: moves.append(str(place)) or base.vae)
+    fixed, drawn = picture(tmp_path), picture(tmp_path, "b.png", 1, color=True)
+    for pictures, settings in (([fixed], {}), ([fixed, drawn], {}), ([fixed], {"cache_latents": False})):
+        latents = encode.Latents(base, torch.device("cpu", 0), schema.Cache(**settings), Store())
+        latents.prepare(pictures)
+        latents.release()
+    assert moves == ["cpu:0", "cpu", "cpu:0"]
+
+
+def test_an_image_that_changes_while_the_run_goes_on_is_not_kept(base, tmp_path):
+    one = picture(tmp_path)
+    picture(tmp_path, seed=5)  # another content under the same name
+    with pytest.raises(UserError, match=r"a\.png.*as it was at the start"):
+        latents_of(base, tmp_path / "cache").prepare([one])
 
 
 def test_without_a_cache_nothing_is_kept(base, tmp_path):

@@ -1,9 +1,11 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from trainer import buckets, images
+from trainer import buckets, dataschema, images
 from trainer.buckets import View
 from trainer.captions import Caption
 from trainer.errors import UserError
@@ -127,6 +129,41 @@ def test_views_are_functions_of_the_step_and_place(tmp_path):
     assert {view.offset[1] for view in views} == {0}
     assert all(0.9 <= view.jitter[0] <= 1.1 and abs(view.jitter[3]) <= images.HUE for view in views)
     assert images.draw_view(picture(tmp_path / "a.png"), 1, 0, 0) == View()
+
+
+def test_a_hue_is_turned(tmp_path):
+    Image.new("RGB", (8, 4), (200, 0, 0)).save(tmp_path / "a.png")
+    third = images.from_tensor(images.pixels(picture(tmp_path / "a.png"), View(jitter=(1.0, 1.0, 1.0, 1 / 3))))
+    assert third.getpixel((0, 0)) == (0, 200, 0)  # a third of the circle from red
+    back = images.from_tensor(images.pixels(picture(tmp_path / "a.png"), View(jitter=(1.0, 1.0, 1.0, -1 / 3))))
+    assert back.getpixel((0, 0)) == (0, 0, 200)
+
+
+def test_smaller_is_the_mean_of_an_area_and_larger_is_smooth():
+    stripes = Image.fromarray(np.tile(np.array([0, 100, 200, 40], dtype=np.uint8), (4, 1)))
+    half = np.asarray(images.resize(stripes, (2, 2), "auto"))
+    assert half.tolist() == [[50, 120], [50, 120]]
+    assert np.array_equal(half, np.asarray(images.resize(stripes, (2, 2), "area")))
+    doubled = np.asarray(images.resize(stripes, (8, 8), "auto"))
+    assert np.array_equal(doubled, np.asarray(stripes.resize((8, 8), Image.Resampling.LANCZOS)))
+    assert np.asarray(images.resize(stripes, (8, 4), "nearest"))[0].tolist() == [0, 0, 100, 100, 200, 200, 40, 40]
+    assert images.resize(stripes, (4, 4), "lanczos").tobytes() == stripes.tobytes()
+
+
+def test_every_filter_that_a_job_may_name_is_there():
+    names = get_args(get_args(dataschema.Interpolation)[0])
+    assert set(names) == set(images.FILTERS)
+
+
+def test_a_seethrough_mask_trains_nothing_there(tmp_path):
+    Image.new("RGB", (8, 4), "red").save(tmp_path / "a.png")
+    painted = Image.new("RGBA", (8, 4), (255, 255, 255, 0))
+    painted.putpixel((3, 2), (255, 255, 255, 255))
+    painted.putpixel((4, 2), (102, 102, 102, 255))
+    painted.save(tmp_path / "mask.png")
+    found = images.mask(picture(tmp_path / "a.png", mask=tmp_path / "mask.png"), View())
+    assert found.nonzero().tolist() == [[2, 1], [2, 2]]
+    assert found[2, 1:3].tolist() == pytest.approx([1.0, 0.4])
 
 
 def test_tensor_and_back():
