@@ -64,7 +64,7 @@ def locked_run(ready: Ready, saved: dict | None) -> Outcome:
                 outcome.wrote(path)
         except FAILURES as error:
             outcome.stop(f"the report could not be written: {reason(error)}", 1)
-    parts.world.wait()
+    parts.world.leave()
     return outcome
 
 

@@ -49,6 +49,12 @@ class World:
         if self.size > 1:
             torch.distributed.barrier()
 
+    def leave(self) -> None:
+        """Parts from the other processes, when all have come here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+
 
 def rank() -> int:
     """Returns this process's rank as its launcher said it, before the processes have met."""

@@ -101,6 +101,7 @@ def test_accelerates_prepare(make_mlp):
 
 
 RANK = """
+import os
 import sys
 import torch
 from torch import distributed, nn
@@ -120,7 +121,8 @@ for _ in range(3):
     wrapped(x).square().mean().backward()
     optimizer.step()
 torch.save([model[0].weight, model[2].weight, *(values.grad for values in tuning.parameters())], f"{folder}/{rank}.pt")
-distributed.destroy_process_group()
+distributed.barrier()
+os._exit(0)  # gloo's threads may outlive Python's end, which then aborts; what is tested is on the disk
 """
 
 
