@@ -83,7 +83,8 @@ def see(
     ready: Ready, base: Base, place: precision.Precision, world: World
 ) -> tuple[Ready, Forward, list[prompts.Shot]]:
     """Returns what the base is trained on and drawn with, encoded; class pictures that are missing are drawn first."""
-    texts = encode.Texts(base, place.device, sources.store(ready, "texts"), ready.facts.text_identity)
+    kept, trained = sources.store(ready, "texts"), ready.job.network.train_text_encoder
+    texts = encode.Texts(base, place.device, kept, ready.facts.text_identity, trained)
     if classimages.lacking(ready):
         if world.is_main:
             classimages.draw(ready, base, texts, place)

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier, Thread
@@ -6,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from trainer import buckets, cache
 from trainer.captions import Caption
@@ -20,6 +22,37 @@ def entry(value):
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def in_two(process):
+    """Returns what `process(world)` gave in two threads that meet at every exchange, as two processes do."""
+    meeting, shelf, given = Barrier(2, timeout=20), {}, {}
+
+    def run(rank):
+        def gather(items):
+            shelf[rank] = list(items)
+            meeting.wait()
+            found = [*shelf[0], *shelf[1]]
+            meeting.wait()
+            return found
+
+        given[rank] = process(SimpleNamespace(rank=rank, size=2, gather=gather))
+
+    threads = [Thread(target=run, args=(rank,), daemon=True) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return [given[rank] for rank in range(2)]
+
+
+def numbered(count, made):
+    """Returns makers of so many entries, each of which says in `made` that it was called."""
+
+    def maker(number):
+        return lambda: made.append(number) or entry(number)
+
+    return {f"{number:03d}": maker(number) for number in range(count)}
 
 
 def test_what_is_kept_comes_back_in_another_process_too(tmp_path):
@@ -47,6 +80,58 @@ def test_a_flipped_bit_is_noticed_and_made_anew(tmp_path, where):
     assert "1 damaged file was dropped" in store.notices()[0]
 
 
+def test_no_single_bit_passes_as_another_entry(tmp_path):
+    cache.Store(tmp_path).put("ab12", entry(1))
+    path = tmp_path / "ab" / "ab12.safetensors"
+    whole = path.read_bytes()
+    for where in range(len(whole)):
+        content = bytearray(whole)
+        content[where] ^= 1 << where % 8
+        path.write_bytes(content)
+        store = cache.Store(tmp_path)
+        assert store.get("ab12") is None and store.damaged == 1, where
+
+
+def test_what_was_damaged_is_made_and_written_anew(tmp_path):
+    fill(cache.Store(tmp_path), numbered(3, []))
+    path = tmp_path / "00" / "001.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    store, made = cache.Store(tmp_path), []
+    fill(store, numbered(3, made))
+    assert (made, store.hits, store.misses, store.damaged) == ([1], 2, 1, 1)
+    assert path.read_bytes() == whole
+    assert cache.Store(tmp_path).notices() == []
+
+
+def test_another_programs_file_under_the_name_is_dropped(tmp_path):
+    path = tmp_path / "ab" / "ab12.safetensors"
+    path.parent.mkdir()
+    for content in (b"", b"text", save(entry(1)), save(entry(1), {"format": "pt"})):
+        path.write_bytes(content)
+        store = cache.Store(tmp_path)
+        assert store.get("ab12") is None and store.damaged == 1
+        assert not path.exists()
+
+
+def test_what_was_read_stays_in_memory(tmp_path):
+    cache.Store(tmp_path).put("ab12", entry(1))
+    store = cache.Store(tmp_path)
+    store.get("ab12")
+    (tmp_path / "ab" / "ab12.safetensors").unlink()
+    assert same(store.get("ab12"), entry(1)) and store.contains("ab12")
+    assert not cache.Store(tmp_path).contains("ab12")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool])
+def test_every_bit_comes_back(tmp_path, dtype):
+    kept = {"a": torch.arange(12).reshape(3, 4).to(dtype), "none": torch.empty(0, 4, dtype=dtype)}
+    cache.Store(tmp_path).put("ab12", kept)
+    found = cache.Store(tmp_path).get("ab12")
+    assert same(found, kept)
+    assert all(found[key].dtype == dtype and found[key].shape == kept[key].shape for key in kept)
+
+
 def test_a_file_cut_short_or_of_another_name_is_dropped(tmp_path):
     store = cache.Store(tmp_path)
     store.put("ab12", entry(1))
@@ -60,13 +145,19 @@ def test_a_file_cut_short_or_of_another_name_is_dropped(tmp_path):
 
 
 def test_a_full_disk_is_a_notice_and_memory_goes_on(tmp_path, monkeypatch):
-    def full(*_):
+    tried = []
+
+    def full(path, _):
+        tried.append(path.stem)
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    cache.Store(tmp_path).put("000", entry(0))
     monkeypatch.setattr(cache, "write_atomically", full)
-    store = cache.Store(tmp_path)
-    store.put("ab12", entry(1))
-    assert same(store.get("ab12"), entry(1))
+    store, made = cache.Store(tmp_path), []
+    fill(store, numbered(4, made))
+    assert (made, tried) == ([1, 2, 3], ["001"])  # a full disk is not asked again
+    assert all(same(store.get(f"{number:03d}"), entry(number)) for number in range(4))
+    assert store.count(["000", "001", "009"]) == (2, 1)
     [notice] = store.notices()
     assert "No space left on device" in notice and "cache_dir" in notice
 
@@ -86,29 +177,43 @@ def test_only_what_lacks_is_made(tmp_path):
 
 
 def test_processes_share_the_work_and_exchange_it():
-    made = {0: [], 1: []}
+    def process(world):
+        store, made, calls = cache.Store(), [], []
+        fill(store, numbered(70, made), world, lambda *at: calls.append(at))
+        assert all(same(store.get(f"{number:03d}"), entry(number)) for number in range(70))
+        return made, calls
 
-    def world(rank, others):
-        return SimpleNamespace(
-            rank=rank, size=2, is_main=rank == 0, gather=lambda items: items + others(items), wait=lambda: None
-        )
+    rounds = [(64, 70), (70, 70)]  # 32 for each, then the rest
+    assert in_two(process) == [(list(range(0, 70, 2)), rounds), (list(range(1, 70, 2)), rounds)]
 
-    names = [f"{number:02d}" for number in range(6)]
 
-    def maker(rank, name):
-        return lambda: made[rank].append(name) or entry(int(name))
+def test_processes_with_folders_of_their_own_give_each_other_what_lacks(tmp_path):
+    for number in (1, 2):
+        cache.Store(tmp_path / "0").put(f"{number:03d}", entry(number))
+    for rank in ("0", "1"):
+        cache.Store(tmp_path / rank).put("004", entry(4))
 
-    # the other process's answer, of which this one knows what it would be: the entries that are not its own
-    def others(items):
-        if items and isinstance(items[0], tuple):
-            own = {name for name, _ in items}
-            return [(name, entry(int(name))) for name in names if name not in own]
-        return items if items and isinstance(items[0], str) and items[0] in names else []
+    def process(world):
+        store, made = cache.Store(tmp_path / str(world.rank)), []
+        fill(store, numbered(5, made), world)
+        return made, store.hits, store.misses
 
-    store = cache.Store()
-    fill(store, {name: maker(0, name) for name in names}, world(0, others))
-    assert made[0] == ["00", "02", "04"]
-    assert all(same(store.get(name), entry(int(name))) for name in names)
+    # lacking somewhere: 0 1 2 3, of which the first process sees to 0 and 2, which it has, and the second to 1 and 3
+    assert in_two(process) == [([0], 3, 2), ([1, 3], 1, 4)]
+    for rank in ("0", "1"):
+        kept = cache.Store(tmp_path / rank)
+        assert all(same(kept.get(f"{number:03d}"), entry(number)) for number in range(5))
+
+
+def test_processes_that_share_a_full_folder_make_nothing(tmp_path):
+    fill(cache.Store(tmp_path), numbered(5, []))
+
+    def process(world):
+        store, made = cache.Store(tmp_path), []
+        fill(store, numbered(5, made), world)
+        return made, store.hits, store.misses
+
+    assert in_two(process) == [([], 5, 0)] * 2
 
 
 def test_what_cannot_be_made_is_told(tmp_path):
@@ -121,35 +226,19 @@ def test_what_cannot_be_made_is_told(tmp_path):
 
 @pytest.mark.parametrize("broken_one", [0, 1])
 def test_what_one_process_cannot_make_stops_all(broken_one):
-    """Two threads meet at every exchange, as two processes do."""
-    meeting, shelf, told = Barrier(2, timeout=20), {}, {}
-
-    def world(rank):
-        def gather(items):
-            shelf[rank] = items
-            meeting.wait()
-            found = [*shelf[0], *shelf[1]]
-            meeting.wait()
-            return found
-
-        return SimpleNamespace(rank=rank, size=2, gather=gather)
-
     def broken():
         raise UserError("image x")
 
-    def process(rank):
-        makers = {f"{number}": broken if number == broken_one else lambda: entry(1) for number in range(4)}
-        try:
-            fill(cache.Store(), makers, world(rank))
-        except UserError as error:
-            told[rank] = error.problems
+    def process(world):
+        made = []
+        makers = {**numbered(100, made), f"{broken_one:03d}": broken}
+        with pytest.raises(UserError) as error:
+            fill(cache.Store(), makers, world)
+        return error.value.problems, len(made)
 
-    threads = [Thread(target=process, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert told == {0: ["image x"], 1: ["image x"]}
+    given = in_two(process)
+    assert [problems for problems, _ in given] == [["image x"]] * 2
+    assert given[broken_one][1] == 0 and given[1 - broken_one][1] == 32  # the other one's first round, and no more
 
 
 def test_progress_counts_what_is_there(tmp_path):
@@ -239,3 +328,26 @@ def test_a_name_follows_from_everything():
     ]
     assert len(set(keys)) == 4
     assert cache.text_key(**base) == keys[0]
+
+
+def test_a_name_is_a_hash_of_plain_values_in_any_order():
+    assert cache.key(b=(2, 3), a=1) == cache.key(a=1, b=[2, 3])
+    assert cache.key(a=1) == hashlib.sha256(b'{"a": 1}').hexdigest()
+    assert cache.key(a=1) != cache.key(a="1") != cache.key(b="1")
+    with pytest.raises(ValueError):
+        cache.key(a=float("nan"))
+
+
+@pytest.mark.parametrize(("kind", "constant"), [("latents", "LATENTS_VERSION"), ("text", "TEXTS_VERSION")])
+def test_a_new_version_has_new_names(monkeypatch, kind, constant):
+    one = Picture(Path("a.png"), "digest", Caption(("x",)), buckets.fit((20, 16), (16, 16)), 0)
+
+    def names():
+        return {
+            "latents": cache.latents_key(one, False, "vae", "float32", False),
+            "text": cache.text_key("a", "b", "c"),
+        }
+
+    before = names()
+    monkeypatch.setattr(cache, constant, 99)
+    assert {name for name in before if names()[name] != before[name]} == {kind}
