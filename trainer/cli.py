@@ -71,7 +71,7 @@ def start(options: argparse.Namespace) -> int:
     began = time.perf_counter()
     job = preflight.read(options.config, options.overrides)
     resume = state_to_resume(job, options.resume)
-    ready = preflight.check(job, resume, counting())
+    ready = preflight.check(job, resume, console.counter("checking pictures"))
     if options.dry_run:
         say(dryrun.text(ready, resume))
         return 0
@@ -106,18 +106,6 @@ def is_whole(path: Path) -> bool:
             return file.testzip() is None
     except (OSError, zipfile.BadZipFile):
         return False
-
-
-def counting() -> preflight.Progress | None:
-    """Returns what shows on a terminal how many pictures were checked; None elsewhere."""
-    if not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
-        return None
-
-    def show(done: int, total: int) -> None:
-        end = "\n" if done == total else ""
-        print(f"\rchecking pictures {done}/{total}", end=end, file=sys.stderr, flush=True)
-
-    return show
 
 
 def train(ready: preflight.Ready, resume: Path | None, began: float) -> int:

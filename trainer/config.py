@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from . import kohya
 from .errors import UserError
 from .faults import describe_all
+from .files import read_text
 from .places import Loc, walk
 from .schema import Job
 from .values import IS_PATH
@@ -122,12 +123,7 @@ def rooted(job: Job, folder: Path) -> Job:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Returns the file's table; a syntax error comes with its line and, where the cause is a common one, a remedy."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f'job file "{path}": not found') from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'job file "{path}": expected a text file in UTF-8, got: {error}') from None
+    text = read_text(path, f'job file "{path}"')
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

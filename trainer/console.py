@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
@@ -36,6 +37,17 @@ def say(text: str) -> None:
     with suppress(OSError), tqdm.external_write_mode(file=sys.stdout):  # a bar is taken off and drawn anew below
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         print(text.encode(encoding, "replace").decode(encoding), flush=True)
+
+
+def counter(what: str) -> Callable[[int, int], None] | None:
+    """Returns what shows on a terminal how many of a number are done; None elsewhere, and where nothing is said."""
+    if _silent or not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        print(f"\r{what} {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show
 
 
 def clock(seconds: float) -> str:

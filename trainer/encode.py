@@ -89,6 +89,14 @@ class Texts:
             encoder.to("cpu")  # who still holds one shall not hold the device's memory
         self._base.text.clear()
 
+    def length(self, text: str) -> int:
+        """Returns how many tokens the text has, its start and end among them; the encoders must still be there."""
+        return max(len(tokenizer(text).input_ids) for tokenizer, _ in self._base.text)
+
+    def notices(self) -> list[str]:
+        """Returns what went wrong with the store and was got over."""
+        return self._store.notices()
+
     def _kept(self, text: str) -> dict[str, torch.Tensor]:
         name = self._key(text)
         held = self._store.get(name) or self._recent.pop(text, None) or self._encoded(text)
@@ -115,8 +123,7 @@ class Texts:
                 f'text "{text}": expected a finite encoding, got NaN or infinity in {dtype_name(self._base.dtype)}. '
                 'Set [train] mixed_precision = "bf16" or "no".'
             )
-        tokens = max(len(tokenizer(text).input_ids) for tokenizer, _ in self._base.text)
-        return {**held, "tokens": torch.tensor(tokens)}
+        return {**held, "tokens": torch.tensor(self.length(text))}
 
 
 def encode_batch(base: Base, texts: list[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

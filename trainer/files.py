@@ -10,12 +10,33 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
+from .errors import UserError
+
 BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # by which systems tell of a lock that another process holds
 LOCKED_BYTE = 2**20  # Windows locks bytes rather than files, and nobody reads a locked one: far behind the text
 
 
 class InUse(OSError):
     """A file that another process holds; its text names the process."""
+
+
+def read_text(path: Path, where: str, missing: str = "Correct the path.") -> str:
+    """Returns a text file's content.
+
+    Args:
+        path: the file, in UTF-8 with or without a mark.
+        where: what it is, as a fault says it.
+        missing: what to do where it is not there.
+
+    Raises:
+        UserError: it is not there, or is no such text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{where}: not found. {missing}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{where}: expected a text file in UTF-8, got: {error}. Save it as UTF-8.") from None
 
 
 def write_atomically(path: Path, content: bytes | str) -> Path:

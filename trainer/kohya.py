@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .files import read_text
 
 DATASET_TABLES = ("general", "datasets")
 PATH_KEYS = ("image_dir", "metadata_file", "conditioning_data_dir")
@@ -40,12 +41,7 @@ def read_dataset_config(path: Path) -> dict[str, Any]:
 def read_table(path: Path) -> dict[str, Any]:
     """Returns the content of a TOML or JSON file."""
     where = f'dataset_config "{path}"'
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{where}: not found. Relative paths are relative to the folder of the job file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{where}: expected a text file in UTF-8, got: {error}. Save it as UTF-8.") from None
+    text = read_text(path, where, "Relative paths are relative to the folder of the job file.")
     try:
         table = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

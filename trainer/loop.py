@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 
@@ -53,8 +55,8 @@ def locked_run(ready: Ready, saved: dict | None) -> Outcome:
         if not saved:
             look(parts, outcome, diary, sampling.BEFORE)  # the coefficients are zero: this is the base
         train(parts, outcome, diary)
-        if outcome.steps:  # the adapter comes first: whatever fails after it, it is safe
-            save(parts, outcome)
+        if outcome.steps and parts.world.is_main:  # the adapter comes first: whatever fails after it, it is safe
+            save_at_the_end(parts, outcome)
         if not outcome.exit_status:
             look(parts, outcome, diary, sampling.AFTER)
     if parts.world.is_main:
@@ -89,20 +91,18 @@ def train(parts: Parts, outcome: Outcome, diary: Diary) -> None:
                 if parts.ema is not None:
                     parts.ema.step(parts.tuning.parameters())
                 diary.step(outcome.steps, loss, norm, rates[0])
+                if wish:
+                    why = f"stopped on request after step {outcome.steps}; --resume latest goes on from there"
+                    outcome.stop(why, 128 + (request.signal_number or signal.SIGTERM))
+                    break
                 milestones(parts, outcome, diary)
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                outcome.stop(estimate.out_of_memory(error, parts.ready), 1)
-                break
             except FAILURES as error:
-                if outcome.steps == begun_at:  # nothing is lost, and nobody is told that something was trained
-                    raise
-                outcome.stop(f"stopped after step {outcome.steps}: {reason(error)}", 1)
-                break
-            if wish:
-                outcome.stop(
-                    f"stopped on request after step {outcome.steps}; --resume latest goes on from there",
-                    128 + (request.signal_number or 15),
-                )
+                parts.world = parts.world.alone()  # the others do not know, and would be waited for in vain
+                out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+                if outcome.steps == begun_at and not out_of_memory:
+                    raise  # nothing is lost, and nobody is told that something was trained
+                why = f"stopped after step {outcome.steps}: {reason(error)}"
+                outcome.stop(estimate.out_of_memory(error, parts.ready) if out_of_memory else why, 1)
                 break
 
 
@@ -165,10 +165,7 @@ def milestones(parts: Parts, outcome: Outcome, diary: Diary) -> None:
     if step == parts.ready.steps:
         return  # the run's end does all of it
     if is_due(parts, step, job.save.save_every_n_steps, job.save.save_every_n_epochs):
-        try:
-            save(parts, outcome)
-        except FAILURES as error:  # the last good one stays, and so does what is being trained
-            diary.notice(f"the checkpoint of step {step} was not saved: {reason(error)}")
+        checkpoint(parts, outcome, diary)
     if is_due(parts, step, job.validation.validate_every_n_steps):
         validate(parts, outcome, diary)
     if is_due(parts, step, job.sample.sample_every_n_steps, job.sample.sample_every_n_epochs):
@@ -184,29 +181,52 @@ def is_due(parts: Parts, step: int, steps: int, epochs: int = 0) -> bool:
     return bool(epochs) and after // epochs > before // epochs
 
 
-def save(parts: Parts, outcome: Outcome) -> None:
-    """Writes the adapter of this step, whole or early, and the state to go on from; TrainingStopped where it cannot."""
+def checkpoint(parts: Parts, outcome: Outcome, diary: Diary) -> None:
+    """Saves on the way; what cannot be written is a notice: the last good one stays, and the training goes on."""
     if parts.world.is_main:
-        with deferred():
-            write(parts, outcome)
+        try:
+            save(parts, outcome)
+        except FAILURES as error:
+            diary.notice(f"the checkpoint of step {outcome.steps} was not saved: {reason(error)}")
     parts.world.wait()
 
 
-def write(parts: Parts, outcome: Outcome) -> None:
-    """Writes state and adapter; one is not left without the other by a signal."""
+def save(parts: Parts, outcome: Outcome) -> None:
+    """Writes the adapter of this step and the state to go on from; a signal that comes meanwhile waits.
+
+    Raises:
+        TrainingStopped: the adapter could not be written as it should.
+        OSError: it is written, the state is not.
+    """
     ready, step = parts.ready, outcome.steps
-    folder, whole = ready.folder, step == ready.steps
-    if ready.job.save.save_state:  # before the adapter: who finds a whole run's adapter finds its state too
-        state.save(folder.state(step), resume.collect(parts, step))
+    folder, place, path = ready.folder, parts.forward.place, adapter_path(parts, outcome)
+    with deferred():
+        try:
+            with parts.shipped():
+                adapter = parts.tuning.adapter()
+        except (WaveFTError, RuntimeError) as error:  # RuntimeError: a device that is lost
+            raise TrainingStopped(f"after step {step}: {error}") from error
+        outcome.wrote(adapterfile.save(adapter, path, ready, step, place.name, parts.forward.base))
+        if ready.job.save.save_state:
+            state.save(folder.state(step), resume.collect(parts, step))
+        gone = folder.keep_last(ready.job.save.keep_last, step)
+        outcome.files = [file for file in outcome.files if file not in gone]
+
+
+def adapter_path(parts: Parts, outcome: Outcome) -> Path:
+    """Returns where the adapter goes as it is now: into the run's own file, or a checkpoint's before the last step."""
+    folder, step = parts.ready.folder, outcome.steps
+    return folder.adapter if step == parts.ready.steps else folder.checkpoint(step)
+
+
+def save_at_the_end(parts: Parts, outcome: Outcome) -> None:
+    """Saves what the run came to; TrainingStopped where the adapter itself cannot be written as it should."""
     try:
-        with parts.shipped():
-            adapter = parts.tuning.adapter()
-    except (WaveFTError, RuntimeError) as error:  # RuntimeError: a device that is lost
-        raise TrainingStopped(f"after step {step}: {error}") from error
-    path = folder.adapter if whole else folder.checkpoint(step)
-    outcome.wrote(adapterfile.save(adapter, path, ready, step, parts.forward.place.name, parts.forward.base))
-    gone = folder.keep_last(ready.job.save.keep_last, step)
-    outcome.files = [file for file in outcome.files if file not in gone]
+        save(parts, outcome)
+    except (OSError, TrainingStopped) as error:
+        if adapter_path(parts, outcome) not in outcome.files:
+            raise
+        outcome.stop(f"the adapter is written, but not the state to resume from: {reason(error)}", 1)
 
 
 def look(parts: Parts, outcome: Outcome, diary: Diary, moment: str) -> None:
@@ -217,11 +237,14 @@ def look(parts: Parts, outcome: Outcome, diary: Diary, moment: str) -> None:
 
 
 def validate(parts: Parts, outcome: Outcome, diary: Diary) -> None:
-    """Measures the loss on the pictures that are never trained, where there are any."""
+    """Measures the loss on the pictures that are never trained, where there are any; a failure is a notice."""
     if parts.world.is_main and validation.pictures(parts.ready):
-        with parts.shipped():
-            loss = validation.measure(parts.forward)
-        diary.validation(outcome.steps, loss)
+        try:
+            with parts.shipped():
+                loss = validation.measure(parts.forward)
+            diary.validation(outcome.steps, loss)
+        except FAILURES as error:
+            diary.notice(f"the validation after step {outcome.steps} failed: {reason(error)}")
     parts.world.wait()
 
 

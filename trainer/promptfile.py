@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from .config import syntax_remedy
 from .errors import UserError
 from .faults import describe
+from .files import read_text
 from .schema import Prompt
 
 OPTIONS = {
@@ -35,12 +36,7 @@ def read_placed(path: Path) -> list[tuple[str, Prompt]]:
     ending = path.suffix.lower()
     if ending not in readers:
         raise UserError(f'prompt file "{path}": expected a .txt, .toml or .json file, got {ending or "no ending"}.')
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f'prompt file "{path}": not found.') from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'prompt file "{path}": expected a text file in UTF-8, got: {error}.') from None
+    text = read_text(path, f'prompt file "{path}"')
     found: list[tuple[str, Prompt]] = []
     problems: list[str] = []
     for where, table in readers[ending](text, path.name):

@@ -16,6 +16,7 @@ from . import jobtext, state
 from .config import map_paths
 from .errors import UserError
 from .parts import Parts
+from .picture import Picture
 from .preflight import Ready
 
 
@@ -46,12 +47,19 @@ def fingerprint(ready: Ready, device: torch.device) -> dict[str, Any]:
         **dict(flat(job.model_dump(exclude_none=True, exclude={"datasets", "general"}))),
         "model": str(ready.facts.identity),
         "pictures": digest(*(repr((one.digest, one.caption, one.geometry, one.is_reg)) for one in ready.pictures)),
-        "pictures seen": digest(repr([(one.repeats, one.flip, one.color, one.random_crop) for one in ready.pictures])),
+        "pictures seen": digest(*map(seen, ready.pictures)),
         "batch sizes": str(sorted({one.dataset: ready.batch_size(one.dataset) for one in ready.pictures}.items())),
         "network_weights": file_digest(ready.job.network.network_weights),
         "world_size": ready.world_size,
         **state.environment(device),
     }
+
+
+def seen(picture: Picture) -> str:
+    """Returns how a picture is seen, its mask's content included."""
+    colours = (picture.color, picture.background, picture.interpolation)
+    mask = file_digest(str(picture.mask)) if picture.mask else picture.alpha_mask
+    return repr((picture.repeats, picture.flip, picture.random_crop, colours, mask))
 
 
 def flat(table: Any, name: str = "") -> list[tuple[str, Any]]:

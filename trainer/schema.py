@@ -7,31 +7,22 @@ the WaveFT paper. The sections that say which pictures are seen, kohya's dataset
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from .dataschema import Dataset, General, Subset, filled
+from .learnschema import Loss, Network, Optimizer, Train
 from .section import Section
 from .values import (
-    DOTTED,
     FILE_NAME,
     LARGEST_SEED,
-    LOCATIONS,
-    OPTIMIZERS,
     SAMPLERS,
-    SCHEDULERS,
-    SDXL_ATTENTION,
-    WAVELETS,
     Choice,
-    Fraction,
     PathText,
-    Pattern,
     Switch,
     as_prompts,
-    fold_name,
     fold_sampler,
-    pairs,
 )
 
 
@@ -72,259 +63,6 @@ class Model(Section):
     allow_download: bool = Field(
         False, description="fetch hub ids and CLIP's vocabulary; otherwise nothing touches the network"
     )
-
-
-FREE = ("network_weights", "train_text_encoder")  # of [network]: what a file to start from does not settle
-
-
-class Network(Section):
-    """The adapter."""
-
-    coefficients: int = Field(2592, ge=1, description="trained wavelet coefficients of a layer (p)")
-    allocation: Annotated[Literal["fixed", "proportional"], Choice] = Field(
-        "fixed",
-        description="`fixed` = one p for all layers; `proportional` = p follows m + n, as a LoRA's size does, and "
-        "`coefficients` is its mean",
-    )
-    coefficients_pattern: dict[Pattern, Annotated[int, Field(ge=1)]] = Field(
-        {}, description="p of the layers whose path a regular expression finds, e.g. `{ '^mid_block' = 5000 }`"
-    )
-    scaling: float = Field(25.0, description="factor of the weight update (lambda), not 0; stored in the file")
-    wavelet: str = Field(
-        "db1", description="`db1` to `db38`, `sym2` to `sym20`, `coif1` to `coif17`, or `identity` (no transform)"
-    )
-    mode: Annotated[Literal["periodization", "zero"], Choice] = Field(
-        "periodization", description="how the transform treats borders; `zero` is PEFT's"
-    )
-    locations: str = Field(
-        "uniform:777",
-        pattern=LOCATIONS,
-        description="how positions are drawn: `uniform:SEED`, `peft:SEED`, or `gradient:SEED` (where the base's own "
-        "gradient is largest)",
-    )
-    location_batches: int = Field(8, ge=1, description="batches whose gradient places the positions of `gradient:SEED`")
-    targets: list[str] | str = Field(
-        list(SDXL_ATTENTION), description="layers: a list of path endings, or one regular expression for the whole path"
-    )
-    include: list[Pattern] = Field(
-        [], description="of those, only layers whose path one of these regular expressions finds"
-    )
-    exclude: list[Pattern] = Field([], description="and none that one of these finds, e.g. `['^up_blocks\\.0']`")
-    train_text_encoder: bool = Field(False, description="adapt the attention of both text encoders too")
-    network_weights: PathText = Field(
-        "", description="WaveFT file to start from; its layers, positions, wavelet and scaling take the place of these"
-    )
-
-    @field_validator("scaling")
-    @classmethod
-    def not_zero(cls, value: float) -> float:
-        """Refuses a factor that would train nothing."""
-        if value == 0:
-            raise ValueError("expected a number other than 0, got 0: nothing would be trained")
-        return value
-
-    @field_validator("wavelet")
-    @classmethod
-    def known_wavelet(cls, value: str) -> str:
-        """Refuses names that the core does not know."""
-        if value == "haar":
-            raise ValueError("expected one name for each wavelet, got 'haar'. Write 'db1', which is the same")
-        if value != "identity" and value not in WAVELETS:
-            raise ValueError(f"expected db1 to db38, sym2 to sym20, coif1 to coif17 or identity, got {value!r}")
-        return value
-
-    @field_validator("targets", mode="before")
-    @classmethod
-    def texts(cls, value: Any) -> Any:
-        """Refuses what is neither a text nor a list of texts."""
-        good = isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
-        if not good or not value:
-            raise ValueError(f"expected a list of path endings or one regular expression, got {value!r}")
-        if isinstance(value, str):
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(
-                    f"expected a list of path endings or one regular expression, got {value!r} ({error})"
-                ) from None
-        return value
-
-    @field_validator("locations")
-    @classmethod
-    def seed_fits(cls, value: str) -> str:
-        """Refuses seeds that no generator takes."""
-        seed = value.partition(":")[2]
-        if len(seed) > len(str(LARGEST_SEED)) or int(seed) > LARGEST_SEED:
-            raise ValueError(f"expected a seed of at most {LARGEST_SEED}, got {value!r}")
-        return value
-
-    @model_validator(mode="after")
-    def settings_are_used(self) -> Network:
-        """Refuses what another key makes meaningless."""
-        if self.wavelet == "identity" and self.mode != "periodization":
-            raise ValueError(f"mode: expected 'periodization' with wavelet 'identity', got {self.mode!r}. Remove it")
-        if self.says("location_batches") and not self.locations.startswith("gradient:"):
-            raise ValueError(
-                f"location_batches: only gradient:SEED needs it, locations is {self.locations!r}. Remove it"
-            )
-        if self.network_weights:
-            idle = [key for key in Network.model_fields if key not in FREE and self.says(key)]
-            if idle:
-                raise ValueError(f"{idle[0]}: network_weights brings its own. Remove {', '.join(idle)}")
-        return self
-
-
-class Optimizer(Section):
-    """How the coefficients move."""
-
-    optimizer_type: Annotated[str, BeforeValidator(fold_name(OPTIMIZERS))] = Field(
-        "AdamW",
-        min_length=1,
-        description=f"{', '.join(f'`{name}`' for name in OPTIMIZERS)}, or the dotted path of a class",
-    )
-    learning_rate: float = Field(1e-4, gt=0, description="step size at its highest")
-    learning_rate_pattern: dict[Pattern, Annotated[float, Field(gt=0)]] = Field(
-        {}, description="of the layers whose path a regular expression finds, e.g. `{ '^down_blocks' = 5e-5 }`"
-    )
-    text_encoder_lr: float | None = Field(None, gt=0, description="of the text encoders; `learning_rate` unless given")
-    optimizer_args: Annotated[dict[str, Any], BeforeValidator(pairs)] = Field(
-        {},
-        description='further arguments of the optimizer, as a table or kohya\'s list of "key=value" texts; '
-        "`weight_decay` of `AdamW` and its 8-bit and paged kinds is 1e-4 unless given",
-    )
-    max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0 = off")
-    lr_scheduler: Annotated[str, BeforeValidator(fold_name(SCHEDULERS))] = Field(
-        "constant",
-        min_length=1,
-        description=f"{', '.join(f'`{name}`' for name in SCHEDULERS)}, or the dotted path of a class",
-    )
-    lr_warmup_steps: int | float = Field(
-        0, ge=0, description="optimizer steps until the full learning rate; below 1, the part of the run"
-    )
-    lr_scheduler_num_cycles: float = Field(1, gt=0, description="of `cosine_with_restarts`: how often it starts anew")
-    lr_scheduler_power: float = Field(1.0, gt=0, description="of `polynomial`")
-    lr_scheduler_args: Annotated[dict[str, Any], BeforeValidator(pairs)] = Field(
-        {}, description="further arguments of the scheduler, e.g. `{ min_lr_rate = 0.1 }` for `cosine_with_min_lr`"
-    )
-
-    @field_validator("optimizer_type", "lr_scheduler")
-    @classmethod
-    def known_or_dotted(cls, value: str, info: ValidationInfo) -> str:
-        """Refuses names that nobody knows; whether a dotted path leads to a class is seen later."""
-        names = OPTIMIZERS if info.field_name == "optimizer_type" else SCHEDULERS
-        if value not in names and not re.fullmatch(DOTTED, value):
-            raise ValueError(f"expected one of {', '.join(names)}, or the dotted path of a class, got {value!r}")
-        return value
-
-    @model_validator(mode="after")
-    def settings_are_used(self) -> Optimizer:
-        """Refuses what the scheduler would ignore, and rates that its optimizer does not mean."""
-        if self.lr_warmup_steps and self.lr_scheduler == "constant":
-            raise ValueError('lr_warmup_steps: lr_scheduler "constant" has no warm-up. Write "constant_with_warmup"')
-        for key, used in (("lr_scheduler_num_cycles", "cosine_with_restarts"), ("lr_scheduler_power", "polynomial")):
-            if self.says(key) and self.lr_scheduler != used:
-                raise ValueError(f'{key}: only lr_scheduler "{used}" has it, this is "{self.lr_scheduler}". Remove it')
-        if isinstance(self.lr_warmup_steps, float) and self.lr_warmup_steps >= 1:
-            raise ValueError(f"lr_warmup_steps: expected whole steps or a part below 1, got {self.lr_warmup_steps}")
-        if self.optimizer_type == "Prodigy" and self.learning_rate < 0.1:
-            raise ValueError(
-                f"learning_rate: Prodigy finds the step size itself and expects about 1.0, got {self.learning_rate:g}. "
-                "Write 1.0"
-            )
-        return self
-
-
-class Train(Section):
-    """Length, precision and place of the run."""
-
-    max_train_steps: int = Field(500, ge=1, description="optimizer steps")
-    max_train_epochs: int = Field(0, ge=0, description="instead of `max_train_steps`: how often every picture is seen")
-    gradient_accumulation_steps: int = Field(4, ge=1, description="batches, on each device, for one optimizer step")
-    seed: int = Field(
-        42, ge=0, le=LARGEST_SEED, description="of the order, noise, timesteps, crops, flips and captions"
-    )
-    mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], Choice] = Field(
-        "auto",
-        description="what the base computes in; `auto` = bf16 on a GPU that has it, else `no`. Coefficients stay fp32",
-    )
-    gradient_checkpointing: Switch = Field("auto", description="less memory for more time; `auto` = on a GPU")
-    attention: Annotated[Literal["sdpa", "xformers", "eager"], Choice] = Field(
-        "sdpa", description="`sdpa` = torch's own; `xformers` must be installed; `eager` = the plain formula"
-    )
-    torch_compile: bool = Field(False, description="compile the UNet: a slow first step, then faster ones on a GPU")
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="save a running mean of the coefficients instead of the last ones; 0 = off, 0.99 is usual"
-    )
-    device: str = Field("auto", min_length=1, description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`")
-    threads: int = Field(0, ge=0, description="CPU threads; 0 = torch's own choice")
-
-    @model_validator(mode="after")
-    def one_length(self) -> Train:
-        """Refuses a run of two lengths."""
-        if self.max_train_epochs and self.says("max_train_steps"):
-            raise ValueError("max_train_epochs: expected one length, got max_train_steps too. Remove one of them")
-        return self
-
-
-class Loss(Section):
-    """What is minimised: how far the predicted noise (or velocity, where the base predicts that) is off."""
-
-    loss_type: Annotated[Literal["l2", "l1", "huber", "smooth_l1"], Choice] = Field("l2", description="of the error")
-    huber_schedule: Annotated[Literal["constant", "exponential", "snr"], Choice] = Field(
-        "snr", description="of `huber` and `smooth_l1`: how the threshold follows the timestep"
-    )
-    huber_c: float = Field(0.1, gt=0, description="of `huber` and `smooth_l1`: the threshold")
-    huber_scale: float = Field(1.0, gt=0, description="of `huber` and `smooth_l1`: factor of the threshold")
-    min_snr_gamma: float = Field(
-        0.0, ge=0, description="upper bound of the signal-to-noise weight; 0 = off, 5 is usual"
-    )
-    debiased_estimation_loss: bool = Field(False, description="weigh by 1 / sqrt(signal-to-noise ratio)")
-    scale_v_pred_loss_like_noise_pred: bool = Field(False, description="for velocity: weigh as if noise were predicted")
-    noise_offset: float = Field(0.0, ge=0, description="share of noise that is the same all over a channel; 0 = off")
-    noise_offset_random_strength: bool = Field(False, description="draw that share between 0 and `noise_offset`")
-    adaptive_noise_scale: float = Field(
-        0.0, description="added to `noise_offset`, times the mean absolute value of the latents; 0 = off"
-    )
-    multires_noise_iterations: int = Field(
-        0, ge=0, description="coarser layers of noise added to it; 0 = off, 6 is usual"
-    )
-    multires_noise_discount: Fraction = Field(0.3, description="weight of each coarser layer over the one before")
-    ip_noise_gamma: float = Field(
-        0.0, ge=0, description="input perturbation: noise added to the noised latents alone; 0 = off"
-    )
-    ip_noise_gamma_random_strength: bool = Field(False, description="draw it between 0 and `ip_noise_gamma`")
-    min_timestep: int = Field(0, ge=0, description="first timestep that is trained")
-    max_timestep: int = Field(1000, ge=1, le=1000, description="timesteps below this one are trained")
-    prior_loss_weight: float = Field(1.0, ge=0, description="weight of regularisation (class) pictures")
-    masked_loss: bool = Field(
-        False, description="weigh the loss by each picture's mask (`alpha_mask` or `conditioning_data_dir`)"
-    )
-
-    @model_validator(mode="after")
-    def settings_are_used(self) -> Loss:
-        """Refuses what another key makes meaningless."""
-        if self.loss_type in ("l1", "l2"):
-            for key in ("huber_schedule", "huber_c", "huber_scale"):
-                if self.says(key):
-                    raise ValueError(
-                        f'{key}: only huber and smooth_l1 have it, loss_type is "{self.loss_type}". Remove it'
-                    )
-        if self.noise_offset and self.multires_noise_iterations:
-            raise ValueError("noise_offset: expected it or multires_noise_iterations, got both. Remove one of them")
-        for key, needs in (
-            ("noise_offset_random_strength", "noise_offset"),
-            ("adaptive_noise_scale", "noise_offset"),
-            ("ip_noise_gamma_random_strength", "ip_noise_gamma"),
-        ):
-            if getattr(self, key) and not getattr(self, needs):
-                raise ValueError(f"{key}: it changes {needs}, which is 0. Set {needs} or remove it")
-        if self.says("multires_noise_discount") and not self.multires_noise_iterations:
-            raise ValueError("multires_noise_discount: multires_noise_iterations is 0. Set it, or remove this")
-        if self.min_timestep >= self.max_timestep:
-            raise ValueError(
-                f"min_timestep: expected less than max_timestep = {self.max_timestep}, got {self.min_timestep}"
-            )
-        return self
 
 
 class Cache(Section):

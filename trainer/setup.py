@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 import waveft_core
 
-from . import classimages, encode, layers, models, optim, optimcheck, precision, preflight, prompts, resume, sources
+from . import classimages, encode, layers, models, optim, precision, preflight, prompts, resume, sources
 from .console import say
 from .forward import Forward
 from .models import Base
@@ -35,6 +36,8 @@ def build(ready: Ready, saved: dict[str, Any] | None = None) -> Parts:
     place = precision.choose(job.train, int(os.environ.get("LOCAL_RANK", "0")))
     world = join(place.device)
     notices = resume.agree(ready, saved, place.device) if saved else []
+    for text in notices:
+        say(f"notice      {text}")
     say(f"loading the base (device {place.device}, mixed_precision {place.name})")
     base = models.load(job.model, place, ready.facts, job.train.attention)
     drawn = begin(ready, base)
@@ -54,7 +57,7 @@ def build(ready: Ready, saved: dict[str, Any] | None = None) -> Parts:
         drawn = place_by_gradient(forward, world)
     tuning, optimizer, schedule = train(ready, base, drawn)
     ema = running_mean(job.train.ema_decay, tuning)
-    notices = [*ready.notices, *optimcheck.notices(job.optimizer), *notices]
+    notices = [*ready.notices, *notices]
     parts = Parts(ready, world, forward, tuning, optimizer, schedule, place.scaler(), ema, shots, notices)
     if saved:
         resume.restore(parts, saved)
@@ -91,7 +94,10 @@ def see(
         world.wait()
         ready = preflight.again(ready)
     shots = prompts.shots(ready.job, ready.resolution)
-    found = sources.prepare(ready, base, texts, shots, place.device, world)
+    found, notices = sources.prepare(ready, base, texts, shots, place.device, world)
+    for text in notices:
+        say(f"notice      {text}")
+    ready = replace(ready, notices=(*ready.notices, *notices))
     noising = Noising(base.scheduler, place.device, base.prediction == "v_prediction", base.zero_terminal_snr)
     return ready, Forward(ready, place, base, found, noising), shots
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from . import cache, encode
-from .console import say
+from .console import counter, say
 from .models import Base
 from .plan import Plan, micro_batches
 from .preflight import Ready
@@ -36,18 +36,30 @@ def store(ready: Ready, kind: str) -> cache.Store:
 
 def prepare(
     ready: Ready, base: Base, texts: encode.Texts, shots: list[Shot], device: torch.device, world: World
-) -> Sources:
-    """Returns the run's sources, with everything encoded that can be before training."""
+) -> tuple[Sources, list[str]]:
+    """Returns the run's sources, with everything encoded that can be before training, and what may surprise."""
     say(f"encoding {len(ready.pictures) + len(ready.validation)} pictures and their captions")
-    latents = encode.Latents(base, device, ready.job.cache, store(ready, "latents"), ready.facts.vae_identity)
-    latents.prepare([*ready.pictures, *ready.validation], world)
+    kept = store(ready, "latents")
+    latents = encode.Latents(base, device, ready.job.cache, kept, ready.facts.vae_identity)
+    latents.prepare([*ready.pictures, *ready.validation], world, counter("encoding pictures"))
     latents.release()
+    notices = kept.notices() + long_captions(ready, texts)
     wanted, all_of_them = captions(ready, shots)
     if not ready.job.network.train_text_encoder:  # then nothing stays as it was encoded
-        texts.prepare(wanted, world)
+        texts.prepare(wanted, world, counter("encoding captions"))
+        notices += texts.notices()
         if all_of_them:
             texts.release()
-    return Sources(ready.plan, latents, texts)
+    return Sources(ready.plan, latents, texts), notices
+
+
+def long_captions(ready: Ready, texts: encode.Texts) -> list[str]:
+    """Returns a notice for every picture whose caption's end the encoders do not see."""
+    return [
+        f"{picture.path.name}: its caption has {count} tokens, the encoders see the first {encode.TOKENS}"
+        for picture in ready.pictures
+        if (count := texts.length(picture.caption.plain())) > encode.TOKENS
+    ]
 
 
 def captions(ready: Ready, shots: list[Shot]) -> tuple[list[str], bool]:

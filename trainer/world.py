@@ -49,6 +49,10 @@ class World:
         if self.size > 1:
             torch.distributed.barrier()
 
+    def alone(self) -> World:
+        """Returns this process's place once it has failed: it ends without the others, and so they are ended too."""
+        return World(self.rank, 1)
+
     def leave(self) -> None:
         """Parts from the other processes, when all have come here."""
         if self.size > 1:

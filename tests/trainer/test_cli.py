@@ -177,7 +177,7 @@ def test_of_several_processes_one_speaks(run, monkeypatch, capsys, write_job, li
 
 def test_checked_pictures_are_counted_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(cli.sys.stderr, "isatty", lambda: True, raising=False)
-    show = cli.counting()
+    show = console.counter("checking pictures")
     show(1, 2)
     show(2, 2)
     assert capsys.readouterr().err == "\rchecking pictures 1/2\rchecking pictures 2/2\n"

@@ -364,3 +364,59 @@ def test_an_optimizer_step_waits_for_the_gpu_once(ready, precision):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert numbers[:2].isfinite().all()  # the norm may not be: the first scale of fp16 is there to be found too high
+
+
+def test_a_state_that_cannot_be_written_leaves_the_adapter(ready, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop.state, "save", full)
+    job = ready()
+    outcome = loop.run(job)
+    assert (outcome.steps, outcome.exit_status) == (3, 1)
+    assert "the adapter is written, but not the state to resume from" in outcome.warning
+    assert waveft_core.load(job.folder.adapter).layers
+
+
+def test_a_checkpoint_that_cannot_be_written_is_a_notice(ready, monkeypatch, capsys):
+    save, calls = loop.adapterfile.save, []
+
+    def first_fails(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise TrainingStopped("no room")
+        return save(*arguments)
+
+    monkeypatch.setattr(loop.adapterfile, "save", first_fails)
+    job = ready("save.save_every_n_steps=1")
+    assert loop.run(job).exit_status == 0
+    assert "the checkpoint of step 1 was not saved: no room" in capsys.readouterr().out
+    assert [path.name for path in job.folder.checkpoints()] == ["waveft-step00000002.safetensors"]
+    assert waveft_core.load(job.folder.adapter).layers
+
+
+def test_a_validation_that_fails_is_a_notice(ready, monkeypatch, capsys):
+    monkeypatch.setattr(loop.validation, "measure", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
+    outcome = loop.run(ready("validation.validation_split=0.4"))
+    assert outcome.exit_status == 0
+    assert "the validation after step 3 failed: no memory" in capsys.readouterr().out
+
+
+def test_a_caption_that_is_too_long_is_named(ready, capsys):
+    found = setup.build(ready("general.caption_prefix=" + "a " * 90))
+    [*_, notice] = [text for text in found.notices if "tokens" in text]
+    assert "its caption has" in notice and "the encoders see the first 77" in notice
+    assert notice in capsys.readouterr().out
+
+
+def test_a_process_that_fails_ends_without_the_others(ready, monkeypatch):
+    waited = []
+    parts = setup.build(ready())
+    parts.world = type(parts.world)(0, 2)  # the other one never comes
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_: (_ for _ in ()).throw(RuntimeError("lost")))
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: waited.append(1))
+    with Diary(parts, 0) as notes, pytest.raises(RuntimeError, match="lost"):
+        loop.train(parts, Outcome(), notes)
+    parts.world.wait()
+    parts.world.leave()
+    assert not waited
