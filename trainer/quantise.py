@@ -50,4 +50,6 @@ def to_nf4(unet: nn.Module, compute: torch.dtype) -> None:
         )
         made.weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4", module=made)
         made.bias = layer.bias
-        unet.set_submodule(path, made.train(layer.training))
+        # in training mode, for the samples too: out of it, bitsandbytes repacks a CPU's weights for good, in a form
+        # that has no gradient
+        unet.set_submodule(path, made.train())
