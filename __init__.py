@@ -9,4 +9,6 @@ import importlib.util
 if __package__ and importlib.util.find_spec("comfy") is not None:
     from .comfy_nodes import comfy_entrypoint
 
-    __all__ = ["comfy_entrypoint"]
+    WEB_DIRECTORY = "./comfy_nodes/web"  # the help pages; there is no JavaScript
+
+    __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

@@ -1,7 +1,7 @@
 """ComfyUI's node interface, pinned: the one place that names its version."""
 
 try:
-    from comfy_api.v0_0_2 import ComfyExtension, io
+    from comfy_api.v0_0_2 import ComfyExtension, io, ui
 except ImportError as error:
     if not (error.name or "").startswith("comfy_api"):
         raise
@@ -10,4 +10,4 @@ except ImportError as error:
         f"got one without it ({error}). Update ComfyUI."
     ) from error
 
-__all__ = ["ComfyExtension", "io"]
+__all__ = ["ComfyExtension", "io", "ui"]

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 
 try:
     if TYPE_CHECKING or "." not in __package__:
-        from waveft_core import Adapter, WaveFTError, load
-        from waveft_core.errors import listed
-        from waveft_core.file import read_header
+        from waveft_core import Adapter, WaveFTError, combine, energy, load, prune, reproject, save, scale
+        from waveft_core.errors import listed, nearest
+        from waveft_core.file import from_tensors, read_header
+        from waveft_core.plan import Plan
+        from waveft_core.summary import BANDS
     else:
-        from ..waveft_core import Adapter, WaveFTError, load
-        from ..waveft_core.errors import listed
-        from ..waveft_core.file import read_header
+        from ..waveft_core import Adapter, WaveFTError, combine, energy, load, prune, reproject, save, scale
+        from ..waveft_core.errors import listed, nearest
+        from ..waveft_core.file import from_tensors, read_header
+        from ..waveft_core.plan import Plan
+        from ..waveft_core.summary import BANDS
 except ModuleNotFoundError as error:
     if error.name not in {"numpy", "pywt", "safetensors", "torch"}:
         raise
@@ -27,4 +31,20 @@ except ModuleNotFoundError as error:
         f'Run: "{sys.executable}" "{installer}", then start ComfyUI again.'
     ) from error
 
-__all__ = ["Adapter", "WaveFTError", "listed", "load", "read_header"]
+__all__ = [
+    "BANDS",
+    "Adapter",
+    "Plan",
+    "WaveFTError",
+    "combine",
+    "energy",
+    "from_tensors",
+    "listed",
+    "load",
+    "nearest",
+    "prune",
+    "read_header",
+    "reproject",
+    "save",
+    "scale",
+]

@@ -2,9 +2,25 @@
 
 from . import folders
 from .api import ComfyExtension, io
-from .loader import WaveFTLoader
+from .nodes.apply import WaveFTApply
+from .nodes.apply_stack import WaveFTApplyStack
+from .nodes.combine import WaveFTCombine
+from .nodes.filter import WaveFTFilter
+from .nodes.load_adapter import WaveFTLoadAdapter
+from .nodes.loader import WaveFTLoader
+from .nodes.scale import WaveFTScale
+from .nodes.stack import WaveFTStack
 
-NODES: list[type[io.ComfyNode]] = [WaveFTLoader]
+NODES: list[type[io.ComfyNode]] = [
+    WaveFTLoader,
+    WaveFTLoadAdapter,
+    WaveFTApply,
+    WaveFTStack,
+    WaveFTApplyStack,
+    WaveFTFilter,
+    WaveFTScale,
+    WaveFTCombine,
+]
 
 
 class WaveFTExtension(ComfyExtension):
@@ -16,6 +32,6 @@ class WaveFTExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> WaveFTExtension:
-    """Registers models/waveft with ComfyUI and returns the extension."""
+    """Registers the adapter folders with ComfyUI and returns the extension."""
     folders.register()
     return WaveFTExtension()

@@ -1,12 +1,14 @@
-"""Where adapter files lie: `models/waveft` first, then the WaveFT files among `models/loras`."""
+"""Where adapter files lie: `models/waveft` and `output/waveft` first, then the WaveFT files among `models/loras`."""
 
+import hashlib
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import folder_paths
 
-from .core import Adapter, WaveFTError, load, read_header
+from .core import WaveFTError, load, read_header
+from .sockets import Carried
 
 FOLDERS = ("waveft", "loras")
 EXTENSION = ".safetensors"
@@ -16,11 +18,12 @@ HEADER_LIMIT_BYTES = 1 << 25
 
 
 def register() -> None:
-    """Makes `models/waveft` known to ComfyUI, beside whatever extra_model_paths.yaml already named "waveft"."""
-    folder = Path(folder_paths.models_dir) / "waveft"
-    with suppress(OSError):  # read-only models: a folder that is missing lists nothing
-        folder.mkdir(parents=True, exist_ok=True)
-    folder_paths.add_model_folder_path("waveft", str(folder))
+    """Makes `models/waveft` and `output/waveft` known, beside what extra_model_paths.yaml already named "waveft"."""
+    for parent in (folder_paths.models_dir, folder_paths.get_output_directory()):
+        folder = Path(parent) / "waveft"
+        with suppress(OSError):  # read-only: a folder that is missing lists nothing
+            folder.mkdir(parents=True, exist_ok=True)
+        folder_paths.add_model_folder_path("waveft", str(folder))
     paths, extensions = folder_paths.folder_names_and_paths["waveft"]
     # ComfyUI gives a new entry no extensions, and none means every file
     folder_paths.folder_names_and_paths["waveft"] = (paths, {*extensions, EXTENSION})
@@ -29,10 +32,16 @@ def register() -> None:
 def choices() -> list[str]:
     """Returns the names to choose from, sorted within each folder.
 
-    All of `models/waveft`, and of `models/loras` the WaveFT files alone: a list of a thousand LoRAs, of which three
-    load, would be a trap. A file in both folders is listed once and taken from `models/waveft`.
+    All of `models/waveft`; of `models/loras` and of ComfyUI's output the WaveFT files alone: a list of a thousand
+    LoRAs, of which three load, would be a trap, and a training run leaves more than its adapters. A name in several
+    folders is listed once and taken from the first.
     """
-    own = folder_paths.get_filename_list("waveft")
+    output = str(folder_paths.get_output_directory())
+    own = []
+    for name in folder_paths.get_filename_list("waveft"):
+        path = folder_paths.get_full_path("waveft", name)
+        if path is not None and (not path.startswith(output) or _is_waveft(path)):
+            own.append(name)
     shared = [name for name in folder_paths.get_filename_list("loras") if name.endswith(EXTENSION) and name not in own]
     return own + [name for name in shared if _is_waveft(folder_paths.get_full_path("loras", name))]
 
@@ -68,19 +77,65 @@ def check(name: str) -> None:
     read_header(find(name)[0])
 
 
-def read(name: str) -> Adapter:
+def read(name: str) -> Carried:
     """Returns the adapter, validated whole; the last few files stay in memory, as they are on the disk now.
+
+    Its tensors are copies, so that a file that is overwritten cannot change what a graph still holds.
 
     Raises:
         WaveFTError: no such file, or not an adapter.
     """
     path = find(name)[0]
-    return _read(path, stamp(path))
+    return _read(name, path, stamp(path))
 
 
-@lru_cache(maxsize=4)
-def _read(path: Path, _stamp: str) -> Adapter:
-    return load(path)
+@lru_cache(maxsize=16)  # 12 MB each for SDXL at the paper's budget
+def _read(name: str, path: Path, _stamp: str) -> Carried:
+    adapter = load(path)
+    return Carried(adapter, name, {"file": name, "sha256": sha256(path)})
+
+
+def sha256(path: Path) -> str:
+    """Returns a file's SHA-256 in hexadecimal digits, by which hubs and UIs know a file: 40 ms for 12 MB."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def output_path(prefix: str) -> Path:
+    """Returns a new file's path under ComfyUI's output folder, numbered as ComfyUI numbers pictures.
+
+    Args:
+        prefix: a folder and the name's beginning, such as `waveft/dog`; %year% and its like are filled in.
+
+    Raises:
+        WaveFTError: a prefix without a name, or one that leads out of the output folder.
+    """
+    output = Path(folder_paths.get_output_directory()).resolve()
+    expected = 'expected a name or folder/name inside ComfyUI\'s output folder, such as "waveft/dog"'
+    if not prefix.strip() or prefix.endswith(("/", "\\")):
+        raise WaveFTError(f'filename_prefix "{prefix}": {expected}, got no name. Add one.')
+    if not (output / prefix).resolve().is_relative_to(output):
+        raise WaveFTError(f'filename_prefix "{prefix}": {expected}, got a place outside it. Leave out ".." and "/".')
+    folder, name, counter, *_ = folder_paths.get_save_image_path(prefix, str(output))
+    return Path(folder) / f"{name}_{counter:05}_{EXTENSION}"
+
+
+def fingerprint(*names: str | None) -> str | float:
+    """Returns what changes when one of the files is written anew; NaN, which equals nothing, while one is linked."""
+    if any(name is None for name in names):
+        return float("nan")
+    return " ".join(stamp(find(name)[0]) for name in names if name is not None)
+
+
+def checked(*names: str | None) -> bool | str:
+    """Returns True, or why one of the files cannot be loaded; reads headers alone. A name of None is linked."""
+    try:
+        for name in names:
+            if name is not None:
+                check(name)
+    except WaveFTError as error:
+        return str(error)
+    return True
 
 
 def _is_waveft(path: str | None) -> bool:

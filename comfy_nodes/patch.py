@@ -1,18 +1,31 @@
-"""A WaveFT adapter as a patch on ComfyUI's models: the only file that touches comfy's internals."""
+"""A WaveFT adapter as patches on ComfyUI's models: how a layer is merged, and how a whole adapter is applied."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.lora
 import torch
 from comfy.weight_adapter import WeightAdapterBase
 
-from .core import Adapter, WaveFTError, listed
+from .core import Plan, WaveFTError, listed
 from .fit import Target, fit, trained_for
+from .sockets import Carried
 
 TEXT_ENCODERS = ("lora_te_", "lora_te1_", "lora_te2_")  # kohya's names for one encoder, and for SDXL's two
+KEPT_PLANS_BYTES = 256 << 20  # SDXL's 560 layers at the paper's budget: 32 MB with db1, 127 MB with db2
+
+
+@dataclass(frozen=True)
+class Part:
+    """An adapter to be applied, and how strongly; a strength of 0 leaves that side out."""
+
+    carried: Carried
+    strength_model: float
+    strength_clip: float
 
 
 class WaveFTPatch(WeightAdapterBase):
@@ -20,11 +33,12 @@ class WaveFTPatch(WeightAdapterBase):
 
     name = "waveft"
 
-    def __init__(self, adapter: Adapter, layer: str) -> None:
-        self.adapter = adapter
+    def __init__(self, carried: Carried, layer: str) -> None:
+        self.carried = carried
         self.layer = layer
         self.loaded_keys = {f"{layer}.waveft_{part}" for part in ("values", "indices", "shape")}
-        self.weights = [adapter.layers[layer].values, adapter.layers[layer].indices]
+        held = carried.adapter.layers[layer]
+        self.weights = [held.values, held.indices]
 
     def calculate_weight(
         self,
@@ -47,10 +61,11 @@ class WaveFTPatch(WeightAdapterBase):
         Raises:
             WaveFTError: the weight's shape is not the layer's.
         """
+        adapter = self.carried.adapter
         if function(weight) is weight:  # the identity, in all but fused layers: touch the few entries that change
-            return self.adapter.add_(weight, self.layer, strength)
+            return adapter.add_(weight, self.layer, strength, _KEPT.plan(self, weight))
         wide = torch.promote_types(weight.dtype, torch.float32)
-        delta = function(self.adapter.delta(self.layer, wide, weight.device))
+        delta = function(adapter.delta(self.layer, wide, weight.device))
         if delta.shape != weight.shape:
             raise WaveFTError(
                 f'adapter layer "{self.layer}", weight "{key}": expected shape {list(weight.shape)}, '
@@ -59,48 +74,121 @@ class WaveFTPatch(WeightAdapterBase):
         return weight.add_(delta, alpha=strength)  # torch adds in the wider dtype and rounds once
 
 
-def apply(
-    model: Any, clip: Any, adapter: Adapter, source: str, strength_model: float, strength_clip: float
-) -> tuple[Any, Any, str]:
-    """Returns the patched model and text encoders and a report; what has strength 0 or no layers is returned itself.
+class _Kept:
+    """The plans of layers that are merged again and again: at each forward in low VRAM, at each keyframe of a hook.
+
+    A layer's first merge keeps nothing, since most models are merged once. From its second on its plan stays on the
+    device, until the patch is gone; beyond the limit plans are made anew each time, four times as slow.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._nbytes = 0
+        self._plans: weakref.WeakKeyDictionary[WaveFTPatch, Plan | None] = weakref.WeakKeyDictionary()
+
+    def plan(self, patch: WaveFTPatch, weight: torch.Tensor) -> Plan | None:
+        """Returns the plan of a patch's layer on the weight's device; None at first, and where there is no room."""
+        if patch not in self._plans:
+            self._plans[patch] = None
+            return None
+        held = self._plans[patch]
+        if held is None or held.entries.device != weight.device:
+            made = patch.carried.adapter.plan(patch.layer, weight.dtype, weight.device)
+            if held is None:
+                if self._nbytes + made.nbytes > self._limit:
+                    return made
+                self._nbytes += made.nbytes
+                weakref.finalize(patch, self._forget, made.nbytes)
+            self._plans[patch] = held = made
+        return held
+
+    def _forget(self, nbytes: int) -> None:
+        self._nbytes -= nbytes
+
+
+_KEPT = _Kept(KEPT_PLANS_BYTES)
+
+
+def apply(model: Any, clip: Any, parts: Sequence[Part]) -> tuple[Any, Any, str]:
+    """Returns the patched model and text encoders and a report; what nothing is applied to is returned itself.
 
     Args:
         model: ComfyUI's MODEL.
         clip: ComfyUI's CLIP, or None.
-        source: the file's name, for messages.
 
     Raises:
-        WaveFTError: the adapter does not fit whole. Nothing has been patched then.
+        WaveFTError: an adapter does not fit whole. Nothing has been patched then.
     """
-    of_text = [layer for layer in adapter.layers if layer.startswith(TEXT_ENCODERS)]
-    of_model = [layer for layer in adapter.layers if not layer.startswith(TEXT_ENCODERS)]
-    if of_text and clip is None and strength_clip != 0:
+    if clip is None:  # at strength 0 the model comes back itself, whatever the file holds
+        parts = [replace(part, strength_clip=0.0) if part.strength_model == 0 else part for part in parts]
+    # all are fitted before any is patched: adapters are applied whole or not at all
+    fitted = [_fitted(model, clip, part) for part in parts]
+    for part, (in_model, in_text) in zip(parts, fitted, strict=True):
+        if in_model:
+            model = _patched(model, in_model, part.strength_model)
+        if in_text:
+            clip = _patched(clip, in_text, part.strength_clip)
+    reports = [_report(part, *map(len, found)) for part, found in zip(parts, fitted, strict=True)]
+    return model, clip, "\n\n".join(reports) or "nothing to apply"
+
+
+def model_patches(model: torch.nn.Module, carried: Carried) -> dict[str, WaveFTPatch]:
+    """Returns {weight key: patch} of the adapter's layers that are not a text encoder's, all of them.
+
+    Args:
+        model: the module inside a MODEL.
+
+    Raises:
+        WaveFTError: the model lacks one, or has it in another shape.
+    """
+    target = _target("the connected model", comfy.lora.model_lora_keys_unet(model, {}), model)
+    found = fit(target, carried.adapter, _of_model(carried), carried.title)
+    return {key: WaveFTPatch(carried, layer) for key, layer in found.items()}
+
+
+def clip_patches(module: torch.nn.Module, carried: Carried) -> dict[str, WaveFTPatch]:
+    """Returns {weight key: patch} of the adapter's text-encoder layers, all of them; as `model_patches`."""
+    target = _target("the connected CLIP", comfy.lora.model_lora_keys_clip(module, {}), module)
+    found = fit(target, carried.adapter, _of_text(carried), carried.title)
+    return {key: WaveFTPatch(carried, layer) for key, layer in found.items()}
+
+
+def _of_text(carried: Carried) -> list[str]:
+    return [layer for layer in carried.adapter.layers if layer.startswith(TEXT_ENCODERS)]
+
+
+def _of_model(carried: Carried) -> list[str]:
+    return [layer for layer in carried.adapter.layers if not layer.startswith(TEXT_ENCODERS)]
+
+
+def _fitted(model: Any, clip: Any, part: Part) -> tuple[dict[str, WaveFTPatch], dict[str, WaveFTPatch]]:
+    of_text = _of_text(part.carried)
+    if of_text and clip is None and part.strength_clip != 0:
         raise WaveFTError(
-            f'adapter "{source}", layers {listed(of_text)}: expected a CLIP for {len(of_text)} text-encoder layers, '
-            "got none. Connect `clip`, or set strength_clip to 0 to leave them out."
+            f'adapter "{part.carried.title}", layers {listed(of_text)}: expected a CLIP for {len(of_text)} '
+            "text-encoder layers, got none. Connect `clip`, or set strength_clip to 0 to leave them out."
         )
-    # both are fitted before either is patched: an adapter is applied whole or not at all
-    in_model: dict[str, str] = {}
-    in_text: dict[str, str] = {}
-    if of_model and strength_model != 0:
-        keys = comfy.lora.model_lora_keys_unet(model.model, {})
-        in_model = fit(_target("the connected model", keys, model.model), adapter, of_model, source)
-    if of_text and clip is not None and strength_clip != 0:
-        keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
-        in_text = fit(_target("the connected CLIP", keys, clip.cond_stage_model), adapter, of_text, source)
-    if in_model:
-        model = _patched(model, adapter, in_model, strength_model)
-    if in_text:
-        clip = _patched(clip, adapter, in_text, strength_clip)
+    in_model: dict[str, WaveFTPatch] = {}
+    in_text: dict[str, WaveFTPatch] = {}
+    if _of_model(part.carried) and part.strength_model != 0:
+        in_model = model_patches(model.model, part.carried)
+    if of_text and clip is not None and part.strength_clip != 0:
+        in_text = clip_patches(clip.cond_stage_model, part.carried)
+    return in_model, in_text
+
+
+def _report(part: Part, in_model: int, in_text: int) -> str:
+    adapter = part.carried.adapter
     coefficients = sum(len(layer.indices) for layer in adapter.layers.values())
-    report = (
-        f"{len(in_model) + len(in_text)}/{len(adapter.layers)} layers of {source}",
-        _line("model", len(in_model), len(of_model), strength_model),
-        _line("CLIP", len(in_text), len(of_text), strength_clip),
-        f"{coefficients:,} coefficients, {adapter.wavelet}, {adapter.mode}, scaling {adapter.scaling:g}",
-        f"trained for {trained_for(adapter)}",
+    return "\n".join(
+        (
+            f"{in_model + in_text}/{len(adapter.layers)} layers of {part.carried.title}",
+            _line("model", in_model, len(_of_model(part.carried)), part.strength_model),
+            _line("CLIP", in_text, len(_of_text(part.carried)), part.strength_clip),
+            f"{coefficients:,} coefficients, {adapter.wavelet}, {adapter.mode}, scaling {adapter.scaling:g}",
+            f"trained for {trained_for(adapter)}",
+        )
     )
-    return model, clip, "\n".join(report)
 
 
 def _line(title: str, applied: int, held: int, strength: float) -> str:
@@ -111,19 +199,19 @@ def _line(title: str, applied: int, held: int, strength: float) -> str:
     return f"{title}: {applied}/{held} layers at strength {strength:g}"
 
 
-def _target(title: str, keys: dict[str, Any], module: torch.nn.Module) -> Target:
+def _target(title: str, keys: Mapping[str, Any], module: torch.nn.Module) -> Target:
     # A key that is a tuple is a slice of a fused weight (Flux's qkv): none of the models that we train has one.
     plain = {layer: key for layer, key in keys.items() if isinstance(key, str)}
     return Target(title, plain, {key: tuple(weight.shape) for key, weight in module.state_dict().items()})
 
 
-def _patched(patcher: Any, adapter: Adapter, found: dict[str, str], strength: float) -> Any:
+def _patched(patcher: Any, patches: Mapping[str, WaveFTPatch], strength: float) -> Any:
     """Returns a clone that carries the patches; the weights are shared, and change when ComfyUI loads them."""
     clone = patcher.clone()
-    taken = clone.add_patches({key: WaveFTPatch(adapter, layer) for key, layer in found.items()}, strength)
-    left = [layer for key, layer in found.items() if key not in set(taken)]
+    taken = set(clone.add_patches(dict(patches), strength))
+    left = [patch.layer for key, patch in patches.items() if key not in taken]
     if left:
         raise WaveFTError(
-            f"ComfyUI: expected it to take {len(found)} layers, got all but {listed(left)}. Update ComfyUI."
+            f"ComfyUI: expected it to take {len(patches)} layers, got all but {listed(left)}. Update ComfyUI."
         )
     return clone

@@ -9,6 +9,7 @@ from .extract import extract, extract_deltas
 from .file import load, save
 from .locate import Probe, locate
 from .merge import Merged, merge
+from .scale import scale
 from .spec import SDXL_ATTENTION, Spec
 from .summary import summarize
 from .tuning import Tuning
@@ -37,5 +38,6 @@ __all__ = [
     "prune",
     "reproject",
     "save",
+    "scale",
     "summarize",
 ]

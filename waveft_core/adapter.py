@@ -15,7 +15,7 @@ from .atoms import coeffs_shape
 from .delta import dense_delta
 from .errors import Refusal, WaveFTError, listed
 from .header import Header, check_header
-from .plan import arithmetic_dtype, make_plan, rounded
+from .plan import Plan, arithmetic_dtype, make_plan, rounded
 
 FILE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -114,11 +114,25 @@ class Adapter:
         values = found.values.to(device, arithmetic_dtype(dtype))
         return dense_delta(self.wavelet, self.mode, found.shape, found.indices, values, self.scaling).to(dtype)
 
-    def add_(self, weight: Tensor, layer: str, strength: float = 1.0) -> Tensor:
+    def plan(self, layer: str, dtype: torch.dtype, device: torch.device) -> Plan:
+        """Returns which entries of a weight of `dtype` the layer touches, and how: what `add_` can be given again.
+
+        It takes 22 bytes a coefficient with db1, 340 with db4 (`nbytes`). Making it is most of what `add_` costs.
+
+        Raises:
+            WaveFTError: no such layer.
+        """
+        found, wide = self._layer(layer), arithmetic_dtype(dtype)
+        return make_plan(self.wavelet, self.mode, found.shape, found.indices, wide).to(device, wide)
+
+    def add_(self, weight: Tensor, layer: str, strength: float = 1.0, plan: Plan | None = None) -> Tensor:
         """Adds strength * dW to `weight` in place and returns it; only the touched entries are read and written.
 
         The arithmetic is that of `merge`, float32 (float64 on float64) and rounded once, without a ledger: for callers
         that own a copy of the weight and never undo.
+
+        Args:
+            plan: this layer's own, from `plan`, on the weight's device and for its dtype; made anew by default.
 
         Raises:
             WaveFTError: no such layer, or a weight of another shape.
@@ -130,7 +144,7 @@ class Adapter:
                 layer, "weight", list(found.shape), list(weight.shape), "The file was trained for another model."
             )
         wide = arithmetic_dtype(weight.dtype)
-        plan = make_plan(self.wavelet, self.mode, found.shape, found.indices, wide).to(weight.device, wide)
+        plan = self.plan(layer, weight.dtype, weight.device) if plan is None else plan
         entries, width = plan.entries.long(), weight[0].numel()
         rows, columns = entries // width, entries % width
         flat = weight.reshape(weight.shape[0], -1)

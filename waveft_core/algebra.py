@@ -56,7 +56,7 @@ def combine(parts: Sequence[tuple[Adapter, float]]) -> Adapter:
     factors = [weight * _ratio(adapter.scaling, scaling) for adapter, weight in parts]
     names = sorted({name for adapter in adapters for name in adapter.layers})
     layers = {name: _sum(name, adapters, factors) for name in names}
-    return Adapter(layers, wavelet, mode, scaling, _agreed(adapters), _shared_metadata(adapters))
+    return Adapter(layers, wavelet, mode, scaling, _agreed(adapters), shared_metadata(adapters))
 
 
 def reproject(
@@ -87,7 +87,7 @@ def reproject(
         coeffs[places] -= values.double().numpy() * adapter.scaling  # what is left is lost, the rounding with it
         lost += float(np.square(coeffs).sum())
         layers[name] = Layer(values, torch.from_numpy(places.astype(np.int32)), layer.shape)
-    made = Adapter(layers, wavelet, mode, adapter.scaling, None, _shared_metadata([adapter]))
+    made = Adapter(layers, wavelet, mode, adapter.scaling, None, shared_metadata([adapter]))
     return made, math.sqrt(lost / whole) if whole else 0.0
 
 
@@ -128,7 +128,7 @@ def prune(
         for (name, layer), places in zip(adapter.layers.items(), kept, strict=True)
         if places.size
     }
-    return Adapter(layers, adapter.wavelet, adapter.mode, adapter.scaling, None, _shared_metadata([adapter]))
+    return Adapter(layers, adapter.wavelet, adapter.mode, adapter.scaling, None, shared_metadata([adapter]))
 
 
 def energy(adapter: Adapter) -> float:
@@ -208,7 +208,7 @@ def _agreed(adapters: list[Adapter]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _shared_metadata(adapters: list[Adapter]) -> Mapping[str, str]:
+def shared_metadata(adapters: list[Adapter]) -> Mapping[str, str]:
     """Returns the metadata that say what the adapters are for, where all of them say the same."""
     first = adapters[0].metadata
     return {

@@ -60,6 +60,12 @@ class Plan:
     taps: Tensor
     basis: tuple[str, str, tuple[int, ...], Tensor]
 
+    @property
+    def nbytes(self) -> int:
+        """What it holds on its device, the taps aside, which all layers of one basis share."""
+        turns = [part for turn in self.turns for part in (turn.blocks, turn.sources, turn.codes)]
+        return sum(part.nbytes for part in (self.entries, self.kept, *turns) if part is not None)
+
     def sums(self, values: Tensor) -> Tensor:
         """Returns IDWT(C) at the touched entries, [E] in the taps' dtype; `values`: [p]."""
         values = values.to(self.taps.dtype)

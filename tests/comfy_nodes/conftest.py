@@ -5,6 +5,7 @@ the real one.
 """
 
 import importlib
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -29,31 +30,80 @@ class Patcher:
     def clone(self):
         return Patcher(self.model.state_dict(), self.patches)
 
-    def add_patches(self, patches, strength):
+    @property
+    def patcher(self):
+        return self
+
+    def add_patches(self, patches, strength_patch=1.0, strength_model=1.0):
         taken = [key for key in patches if key in self.model.state_dict()]
         for key in taken:
-            self.patches[key] = [*self.patches.get(key, []), (strength, patches[key])]
+            added = (strength_patch, patches[key], strength_model, None, None)
+            self.patches[key] = [*self.patches.get(key, []), added]
         return taken
 
+    def get_key_patches(self):
+        return {
+            key: [(weight, lambda a, **_: a), *self.patches.get(key, [])]
+            for key, weight in self.model.state_dict().items()
+        }
+
     def merged(self, key):
-        weight = self.model.state_dict()[key].clone()
-        for strength, patch in self.patches.get(key, []):
-            weight = patch.calculate_weight(weight, key, strength, 1.0, None, lambda a: a)
-        return weight
+        return calculate_weight(self.patches.get(key, []), self.model.state_dict()[key].clone(), key)
 
 
-def _input(kind):
-    return lambda id, **options: SimpleNamespace(id=id, kind=kind, **{"optional": False, **options})
+def calculate_weight(patches, weight, key, intermediate_dtype=torch.float32, original_weights=None):
+    """Merges patches as ComfyUI does: the part of `comfy.lora.calculate_weight` that the nodes meet."""
+    for strength, value, strength_model, offset, function in patches:
+        weight *= strength_model
+        if isinstance(value, list):
+            (held, convert), *rest = value
+            value = calculate_weight(rest, convert(held.clone(), inplace=True), key)
+        if isinstance(value, torch.Tensor):
+            weight += strength * value
+        else:
+            weight = value.calculate_weight(
+                weight, key, strength, strength_model, offset, function or (lambda a: a), intermediate_dtype
+            )
+    return weight
+
+
+class NodeOutput(tuple):
+    """What a node returns: its outputs, and what the front end shows in it."""
+
+    def __new__(cls, *values, ui=None):
+        self = super().__new__(cls, values)
+        self.ui = ui
+        return self
+
+
+def _socket(kind):
+    def make(id=None, **options):
+        return SimpleNamespace(
+            id=id, kind=kind, **{"optional": False, "display_name": None, "tooltip": None, **options}
+        )
+
+    return SimpleNamespace(Input=make, Output=make)
 
 
 def _io():
-    kinds = {
-        name: SimpleNamespace(Input=_input(name.upper()), Output=_input(name.upper()))
-        for name in ("Model", "Clip", "Combo", "Float", "String")
-    }
+    names = ("Model", "Clip", "Combo", "Float", "Int", "Boolean", "String", "Image", "Hooks")
+    kinds = {name: _socket(name.upper()) for name in names}
+    kinds["HookKeyframes"] = _socket("HOOK_KEYFRAMES")
+
+    def schema(**fields):
+        return SimpleNamespace(**{"is_output_node": False, "is_input_list": False, "is_experimental": False, **fields})
+
+    hidden = SimpleNamespace(prompt="PROMPT", extra_pnginfo="EXTRA_PNGINFO", unique_id="UNIQUE_ID")
     return SimpleNamespace(
-        ComfyNode=object, Schema=lambda **fields: SimpleNamespace(**fields), NodeOutput=lambda *values: values, **kinds
+        ComfyNode=object, Schema=schema, NodeOutput=NodeOutput, Custom=_socket, Hidden=hidden, **kinds
     )
+
+
+def _ui():
+    def preview(kind):
+        return lambda value, **options: SimpleNamespace(kind=kind, value=value, as_dict=lambda: {kind: (value,)})
+
+    return SimpleNamespace(PreviewText=preview("text"), PreviewImage=preview("images"))
 
 
 def _keys(prefix, names):
@@ -78,9 +128,19 @@ def _folder_paths(models):
     def full(name, file):
         return next((str(Path(p) / file) for p in entries[name][0] if (Path(p) / file).is_file()), None)
 
+    def save_path(prefix, output, *_sizes):
+        folder, name = Path(output, prefix).parent, Path(prefix).name
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = [int(found[1]) for f in folder.iterdir() if (found := re.match(rf"{re.escape(name)}_(\d+)_", f.name))]
+        return str(folder), name, max(numbers, default=0) + 1, str(Path(prefix).parent), prefix
+
+    output = models.parent / "output"
+    output.mkdir()
     module = ModuleType("folder_paths")
     vars(module).update(
         models_dir=str(models),
+        get_output_directory=lambda: str(output),
+        get_save_image_path=save_path,
         folder_names_and_paths=entries,
         add_model_folder_path=add,
         get_filename_list=listed,
@@ -117,12 +177,13 @@ def comfy(monkeypatch, models):
     put(
         monkeypatch,
         "comfy.lora",
+        calculate_weight=calculate_weight,
         model_lora_keys_unet=_keys("lora_unet_", LAYERS),
         model_lora_keys_clip=_keys("lora_te1_", {TEXT_LAYER: TEXT_KEY}),
     )
     put(monkeypatch, "comfy.weight_adapter", WeightAdapterBase=type("WeightAdapterBase", (), {}))
     put(monkeypatch, "comfy_api")
-    put(monkeypatch, "comfy_api.v0_0_2", ComfyExtension=type("ComfyExtension", (), {}), io=_io())
+    put(monkeypatch, "comfy_api.v0_0_2", ComfyExtension=type("ComfyExtension", (), {}), io=_io(), ui=_ui())
     monkeypatch.setitem(sys.modules, "folder_paths", _folder_paths(models))
 
     yield lambda name="": importlib.import_module(f"comfy_nodes.{name}".rstrip("."))
@@ -165,3 +226,9 @@ def make_adapter():
 def small(make_adapter):
     """An adapter that fits `unet`."""
     return make_adapter(dict(zip(LAYERS, ((8, 8), (8, 12)), strict=True)), metadata={"ss_base_model_version": "toy"})
+
+
+@pytest.fixture
+def carry(comfy):
+    """Returns a function from an adapter and a title to what travels on a WAVEFT wire."""
+    return lambda adapter, title="a.safetensors": comfy("sockets").Carried(adapter, title, {"file": title})

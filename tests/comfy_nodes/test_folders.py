@@ -1,3 +1,4 @@
+import hashlib
 import os
 
 import pytest
@@ -25,7 +26,8 @@ def test_registering_twice_extends_what_the_user_configured(comfy, models):
     paths.folder_names_and_paths["waveft"] = (["/elsewhere"], set())
     module.register()
     module.register()
-    assert paths.folder_names_and_paths["waveft"] == (["/elsewhere", str(models / "waveft")], {".safetensors"})
+    expected = ["/elsewhere", str(models / "waveft"), str(models.parent / "output/waveft")]
+    assert paths.folder_names_and_paths["waveft"] == (expected, {".safetensors"})
 
 
 def test_the_folder_is_made_and_a_read_only_one_is_borne(comfy, models, monkeypatch):
@@ -70,12 +72,60 @@ def test_a_file_written_anew_is_read_anew(folders, models, write, make_adapter):
     first = folders.read("a.safetensors")
     assert folders.read("a.safetensors") is first
     before = folders.stamp(models / "waveft/a.safetensors")
-    retrained = make_adapter({name: layer.shape for name, layer in first.layers.items()}, seed=9)
+    retrained = make_adapter({name: layer.shape for name, layer in first.adapter.layers.items()}, seed=9)
     write("waveft/a.safetensors", retrained)
     os.utime(models / "waveft/a.safetensors", ns=(1, 1))
     assert folders.stamp(models / "waveft/a.safetensors") != before
     name = next(iter(retrained.layers))
-    assert folders.read("a.safetensors").layers[name].values.equal(retrained.layers[name].values)
+    again = folders.read("a.safetensors")
+    assert again.adapter.layers[name].values.equal(retrained.layers[name].values)
+    assert again.origin["sha256"] != first.origin["sha256"]
+
+
+def test_what_was_read_survives_its_file_being_overwritten(folders, models, write):
+    write("waveft/a.safetensors")
+    carried = folders.read("a.safetensors")
+    held = {name: layer.values.clone() for name, layer in carried.adapter.layers.items()}
+    path = models / "waveft/a.safetensors"
+    path.write_bytes(b"\0" * path.stat().st_size)  # in place: whoever holds the memory map sees zeros
+    assert all(carried.adapter.layers[name].values.equal(values) for name, values in held.items())
+
+
+def test_an_adapter_carries_its_name_and_hash(folders, models, write):
+    write("waveft/a.safetensors")
+    carried = folders.read("a.safetensors")
+    digest = hashlib.sha256((models / "waveft/a.safetensors").read_bytes()).hexdigest()
+    assert (carried.title, carried.origin) == ("a.safetensors", {"file": "a.safetensors", "sha256": digest})
+
+
+def test_saved_adapters_are_listed_and_other_output_is_not(folders, models, small):
+    from waveft_core import save
+
+    path = folders.output_path("waveft/mine")
+    assert path == models.parent / "output/waveft/mine_00001_.safetensors"
+    save(small, path)
+    save_file({"x": zeros(2)}, path.with_name("state.safetensors"))
+    assert folders.choices() == ["mine_00001_.safetensors"]
+    assert folders.output_path("waveft/mine").name == "mine_00002_.safetensors"
+
+
+@pytest.mark.parametrize("prefix", ["", "  ", "waveft/", "../mine", "/tmp/mine", "waveft/../../mine"])
+def test_a_name_outside_the_output_folder_is_refused(folders, comfy, prefix):
+    with pytest.raises(comfy("core").WaveFTError, match=r"filename_prefix .* expected a name"):
+        folders.output_path(prefix)
+
+
+def test_fingerprints_follow_the_files_and_never_equal_while_linked(folders, models, write):
+    write("waveft/a.safetensors")
+    write("waveft/b.safetensors")
+    first = folders.fingerprint("a.safetensors", "b.safetensors")
+    assert folders.fingerprint("a.safetensors", "b.safetensors") == first
+    os.utime(models / "waveft/b.safetensors", ns=(1, 1))
+    assert folders.fingerprint("a.safetensors", "b.safetensors") != first
+    linked = folders.fingerprint("a.safetensors", None)
+    assert linked != linked
+    assert folders.checked("a.safetensors", None) is True
+    assert "gone.safetensors" in folders.checked("a.safetensors", "gone.safetensors")
 
 
 def test_a_missing_file_is_refused_with_the_places_to_put_it(folders, comfy):

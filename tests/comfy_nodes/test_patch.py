@@ -9,15 +9,26 @@ TEXT = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
 TEXT_KEY = "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
 
 
+@pytest.fixture
+def apply(comfy, carry):
+    """Returns a function that applies adapters, (adapter, title, strengths), and returns what `patch.apply` does."""
+
+    def apply(model, clip, *parts):
+        patch = comfy("patch")
+        return patch.apply(model, clip, [patch.Part(carry(adapter, title), *s) for adapter, title, *s in parts])
+
+    return apply
+
+
 def close(got, expected):
     torch.testing.assert_close(
         got, expected, rtol=0, atol=8 * torch.finfo(torch.float32).eps * float(expected.abs().max())
     )
 
 
-def test_every_layer_is_merged_and_the_input_stays_as_it_was(comfy, unet, small):
+def test_every_layer_is_merged_and_the_input_stays_as_it_was(comfy, apply, unet, small):
     before = {key: weight.clone() for key, weight in unet.model.state_dict().items()}
-    model, clip, report = comfy("patch").apply(unet, None, small, "a.safetensors", -0.7, 1.0)
+    model, clip, report = apply(unet, None, (small, "a.safetensors", -0.7, 1.0))
     for layer, key in ((Q, Q_KEY), (K, K_KEY)):
         assert float(small.delta(layer).abs().max()) > 0.1
         close(model.merged(key), before[key] - 0.7 * small.delta(layer))
@@ -27,47 +38,71 @@ def test_every_layer_is_merged_and_the_input_stays_as_it_was(comfy, unet, small)
     assert all(torch.equal(unet.model.state_dict()[key], before[key]) for key in before)
 
 
-def test_two_adapters_add_up(comfy, unet, small, make_adapter):
+def test_two_adapters_add_up(apply, unet, small, make_adapter):
     other = make_adapter({Q: (8, 8)}, seed=5)
-    apply = comfy("patch").apply
-    model = apply(unet, None, small, "a", 1.0, 1.0)[0]
-    model = apply(model, None, other, "b", 0.5, 1.0)[0]
     expected = unet.model.state_dict()[Q_KEY] + small.delta(Q) + 0.5 * other.delta(Q)
-    close(model.merged(Q_KEY), expected)
+    model = apply(unet, None, (small, "a", 1.0, 1.0))[0]
+    close(apply(model, None, (other, "b", 0.5, 1.0))[0].merged(Q_KEY), expected)
+    together, _, report = apply(unet, None, (small, "a", 1.0, 1.0), (other, "b", 0.5, 1.0))
+    close(together.merged(Q_KEY), expected)
+    assert "2/2 layers of a" in report and "1/1 layers of b" in report
+
+
+def test_several_are_applied_all_or_none(comfy, apply, unet, small, make_adapter):
+    with pytest.raises(comfy("core").WaveFTError, match='"wrong"'):
+        apply(unet, None, (small, "a", 1.0, 1.0), (make_adapter({"lora_unet_x": (8, 8)}), "wrong", 1.0, 1.0))
+    assert unet.patches == {}
+    assert apply(unet, None)[0] is unet
+
+
+def test_a_layer_merged_again_and_again_has_the_first_merges_bits(comfy, carry, unet, small):
+    """Low VRAM merges at each forward: from the second on with a plan that was kept, up to a limit."""
+    patch = comfy("patch")
+    weight = unet.model.state_dict()[Q_KEY]
+    for limit in (1 << 20, 0):
+        kept, layer = patch._Kept(limit), patch.WaveFTPatch(carry(small), Q)
+        plans = [kept.plan(layer, weight) for _ in range(3)]
+        assert plans[0] is None
+        assert (plans[1] is plans[2]) == (limit > 0)
+        merged = [small.add_(weight.clone(), Q, 0.7, plan) for plan in plans]
+        assert all(torch.equal(merged[0], other) for other in merged)
+        assert kept._nbytes == (plans[1].nbytes if limit else 0)
+        del layer
+        assert kept._nbytes == 0
 
 
 @pytest.mark.parametrize("function", [lambda a: a, lambda a: a.clone()], ids=["itself", "a copy"])
 @pytest.mark.parametrize(("dtype", "steps"), [(torch.float32, 2), (torch.bfloat16, 1), (torch.float16, 1)])
-def test_a_half_precision_weight_is_rounded_once(comfy, unet, small, dtype, steps, function):
+def test_a_half_precision_weight_is_rounded_once(comfy, carry, unet, small, dtype, steps, function):
     weight = unet.model.state_dict()[Q_KEY].to(dtype)
     expected = weight.double() + 0.3 * small.delta(Q, torch.float64)
-    patch = comfy("patch").WaveFTPatch(small, Q)
+    patch = comfy("patch").WaveFTPatch(carry(small), Q)
     got = patch.calculate_weight(weight.clone(), Q_KEY, 0.3, 1.0, None, function, intermediate_dtype=dtype)
     assert got.dtype == dtype
     error = (got.double() - expected).abs()
     assert bool((error <= steps * torch.finfo(dtype).eps / 2 * expected.abs() + 1e-6).all())
 
 
-def test_a_function_and_a_cut_are_honoured(comfy, small):
+def test_a_function_and_a_cut_are_honoured(comfy, carry, small):
     fused = torch.randn(24, 8, generator=torch.Generator().manual_seed(3))
     expected = fused.clone()
     expected[8:16] += (0.5 * small.delta(Q)).flip(0)
-    patch = comfy("patch").WaveFTPatch(small, Q)
+    patch = comfy("patch").WaveFTPatch(carry(small), Q)
     patch.calculate_weight(fused.narrow(0, 8, 8), "fused", 0.5, 1.0, (0, 8, 8), lambda delta: delta.flip(0))
     close(fused, expected)
 
 
 @pytest.mark.parametrize("function", [lambda a: a, lambda a: a.clone()])
-def test_a_weight_of_another_shape_stops_the_merge(comfy, small, function):
+def test_a_weight_of_another_shape_stops_the_merge(comfy, carry, small, function):
     with pytest.raises(comfy("core").WaveFTError, match=r"(?s)to_q.*expected.*got"):
-        comfy("patch").WaveFTPatch(small, Q).calculate_weight(torch.zeros(8, 12), "w", 1.0, 1.0, None, function)
+        comfy("patch").WaveFTPatch(carry(small), Q).calculate_weight(torch.zeros(8, 12), "w", 1.0, 1.0, None, function)
 
 
-def test_unknown_layers_are_refused_by_name(comfy, unet, make_adapter):
+def test_unknown_layers_are_refused_by_name(comfy, apply, unet, make_adapter):
     names = {f"lora_unet_middle_block_{i}": (8, 8) for i in range(12)}
     adapter = make_adapter({Q: (8, 8), **names}, metadata={"modelspec.architecture": "some-model/waveft"})
     with pytest.raises(comfy("core").WaveFTError) as refused:
-        comfy("patch").apply(unet, None, adapter, "a.safetensors", 1.0, 1.0)
+        apply(unet, None, (adapter, "a.safetensors", 1.0, 1.0))
     message = str(refused.value)
     assert message.count("lora_unet_middle_block") == 10
     for part in (
@@ -82,23 +117,23 @@ def test_unknown_layers_are_refused_by_name(comfy, unet, make_adapter):
     assert unet.patches == {}
 
 
-def test_wrong_shapes_are_refused_by_name(comfy, unet, make_adapter):
+def test_wrong_shapes_are_refused_by_name(comfy, apply, unet, make_adapter):
     with pytest.raises(comfy("core").WaveFTError, match=rf'"a".*"{K}".*\[8, 12\], got \[8, 14\].*choose another'):
-        comfy("patch").apply(unet, None, make_adapter({Q: (8, 8), K: (8, 14)}), "a", 1.0, 1.0)
+        apply(unet, None, (make_adapter({Q: (8, 8), K: (8, 14)}), "a", 1.0, 1.0))
 
 
-def test_two_spellings_of_one_weight_are_refused(comfy, unet, make_adapter, monkeypatch):
+def test_two_spellings_of_one_weight_are_refused(comfy, apply, unet, make_adapter, monkeypatch):
     patch, other = comfy("patch"), "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
     monkeypatch.setattr(patch.comfy.lora, "model_lora_keys_unet", lambda model, found: {Q: Q_KEY, other: Q_KEY})
     with pytest.raises(comfy("core").WaveFTError, match=f'"{other}" and "{Q}".*got two'):
-        patch.apply(unet, None, make_adapter({Q: (8, 8), other: (8, 8)}), "a", 1.0, 1.0)
+        apply(unet, None, (make_adapter({Q: (8, 8), other: (8, 8)}), "a", 1.0, 1.0))
 
 
-def test_a_name_that_fits_two_weights_is_refused(comfy, unet, small):
+def test_a_name_that_fits_two_weights_is_refused(comfy, apply, unet, small):
     twin = Q_KEY.replace("blocks.4.1", "blocks_4.1")
     unet.model.state_dict()[twin] = torch.zeros(8, 8)
     with pytest.raises(comfy("core").WaveFTError, match=f'"{Q}".*fits several'):
-        comfy("patch").apply(unet, None, small, "a", 1.0, 1.0)
+        apply(unet, None, (small, "a", 1.0, 1.0))
 
 
 class TestTextEncoders:
@@ -106,31 +141,31 @@ class TestTextEncoders:
     def both(self, make_adapter):
         return make_adapter({Q: (8, 8), TEXT: (6, 6)})
 
-    def test_both_are_patched_each_at_its_strength(self, comfy, unet, clip, both):
-        model, text, report = comfy("patch").apply(unet, clip, both, "a", 1.0, -2.0)
+    def test_both_are_patched_each_at_its_strength(self, comfy, apply, unet, clip, both):
+        model, text, report = apply(unet, clip, (both, "a", 1.0, -2.0))
         close(model.merged(Q_KEY), unet.model.state_dict()[Q_KEY] + both.delta(Q))
         close(text.merged(TEXT_KEY), clip.cond_stage_model.state_dict()[TEXT_KEY] - 2 * both.delta(TEXT))
         assert "2/2 layers of a" in report
         assert "CLIP: 1/1 layers at strength -2" in report
 
-    def test_without_clip_they_are_refused_with_the_remedy(self, comfy, unet, both):
+    def test_without_clip_they_are_refused_with_the_remedy(self, comfy, apply, unet, both):
         with pytest.raises(comfy("core").WaveFTError, match=f'"{TEXT}".*Connect `clip`, or set strength_clip to 0'):
-            comfy("patch").apply(unet, None, both, "a", 1.0, 1.0)
+            apply(unet, None, (both, "a", 1.0, 1.0))
         assert unet.patches == {}
 
-    def test_strength_0_leaves_them_out_by_name(self, comfy, unet, clip, both):
+    def test_strength_0_leaves_them_out_by_name(self, comfy, apply, unet, clip, both):
         for connected in (None, clip):
-            model, text, report = comfy("patch").apply(unet, connected, both, "a", 1.0, 0.0)
+            model, text, report = apply(unet, connected, (both, "a", 1.0, 0.0))
             assert text is connected
             assert list(model.patches) == [Q_KEY]
             assert "1/2 layers of a" in report
             assert "CLIP: 0/1 layers, left out by strength 0" in report
 
-    def test_a_file_that_fits_the_model_alone_patches_neither(self, comfy, unet, clip, make_adapter):
+    def test_a_file_that_fits_the_model_alone_patches_neither(self, comfy, apply, unet, clip, make_adapter):
         adapter = make_adapter({Q: (8, 8), TEXT: (6, 8)})
         with pytest.raises(comfy("core").WaveFTError, match="connected CLIP"):
-            comfy("patch").apply(unet, clip, adapter, "a", 1.0, 1.0)
+            apply(unet, clip, (adapter, "a", 1.0, 1.0))
         assert unet.patches == clip.patches == {}
 
-    def test_a_file_without_them_returns_clip_itself(self, comfy, unet, clip, small):
-        assert comfy("patch").apply(unet, clip, small, "a", 1.0, 1.0)[1] is clip
+    def test_a_file_without_them_returns_clip_itself(self, comfy, apply, unet, clip, small):
+        assert apply(unet, clip, (small, "a", 1.0, 1.0))[1] is clip

@@ -1,0 +1,53 @@
+"""The node that applies an adapter of the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import patch, widgets
+from ..api import io
+from ..filters import Filter
+from ..sockets import Carried
+
+
+class WaveFTApply(io.ComfyNode):
+    """Apply WaveFT."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Returns the node's inputs, outputs and texts."""
+        return io.Schema(
+            node_id="WaveFTApply",
+            display_name="Apply WaveFT",
+            category="WaveFT",
+            description=(
+                "Applies an adapter that other nodes loaded, combined, scaled, extracted or trained. "
+                "An adapter that does not fit the model whole is refused."
+            ),
+            inputs=[
+                widgets.model(),
+                widgets.adapter(tooltip="The adapter to apply."),
+                widgets.strength_model(),
+                *widgets.clip_inputs(),
+                widgets.filter_input(),
+            ],
+            outputs=widgets.patched_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        adapter: Carried,
+        strength_model: float,
+        clip: Any = None,
+        strength_clip: float = 1.0,
+        filter: Filter | None = None,
+    ) -> io.NodeOutput:
+        """Returns MODEL, CLIP (None if none came in) and the report.
+
+        Raises:
+            WaveFTError: the adapter does not fit, whole, what is connected. Nothing is changed then.
+        """
+        carried = adapter if filter is None else filter.apply(adapter)
+        return io.NodeOutput(*patch.apply(model, clip, [patch.Part(carried, strength_model, strength_clip)]))
