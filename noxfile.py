@@ -25,7 +25,7 @@ def test(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """The tests that take minutes; those for a GPU and for ComfyUI too, where there is one."""
-    session.run(sys.executable, "-m", "pytest", "-m", "slow or gpu or comfy", *session.posargs)
+    session.run(sys.executable, "-m", "pytest", "-m", "slow or gpu or comfyui", *session.posargs)
 
 
 @nox.session

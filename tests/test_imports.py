@@ -14,6 +14,8 @@ PACKAGES = ("waveft_core", "trainer", "comfy_nodes")
 CORE_MAY_IMPORT = {"torch", "numpy", "safetensors", "pywt", "ptwt"}
 CORE_LAZILY = {"ptwt", "matplotlib", "tqdm"}  # optional: inside functions only
 CORE_IN_ONE_PLACE = {"waveft_core.plot": "matplotlib", "waveft_core.cli.console": "tqdm"}  # the command line's
+# ComfyUI's own modules: the nodes' machinery touches them, a node's own file does not.
+COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "nodes", "server"}
 STRANGERS = {
     "waveft_core": {"trainer", "comfy_nodes"},
     "trainer": {"comfy_nodes", "comfy", "comfy_api"},
@@ -83,6 +85,8 @@ def violations(modules: Mapping[str, str], packages: frozenset[str]) -> list[str
             faults += [f"{where}: {home} must not import {top}" for top in sorted(tops & STRANGERS[home])]
             if home == "waveft_core":
                 faults += _core_faults(imported, tops, CORE_IN_ONE_PLACE.get(module), where)
+            if home == "comfy_nodes":
+                faults += _pack_faults(module, imported, tops, where)
             graph[module] |= targets(imported, modules) - {module}
     return faults + _cycles(graph)
 
@@ -94,6 +98,14 @@ def _core_faults(imported: Import, tops: set[str], here: str | None, where: str)
         yield f"{where}: the core must not import {top}"
     if tops & CORE_LAZILY and not imported.lazy:
         yield f"{where}: the core imports {imported.name} only inside functions"
+
+
+def _pack_faults(module: str, imported: Import, tops: set[str], where: str) -> Iterator[str]:
+    if "waveft_core" in tops and module != "comfy_nodes.core":
+        yield f"{where}: the nodes reach the core through comfy_nodes.core alone"
+    if module.startswith("comfy_nodes.nodes.") and not imported.relative:
+        for top in sorted(tops & COMFYUI):
+            yield f"{where}: a node's file must not import {top}"
 
 
 def _cycles(graph: Mapping[str, set[str]]) -> list[str]:
@@ -149,6 +161,9 @@ CORE = {"waveft_core": "", "waveft_core.atoms": "import torch"}
         ({"waveft_core.plot": "import matplotlib"}, "only inside functions"),
         ({"waveft_core.a": "def f():\n    import matplotlib"}, "core must not import matplotlib"),
         ({"waveft_core.plot": "def f():\n    import tqdm"}, "core must not import tqdm"),
+        ({"comfy_nodes": "", "comfy_nodes.a": "from waveft_core import x"}, "the nodes reach the core through"),
+        ({"comfy_nodes": "", "comfy_nodes.nodes.a": "import comfy.utils"}, "a node's file must not import comfy"),
+        ({"comfy_nodes": "", "comfy_nodes.nodes.a": "import folder_paths"}, "must not import folder_paths"),
         ({"trainer": "", "trainer.a": "from comfy_nodes import x"}, "trainer must not import comfy_nodes"),
         ({"trainer": "", "trainer.a": "from ..comfy_nodes import x"}, "trainer must not import comfy_nodes"),
         ({"comfy_nodes": "", "comfy_nodes.a": "from ..trainer import loop"}, "comfy_nodes must not import trainer"),

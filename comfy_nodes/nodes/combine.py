@@ -20,8 +20,8 @@ class WaveFTCombine(io.ComfyNode):
             display_name="Combine WaveFT",
             category="WaveFT",
             description=(
-                "Adds up to four adapters up into one, each times its weight. In one wavelet the sum is exact: to apply it "
-                "is to apply the parts. Optionally keeps the largest coefficients alone."
+                "Makes one adapter of up to four, the sum of each times its weight. In one wavelet the sum is exact: "
+                "applying it is applying the parts. Optionally keeps the largest coefficients alone."
             ),
             inputs=[
                 widgets.adapter("adapter_1", "The first adapter; the sum is written in its wavelet."),
