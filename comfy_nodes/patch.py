@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +10,13 @@ import comfy.lora
 import torch
 from comfy.weight_adapter import WeightAdapterBase
 
-from .core import Plan, WaveFTError, listed
+from .core import WaveFTError, listed
 from .fit import Target, fit, trained_for
+from .plans import Kept
 from .sockets import Carried
 
 TEXT_ENCODERS = ("lora_te_", "lora_te1_", "lora_te2_")  # kohya's names for one encoder, and for SDXL's two
-KEPT_PLANS_BYTES = 256 << 20  # SDXL's 560 layers at the paper's budget: 32 MB with db1, 127 MB with db2
+_KEPT = Kept(256 << 20)  # SDXL's 560 layers at the paper's budget: 32 MB with db1, 127 MB with db2
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class WaveFTPatch(WeightAdapterBase):
         """
         adapter = self.carried.adapter
         if function(weight) is weight:  # the identity, in all but fused layers: touch the few entries that change
-            return adapter.add_(weight, self.layer, strength, _KEPT.plan(self, weight))
+            return adapter.add_(weight, self.layer, strength, _KEPT.plan(adapter, self.layer, weight))
         wide = torch.promote_types(weight.dtype, torch.float32)
         delta = function(adapter.delta(self.layer, wide, weight.device))
         if delta.shape != weight.shape:
@@ -72,41 +72,6 @@ class WaveFTPatch(WeightAdapterBase):
                 f"got {list(delta.shape)}. The file was trained for another model."
             )
         return weight.add_(delta, alpha=strength)  # torch adds in the wider dtype and rounds once
-
-
-class _Kept:
-    """The plans of layers that are merged again and again: at each forward in low VRAM, at each keyframe of a hook.
-
-    A layer's first merge keeps nothing, since most models are merged once. From its second on its plan stays on the
-    device, until the patch is gone; beyond the limit plans are made anew each time, four times as slow.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._nbytes = 0
-        self._plans: weakref.WeakKeyDictionary[WaveFTPatch, Plan | None] = weakref.WeakKeyDictionary()
-
-    def plan(self, patch: WaveFTPatch, weight: torch.Tensor) -> Plan | None:
-        """Returns the plan of a patch's layer on the weight's device; None at first, and where there is no room."""
-        if patch not in self._plans:
-            self._plans[patch] = None
-            return None
-        held = self._plans[patch]
-        if held is None or held.entries.device != weight.device:
-            made = patch.carried.adapter.plan(patch.layer, weight.dtype, weight.device)
-            if held is None:
-                if self._nbytes + made.nbytes > self._limit:
-                    return made
-                self._nbytes += made.nbytes
-                weakref.finalize(patch, self._forget, made.nbytes)
-            self._plans[patch] = held = made
-        return held
-
-    def _forget(self, nbytes: int) -> None:
-        self._nbytes -= nbytes
-
-
-_KEPT = _Kept(KEPT_PLANS_BYTES)
 
 
 def apply(model: Any, clip: Any, parts: Sequence[Part]) -> tuple[Any, Any, str]:

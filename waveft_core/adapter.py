@@ -145,12 +145,16 @@ class Adapter:
             )
         wide = arithmetic_dtype(weight.dtype)
         plan = self.plan(layer, weight.dtype, weight.device) if plan is None else plan
-        entries, width = plan.entries.long(), weight[0].numel()
-        rows, columns = entries // width, entries % width
+        total = plan.sums(found.values.to(weight.device)).mul_(self.scaling * strength)
+        if weight.is_contiguous():
+            flat = weight.view(-1)
+            total.add_(flat.index_select(0, plan.entries).to(wide))
+            flat.index_copy_(0, plan.entries.long(), rounded(total, weight.dtype))
+            return weight
+        width = weight[0].numel()
+        rows, columns = plan.entries.long() // width, plan.entries.long() % width
         flat = weight.reshape(weight.shape[0], -1)
-        touched = flat[rows, columns].to(wide)
-        total = plan.sums(found.values.to(weight.device)).mul_(self.scaling * strength).add_(touched)
-        flat[rows, columns] = rounded(total, weight.dtype)
+        flat[rows, columns] = rounded(total.add_(flat[rows, columns].to(wide)), weight.dtype)
         if flat.data_ptr() != weight.data_ptr():  # a channels_last convolution: reshape made a copy
             weight.copy_(flat.view(weight.shape))
         return weight

@@ -55,22 +55,6 @@ def test_several_are_applied_all_or_none(comfy, apply, unet, small, make_adapter
     assert apply(unet, None)[0] is unet
 
 
-def test_a_layer_merged_again_and_again_has_the_first_merges_bits(comfy, carry, unet, small):
-    """Low VRAM merges at each forward: from the second on with a plan that was kept, up to a limit."""
-    patch = comfy("patch")
-    weight = unet.model.state_dict()[Q_KEY]
-    for limit in (1 << 20, 0):
-        kept, layer = patch._Kept(limit), patch.WaveFTPatch(carry(small), Q)
-        plans = [kept.plan(layer, weight) for _ in range(3)]
-        assert plans[0] is None
-        assert (plans[1] is plans[2]) == (limit > 0)
-        merged = [small.add_(weight.clone(), Q, 0.7, plan) for plan in plans]
-        assert all(torch.equal(merged[0], other) for other in merged)
-        assert kept._nbytes == (plans[1].nbytes if limit else 0)
-        del layer
-        assert kept._nbytes == 0
-
-
 @pytest.mark.parametrize("function", [lambda a: a, lambda a: a.clone()], ids=["itself", "a copy"])
 @pytest.mark.parametrize(("dtype", "steps"), [(torch.float32, 2), (torch.bfloat16, 1), (torch.float16, 1)])
 def test_a_half_precision_weight_is_rounded_once(comfy, carry, unet, small, dtype, steps, function):
