@@ -149,7 +149,7 @@ class Adapter:
         if weight.is_contiguous():
             flat = weight.view(-1)
             total.add_(flat.index_select(0, plan.entries).to(wide))
-            flat.index_copy_(0, plan.entries.long(), rounded(total, weight.dtype))
+            flat[plan.entries.long()] = rounded(total, weight.dtype)
             return weight
         width = weight[0].numel()
         rows, columns = plan.entries.long() // width, plan.entries.long() % width

@@ -169,6 +169,24 @@ def test_add_is_weight_plus_strength_delta_rounded_once(dtype, strength, make_ad
     assert torch.equal(copy[untouched], weight[untouched])
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2],
+    ids=str,
+)
+def test_add_writes_the_same_bits_whatever_the_strides_and_with_a_kept_plan(dtype, make_adapter):
+    adapter = make_adapter({"lora_x": (8, 12)}, 3, "db2")
+    weight = torch.randn(8, 12, generator=torch.Generator().manual_seed(2)).to(dtype)
+    expected = adapter.add_(weight.clone(), "lora_x", 0.7)
+    assert not torch.equal(expected.double(), weight.double())
+    turned = weight.t().contiguous().t()
+    assert not turned.is_contiguous()
+    assert torch.equal(adapter.add_(turned, "lora_x", 0.7).double(), expected.double())
+    plan = adapter.plan("lora_x", dtype, weight.device)
+    for _ in range(2):
+        assert torch.equal(adapter.add_(weight.clone(), "lora_x", 0.7, plan).double(), expected.double())
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_add_reaches_a_convolution_in_any_memory_format(memory_format, make_adapter):
     adapter = make_adapter({"lora_x": (4, 2, 3, 3)})
