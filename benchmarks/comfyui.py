@@ -1,8 +1,8 @@
 """The first sample in a real ComfyUI: our adapter beside the stock loader's LoRA of rank 1, on the same layers.
 
-    COMFYUI_DIR=... [COMFYUI_PYTHON=...] python -m benchmarks.comfyui [--arch sdxl] [--rounds 7] [--json comfyui.json]
+    COMFYUI_DIR=... [COMFYUI_PYTHON=...] python -m benchmarks.comfyui [--arch sdxl] [--rounds 6] [--json comfyui.json]
 
-`sdxl` writes 5.3 GB to the temporary directory and needs 16 GB of memory; `narrow` has the same 560 layers at width 320.
+`sdxl` writes 5.3 GB to the temporary directory and needs 16 GB of memory; `narrow` has its 560 layers, all 320 wide.
 Each turn of a contestant is three prompts, all of one sampling step:
 
 - switched: its adapter comes onto a model that carried the last contestant's;
@@ -25,7 +25,8 @@ import torch
 
 from benchmarks.measure import Report, arguments, order, ratio_text, table, time_text
 from tests.comfyui.graphs import Graph
-from tests.comfyui.server import REPOSITORY, Server, Settings, Unavailable, settings
+from tests.comfyui.server import REPOSITORY, Server
+from tests.comfyui.settings import Settings, Unavailable, settings
 from tests.comfyui.weights import attention_shapes, write_adapter, write_lora
 from waveft_core import Spec
 
@@ -116,7 +117,7 @@ def rows_of(times: dict[tuple[str, str], list[float]]) -> list[list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments(__doc__, rounds=7, dtype=None)
+    parser = arguments(__doc__, rounds=6, dtype=None)
     parser.add_argument("--arch", choices=["sdxl", "narrow", "micro"], default="sdxl")
     parser.add_argument("--fresh", type=int, default=1, help="fresh servers of each contestant (default 1)")
     parser.add_argument("--coefficients", type=int, default=Spec().coefficients)
@@ -140,9 +141,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     report.records += [{"contestant": name, "step": "fresh", "seconds": taken} for name, taken in fresh.items()]
     report.records.append({"contestant": OURS, "step": "import", "seconds": imports})
     columns = ["model", *STEPS, "switched / plain", "changed / plain", "added by the change"]
-    print(f"{report.headline}\n\n{table(columns, rows_of(times))}\n")
+    print(f"{report.headline}\n\n{table(columns, rows_of(times))}")
     if options.fresh:
-        print(table(["first prompt of a fresh server", "time"], [[n, time_text(statistics.median(t))] for n, t in fresh.items()]))
+        rows = [[name, time_text(statistics.median(taken))] for name, taken in fresh.items()]
+        print(f"\n{table(['first prompt of a fresh server', 'time'], rows)}")
+    for step in ("switched", "changed"):
+        over = [own / other for own, other in zip(times[OURS, step], times[LORA, step], strict=True)]
+        print(f"\nFirst sample, {step}, ours over the stock loader's LoRA: {ratio_text(over)}")
     print(f"\nImporting the pack: {time_text(statistics.median(imports))} (largest {time_text(max(imports))})")
     report.finish()
 

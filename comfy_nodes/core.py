@@ -11,16 +11,58 @@ from typing import TYPE_CHECKING
 
 try:
     if TYPE_CHECKING or "." not in __package__:
-        from waveft_core import Adapter, WaveFTError, combine, energy, load, prune, reproject, save, scale
+        from waveft_core import (
+            SDXL_ATTENTION,
+            Adapter,
+            WaveFTError,
+            combine,
+            energy,
+            extract_deltas,
+            load,
+            prune,
+            reproject,
+            save,
+            scale,
+            summarize,
+        )
+        from waveft_core.atoms import wavelets
+        from waveft_core.cli.console import size_text
+        from waveft_core.cli.report import as_text
+        from waveft_core.container import read_layout
         from waveft_core.errors import listed, nearest
         from waveft_core.file import from_tensors, read_header
+        from waveft_core.header import HEADER
+        from waveft_core.interop.lora import deltas
         from waveft_core.plan import Plan
+        from waveft_core.rounding import rounded_to
+        from waveft_core.sources import differences, matches
         from waveft_core.summary import BANDS
     else:
-        from ..waveft_core import Adapter, WaveFTError, combine, energy, load, prune, reproject, save, scale
+        from ..waveft_core import (
+            SDXL_ATTENTION,
+            Adapter,
+            WaveFTError,
+            combine,
+            energy,
+            extract_deltas,
+            load,
+            prune,
+            reproject,
+            save,
+            scale,
+            summarize,
+        )
+        from ..waveft_core.atoms import wavelets
+        from ..waveft_core.cli.console import size_text
+        from ..waveft_core.cli.report import as_text
+        from ..waveft_core.container import read_layout
         from ..waveft_core.errors import listed, nearest
         from ..waveft_core.file import from_tensors, read_header
+        from ..waveft_core.header import HEADER
+        from ..waveft_core.interop.lora import deltas
         from ..waveft_core.plan import Plan
+        from ..waveft_core.rounding import rounded_to
+        from ..waveft_core.sources import differences, matches
         from ..waveft_core.summary import BANDS
 except ModuleNotFoundError as error:
     if error.name not in {"numpy", "pywt", "safetensors", "torch"}:
@@ -33,18 +75,30 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "BANDS",
+    "HEADER",
+    "SDXL_ATTENTION",
     "Adapter",
     "Plan",
     "WaveFTError",
+    "as_text",
     "combine",
+    "deltas",
+    "differences",
     "energy",
+    "extract_deltas",
     "from_tensors",
     "listed",
     "load",
+    "matches",
     "nearest",
     "prune",
     "read_header",
+    "read_layout",
     "reproject",
+    "rounded_to",
     "save",
     "scale",
+    "size_text",
+    "summarize",
+    "wavelets",
 ]

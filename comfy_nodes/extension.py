@@ -1,15 +1,22 @@
 """The list of nodes, and the entry point that ComfyUI calls for it."""
 
-from . import folders
+from . import folders, stock
 from .api import ComfyExtension, io
 from .nodes.apply import WaveFTApply
 from .nodes.apply_stack import WaveFTApplyStack
 from .nodes.combine import WaveFTCombine
+from .nodes.extract import WaveFTExtract
 from .nodes.filter import WaveFTFilter
+from .nodes.grid import WaveFTGrid
+from .nodes.hook import WaveFTHook
+from .nodes.inspect import WaveFTInspect
 from .nodes.load_adapter import WaveFTLoadAdapter
 from .nodes.loader import WaveFTLoader
+from .nodes.save import WaveFTSave
 from .nodes.scale import WaveFTScale
+from .nodes.schedule import WaveFTStrengthSchedule
 from .nodes.stack import WaveFTStack
+from .nodes.sweep import WaveFTStrengthSweep
 
 NODES: list[type[io.ComfyNode]] = [
     WaveFTLoader,
@@ -20,6 +27,13 @@ NODES: list[type[io.ComfyNode]] = [
     WaveFTFilter,
     WaveFTScale,
     WaveFTCombine,
+    WaveFTHook,
+    WaveFTStrengthSchedule,
+    WaveFTExtract,
+    WaveFTSave,
+    WaveFTInspect,
+    WaveFTStrengthSweep,
+    WaveFTGrid,
 ]
 
 
@@ -32,6 +46,7 @@ class WaveFTExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> WaveFTExtension:
-    """Registers the adapter folders with ComfyUI and returns the extension."""
+    """Makes the adapter folders and the file's format known to ComfyUI, and returns the extension."""
     folders.register()
+    stock.register()
     return WaveFTExtension()

@@ -156,3 +156,29 @@ def _mentions_header(path: str, _stamp: str) -> bool:
     with Path(path).open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         return HEADER_TENSOR in file.read(min(length, HEADER_LIMIT_BYTES))
+
+
+def lora_choices() -> list[str]:
+    """Returns the names of the LoRA files in `models/loras`: what is safetensors there and no WaveFT adapter."""
+    names = [name for name in folder_paths.get_filename_list("loras") if name.endswith(EXTENSION)]
+    return [name for name in names if not _is_waveft(folder_paths.get_full_path("loras", name))]
+
+
+def lora_path(name: str) -> Path:
+    """Returns the path of a file in `models/loras`.
+
+    Raises:
+        WaveFTError: there is none of that name.
+    """
+    path = folder_paths.get_full_path("loras", name)
+    if path is None:
+        raise WaveFTError(
+            f'LoRA "{name}": expected a file in models/loras, got none of that name. '
+            "Put it there and press R in ComfyUI to read the folders again, or choose another."
+        )
+    return Path(path)
+
+
+def in_output(path: Path) -> str:
+    """Returns a file's path as seen from ComfyUI's output folder, with forward slashes."""
+    return path.resolve().relative_to(Path(folder_paths.get_output_directory()).resolve()).as_posix()

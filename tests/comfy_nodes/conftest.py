@@ -26,6 +26,7 @@ class Patcher:
     def __init__(self, weights, patches=None):
         self.model = self.cond_stage_model = SimpleNamespace(state_dict=lambda: weights)
         self.patches = dict(patches or {})
+        self.load_device = torch.device("cpu")
 
     def clone(self):
         return Patcher(self.model.state_dict(), self.patches)
@@ -74,6 +75,84 @@ class NodeOutput(tuple):
         self = super().__new__(cls, values)
         self.ui = ui
         return self
+
+
+class ProgressBar:
+    """ComfyUI's bar; `seen` is what every bar of a test was set to."""
+
+    seen = []
+
+    def __init__(self, total):
+        self.total = total
+        ProgressBar.seen = []
+
+    def update_absolute(self, value, total=None, preview=None):
+        ProgressBar.seen.append(value)
+
+
+class HookKeyframe:
+    """A strength, from a place in the sampling on."""
+
+    def __init__(self, strength, start_percent=0.0, guarantee_steps=1):
+        self.strength, self.start_percent, self.guarantee_steps = strength, start_percent, guarantee_steps
+
+    def clone(self):
+        return HookKeyframe(self.strength, self.start_percent, self.guarantee_steps)
+
+
+class HookKeyframeGroup:
+    """Keyframes in their order."""
+
+    def __init__(self):
+        self.keyframes = []
+
+    def add(self, keyframe):
+        self.keyframes = sorted([*self.keyframes, keyframe], key=lambda held: held.start_percent)
+
+    def clone(self):
+        made = HookKeyframeGroup()
+        made.keyframes = [keyframe.clone() for keyframe in self.keyframes]
+        return made
+
+
+class WeightHook:
+    """A hook that patches weights."""
+
+    def __init__(self, strength_model=1.0, strength_clip=1.0):
+        self.hook_ref = object()
+        self._strength_model, self._strength_clip = strength_model, strength_clip
+
+    def should_register(self, model, model_options, target_dict, registered):
+        return True
+
+    def clone(self):
+        made = self.__class__()
+        made.hook_ref = self.hook_ref
+        made._strength_model, made._strength_clip = self._strength_model, self._strength_clip
+        return made
+
+    def __eq__(self, other):
+        return self.__class__ == other.__class__ and self.hook_ref == other.hook_ref
+
+    def __hash__(self):
+        return hash(self.hook_ref)
+
+
+class HookGroup:
+    """Hooks, each once."""
+
+    def __init__(self):
+        self.hooks = []
+
+    def add(self, hook):
+        if hook not in self.hooks:
+            self.hooks.append(hook)
+
+    def clone_and_combine(self, other):
+        made = HookGroup()
+        for hook in [*self.hooks, *other.hooks]:
+            made.add(hook.clone())
+        return made
 
 
 def _socket(kind):
@@ -181,7 +260,25 @@ def comfy(monkeypatch, models):
         model_lora_keys_unet=_keys("lora_unet_", LAYERS),
         model_lora_keys_clip=_keys("lora_te1_", {TEXT_LAYER: TEXT_KEY}),
     )
-    put(monkeypatch, "comfy.weight_adapter", WeightAdapterBase=type("WeightAdapterBase", (), {}))
+    put(monkeypatch, "comfy.weight_adapter", WeightAdapterBase=type("WeightAdapterBase", (), {}), adapters=[])
+    put(monkeypatch, "comfy.cli_args", args=SimpleNamespace(disable_metadata=False))
+    put(
+        monkeypatch,
+        "comfy.model_management",
+        throw_exception_if_processing_interrupted=lambda: None,
+        unload_all_models=lambda: None,
+        soft_empty_cache=lambda: None,
+    )
+    put(monkeypatch, "comfy.utils", ProgressBar=ProgressBar)
+    put(
+        monkeypatch,
+        "comfy.hooks",
+        EnumWeightTarget=SimpleNamespace(Model="model", Clip="clip"),
+        HookGroup=HookGroup,
+        HookKeyframe=HookKeyframe,
+        HookKeyframeGroup=HookKeyframeGroup,
+        WeightHook=WeightHook,
+    )
     put(monkeypatch, "comfy_api")
     put(monkeypatch, "comfy_api.v0_0_2", ComfyExtension=type("ComfyExtension", (), {}), io=_io(), ui=_ui())
     monkeypatch.setitem(sys.modules, "folder_paths", _folder_paths(models))

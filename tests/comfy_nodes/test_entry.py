@@ -27,6 +27,8 @@ class Anything(type):
         if name.startswith("__"):
             raise AttributeError(name)
         return made(name)
+    def __iter__(cls):
+        return iter(())
     def __call__(cls, *args, **kwargs):
         return cls if args and isinstance(args[0], str) else super().__call__(*args, **kwargs)
 def made(name):
@@ -126,14 +128,3 @@ def test_a_missing_package_is_told_how_to_install(pack, tmp_path):
     done = load(pack, tmp_path, STUBS)
     assert done.returncode != 0
     assert f'"{sys.executable}" "{pack / "install.py"}"' in done.stderr
-
-
-def test_the_nodes_hold_no_maths_and_no_files(pack):
-    """Only patch.py touches comfy's internals, only core.py the core, and nobody the trainer."""
-    for path in sorted((REPOSITORY / "comfy_nodes").glob("*.py")):
-        imports = [line for line in path.read_text().splitlines() if line.lstrip().startswith(("import ", "from "))]
-        text = "\n".join(imports)
-        for word in ("pywt", "ptwt", "safetensors", "numpy", "trainer"):
-            assert word not in text, path.name
-        assert path.name == "core.py" or "waveft_core" not in text
-        assert path.name == "patch.py" or "comfy." not in text.replace("comfy_api.", "")

@@ -2,8 +2,8 @@
 
     COMFYUI_PYTHON tests/comfyui/checkpoints.py COMFYUI_DIR micro|narrow|sdxl FILE [--no-clip] [--no-vae] [--seed 0]
 
-Names and shapes come from ComfyUI's own modules on the meta device. A tensor depends on its name and the seed alone, and
-is made and written by itself: the 6.9 GB of `sdxl` need less than 1 GB of memory.
+Names and shapes come from ComfyUI's own modules on the meta device. A tensor depends on its name and the seed alone,
+and is made and written by itself: the 6.9 GB of `sdxl` need less than 1 GB of memory.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ VAE: dict[str, Any] = {
     "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
     "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
 }  # fmt: skip
-# ComfyUI tells an SDXL by model_channels, transformer_depth, context_dim and adm_in_channels, and reads the rest off the
-# file: so the rest may shrink.
+# ComfyUI tells an SDXL by model_channels, transformer_depth, context_dim and adm_in_channels, and reads the rest off
+# the file: so the rest may shrink.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "sdxl": {},  # 560 attention layers, 2.6 billion parameters
     "narrow": {"channel_mult": [1, 1, 1]},  # the same 560 names, every width 320

@@ -52,7 +52,7 @@ def checkpoint(comfyui, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def serve(comfyui):
-    """Returns `Server` of the ComfyUI under test: `with serve({"checkpoints": {name: path}}, flags=[...]) as server`."""
+    """Returns `Server` of this ComfyUI: `with serve({"checkpoints": {name: path}}, flags=[...]) as server`."""
     return lambda models, **options: Server(comfyui, models, **options)
 
 

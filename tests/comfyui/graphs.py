@@ -20,12 +20,12 @@ Link = list[Any]  # [node, output number]
 class Graph:
     """A prompt that grows; `nodes` is what ComfyUI takes.
 
-        graph = Graph()
-        model, clip, vae = graph.checkpoint("micro.safetensors")
-        model = graph.waveft(model, "a.safetensors", 0.5)
-        graph.dump(model)
-        graph.sample(model, steps=2)
-        result = run(server, graph)
+    graph = Graph()
+    model, clip, vae = graph.checkpoint("micro.safetensors")
+    model = graph.waveft(model, "a.safetensors", 0.5)
+    graph.dump(model)
+    graph.sample(model, steps=2)
+    result = run(server, graph)
     """
 
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -72,7 +72,9 @@ class Graph:
         empty = [self.add("EmptyLatentImage", "empty", width=size_px, height=size_px, batch_size=1), 0]
         settings = {"seed": 7, "steps": 1, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
         inputs = {**settings, **conditions, "model": model, "latent_image": empty, **sampler}
-        self.add("SaveLatent", "latent", samples=[self.add("KSampler", "sampler", **inputs), 0], filename_prefix="latent")
+        self.add(
+            "SaveLatent", "latent", samples=[self.add("KSampler", "sampler", **inputs), 0], filename_prefix="latent"
+        )
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def loaded(name: str, adapters: Mapping[str, float], sample: bool = False) -> Gr
 
 
 def _taken(files: list[Path]) -> dict[str, Tensor]:
-    found = {}
+    found: dict[str, Tensor] = {}
     for path in files:
         found |= {key: tensor.clone() for key, tensor in load_file(path).items()}
         path.unlink()

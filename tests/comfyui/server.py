@@ -1,24 +1,20 @@
 """A real ComfyUI, headless on the CPU, in a throw-away base directory, stopped by its own process id.
 
-    COMFYUI_DIR=~/ComfyUI python tests/comfyui/server.py --checkpoint micro [--adapter FILE] [--prompt FILE] [--stay]
+    with Server(settings(), models={"checkpoints": {"micro.safetensors": path}}) as server:
+        server.run(prompt)
 
-starts one with this pack (linked: edits show after a restart) and a checkpoint of random weights, runs the prompt, and
-with --stay leaves the front end open until Ctrl-C. As a library: `with Server(settings(), models={...}) as server:
-server.run(prompt)`. Needs the standard library only; the checkout is never written to but for Python's own caches.
+The checkout is never written to but for Python's own caches.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -28,78 +24,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+from tests.comfyui.settings import HERE, Failed, Settings, Unavailable, settings
+
+__all__ = ["Done", "Failed", "Interrupted", "Server", "Settings", "Unavailable", "settings"]
+
 REPOSITORY = HERE.parents[1]
-# What ComfyUI needs and a Python for something else lacks; PyWavelets is ours.
-NEEDED = ("aiohttp", "torch", "torchvision", "torchsde", "einops", "transformers", "safetensors", "yaml", "pywt")
 NOT_IN_A_CLONE = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist", "*.egg-info")
 STARTING_S = 180
 
 
-class Unavailable(Exception):
-    """There is no ComfyUI to run; the message says which setting is missing."""
-
-
-class Failed(Exception):
-    """ComfyUI refused or failed what was asked; the message is its own words."""
-
-
 class Interrupted(Failed):
     """The prompt was cancelled."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Which ComfyUI to run.
-
-    Attributes:
-        comfyui: the checkout.
-        python: a Python with its requirements and ours.
-    """
-
-    comfyui: Path
-    python: str
-
-    def environment(self) -> dict[str, str]:
-        """Returns the environment of its processes: no network, and torchvision importable beside a CPU torch."""
-        path = os.pathsep.join([str(HERE / "shims"), *filter(None, [os.environ.get("PYTHONPATH")])])
-        return os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
-
-    def script(self, name: str, *arguments: object) -> str:
-        """Returns what a script of this folder printed, run by ComfyUI's Python; its first argument is the checkout.
-
-        Raises:
-            Failed: it ended with an error.
-        """
-        command = [self.python, str(HERE / name), str(self.comfyui), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=self.environment())
-        if done.returncode:
-            raise Failed(f"{name} ended with {done.returncode}\n{done.stderr[-4000:]}")
-        return done.stdout
-
-
-def settings() -> Settings:
-    """Returns what COMFYUI_DIR and COMFYUI_PYTHON say; the latter may be left out if the checkout has a venv.
-
-    Raises:
-        Unavailable: no checkout is named, or the Python lacks what ComfyUI needs.
-    """
-    named = os.environ.get("COMFYUI_DIR")
-    if not named:
-        raise Unavailable("set COMFYUI_DIR to a ComfyUI checkout")
-    comfyui = Path(named).expanduser().resolve()
-    if not (comfyui / "main.py").is_file():
-        raise Unavailable(f"COMFYUI_DIR: expected a ComfyUI checkout, got {comfyui} without main.py")
-    own = [comfyui / folder / path for folder in ("venv", ".venv") for path in ("bin/python", "Scripts/python.exe")]
-    python = os.environ.get("COMFYUI_PYTHON") or str(next((path for path in own if path.is_file()), sys.executable))
-    look = f"from importlib.util import find_spec as f; print(*[n for n in {NEEDED!r} if f(n) is None])"
-    try:
-        done = subprocess.run([python, "-c", look], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise Unavailable(f"COMFYUI_PYTHON: expected a Python, got {python} ({error})") from error
-    if missing := done.stdout.split():
-        raise Unavailable(f"{python} lacks {', '.join(missing)}: set COMFYUI_PYTHON to the Python that runs ComfyUI")
-    return Settings(comfyui, python)
 
 
 @dataclass(frozen=True)
@@ -269,7 +204,7 @@ class Server:
             self._check_alive(time.monotonic() - began, timeout_s)
             time.sleep(0.05)
         ended = history[prompt_id]
-        said = {kind: message for kind, message in ended["status"]["messages"]}
+        said = dict(ended["status"]["messages"])
         if "execution_interrupted" in said:
             raise Interrupted("interrupted at node {node_id} ({node_type})".format_map(said["execution_interrupted"]))
         if "execution_success" not in said:
@@ -319,39 +254,5 @@ def _explained(body: bytes) -> str:
         return body[:2000].decode(errors="replace")
     lines = ["{message}: {details}".format_map(said["error"])]
     for node, of in (said.get("node_errors") or {}).items():
-        lines += [
-            f"node {node} ({of['class_type']}): {error['message']}: {error['details']}" for error in of["errors"]
-        ]
+        lines += [f"node {node} ({of['class_type']}): {error['message']}: {error['details']}" for error in of["errors"]]
     return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Starts a real ComfyUI with this pack and random weights.")
-    parser.add_argument("--checkpoint", default="micro", help="micro, narrow, sdxl (6.9 GB), or a checkpoint file")
-    parser.add_argument("--adapter", type=Path, action="append", default=[], help="a file for models/waveft")
-    parser.add_argument("--prompt", type=Path, action="append", default=[], help="run this prompt (API format)")
-    parser.add_argument("--stay", action="store_true", help="leave the front end open until Ctrl-C")
-    parser.add_argument("flags", nargs="*", help="after --: flags for ComfyUI, e.g. -- --bf16-unet")
-    options = parser.parse_args(argv)
-    try:
-        found = settings()
-    except Unavailable as error:
-        raise SystemExit(str(error)) from None
-    with tempfile.TemporaryDirectory(prefix="comfyui-checkpoint-") as folder:
-        checkpoint = Path(options.checkpoint)
-        if not checkpoint.is_file():
-            checkpoint = Path(folder, f"{options.checkpoint}.safetensors")
-            found.script("checkpoints.py", options.checkpoint, checkpoint)
-        models = {"checkpoints": {checkpoint.name: checkpoint}, "waveft": {file.name: file for file in options.adapter}}
-        with Server(found, models, flags=options.flags, link=True) as server:
-            print(f"ComfyUI {server.version} after {server.start_s:.1f} s: {server.url}, base {server.base}", flush=True)
-            for path in options.prompt:
-                done = server.run(json.loads(path.read_text(encoding="utf-8")))
-                print(f"{path}: {done.seconds:.1f} s\n{json.dumps(done.outputs, indent=1)}", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                while options.stay:
-                    time.sleep(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -25,7 +25,11 @@ def server(serve, checkpoint, adapters, tmp_path_factory):
     models = {
         "checkpoints": {"sd_xl_base_1.0.safetensors": path},
         "waveft": {"a.safetensors": adapters / "a.safetensors"},
-        "loras": {"shared.safetensors": adapters / "a.safetensors", "waveft.safetensors": whole, "lora.safetensors": lora},
+        "loras": {
+            "shared.safetensors": adapters / "a.safetensors",
+            "waveft.safetensors": whole,
+            "lora.safetensors": lora,
+        },
     }
     with serve(models) as server:
         yield server

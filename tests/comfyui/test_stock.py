@@ -1,4 +1,4 @@
-"""ComfyUI's own LoRA nodes on our files: the same weights as our loader's, and no harm from a file that does not fit."""
+"""ComfyUI's own LoRA nodes on our files: our loader's weights, and no harm from a file that does not fit."""
 
 import contextlib
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_the_stock_loader_s_weights_are_our_loader_s_bit_for_bit(server, adapter
 
 @pytest.mark.parametrize("name", ["wide.safetensors", "sdxl.safetensors", "damaged.safetensors"])
 def test_a_file_that_does_not_fit_leaves_the_next_prompt_s_base_as_it_was(server, adapters, name):
-    """ComfyUI notes which weights it changed only after the last of them: to stop half-way would leave the others."""
+    """Whether ComfyUI skips the file or stops half-way: which weights it has changed by then must not matter."""
     with contextlib.suppress(Failed):
         run(server, stock(name))
     assert_same(run(server, plain("micro.safetensors")).weights, server.unpatched)

@@ -19,9 +19,13 @@ def as_json(told: Mapping[str, Any]) -> str:
     return json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def as_text(told: Mapping[str, Any]) -> str:
-    """Returns a summary in lines."""
-    return "\n".join([*_facts(told), *_energies(told["energy"]), *_metadata(told["metadata"])])
+def as_text(told: Mapping[str, Any], rest: str = " (--json lists all)") -> str:
+    """Returns a summary in lines.
+
+    Args:
+        rest: where to look for what a long list leaves out.
+    """
+    return "\n".join([*_facts(told), *_energies(told["energy"], rest), *_metadata(told["metadata"])])
 
 
 def _facts(told: Mapping[str, Any]) -> Iterator[str]:
@@ -42,7 +46,7 @@ def _facts(told: Mapping[str, Any]) -> Iterator[str]:
     yield _row("norm of dW", f"{told['norm']:.4g}{against}")
 
 
-def _energies(energy: Mapping[str, Any]) -> Iterator[str]:
+def _energies(energy: Mapping[str, Any], rest: str) -> Iterator[str]:
     whole = energy["total"] or 1.0
     if energy["band"]:
         yield _row("sub-bands", "   ".join(f"{band} {held / whole:.1%}" for band, held in energy["band"].items()))
@@ -53,13 +57,13 @@ def _energies(energy: Mapping[str, Any]) -> Iterator[str]:
         bands = "   ".join(f"{band} {held[band] / whole:6.1%}" for band in energy["band"])
         yield f"  {held['total'] / whole:7.2%}  {name:<24}{bands}".rstrip()
     if len(blocks) > _BLOCKS:
-        yield f"  ... and {len(blocks) - _BLOCKS} more (--json lists all)"
+        yield f"  ... and {len(blocks) - _BLOCKS} more{rest}"
     yield ""
     yield "energy by kind of layer"
     kinds = list(energy["kind"].items())
     yield from (f"  {held / whole:7.2%}  {name}" for name, held in kinds[:_BLOCKS])
     if len(kinds) > _BLOCKS:
-        yield f"  ... and {len(kinds) - _BLOCKS} more (--json lists all)"
+        yield f"  ... and {len(kinds) - _BLOCKS} more{rest}"
 
 
 def _metadata(metadata: Mapping[str, str]) -> Iterator[str]:

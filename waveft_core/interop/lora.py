@@ -53,7 +53,9 @@ class _Group:
     parts: Mapping[str, Stored]
 
 
-def deltas(path: str | os.PathLike[str], base: Source | Weighted | None = None) -> Iterator[tuple[str, Tensor]]:
+def deltas(
+    path: str | os.PathLike[str], base: Source | Weighted | None = None, known: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Yields each layer's name, as adapter files have it, and its dW: float32, float64 from float64 tensors.
 
     One layer is in memory at a time. Without a base, names in diffusers' spelling are counted as SDXL's, and a dW has
@@ -62,6 +64,7 @@ def deltas(path: str | os.PathLike[str], base: Source | Weighted | None = None) 
     Args:
         path: a `.safetensors` file, or PEFT's folder of a LoRA.
         base: the weights that it was trained on: they settle the layers' names and shapes.
+        known: other spellings of the base's layers, {spelling: layer name}; for a base that is not SDXL's.
 
     Raises:
         WaveFTError: before the first layer: a tensor of no known kind (naming it), a layer that the base lacks, a PEFT
@@ -71,7 +74,7 @@ def deltas(path: str | os.PathLike[str], base: Source | Weighted | None = None) 
     layout, metadata = read_layout(file)
     groups = _groups(layout, file)
     slots = None if base is None else opened(base).slots
-    names = Names(slots, f'file "{file}"')
+    names = Names(slots, f'file "{file}"', known)
     named: dict[str, _Group] = {}
     for group in groups:
         name = names.of(group.called)

@@ -25,12 +25,13 @@ class Names:
     Args:
         slots: the base's weights by layer name; None to go by SDXL's own layout.
         source: what is being read, for messages.
+        known: other spellings of the base's layers, {spelling: layer name}, where a program knows some.
     """
 
-    def __init__(self, slots: Mapping[str, Slot] | None, source: str) -> None:
+    def __init__(self, slots: Mapping[str, Slot] | None, source: str, known: Mapping[str, str] | None = None) -> None:
         self._slots = slots
         self._source = source
-        self._flat = {_prefix(slot) + flat(slot.path): name for name, slot in (slots or {}).items()}
+        self._flat = {_prefix(slot) + flat(slot.path): name for name, slot in (slots or {}).items()} | dict(known or {})
         self._counted = slots is None or is_sdxl(slots)
 
     def of(self, key: str) -> str:

@@ -1,6 +1,6 @@
 """Whole and at each forward (`LowVramPatch`), in every storage dtype; text encoders too.
 
-    low_memory.py COMFYUI_DIR PACK CHECKPOINT MODELS_DIR ADAPTER
+low_memory.py COMFYUI_DIR PACK CHECKPOINT MODELS_DIR ADAPTER
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Prints how many seconds loading the pack takes, after everything that ComfyUI itself has loaded by then.
 
-    pack_time.py COMFYUI_DIR PACK
+pack_time.py COMFYUI_DIR PACK
 """
 
 import asyncio

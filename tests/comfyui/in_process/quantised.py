@@ -2,9 +2,9 @@
 
     quantised.py COMFYUI_DIR PACK CHECKPOINT MODELS_DIR ADAPTER
 
-ComfyUI-GGUF keeps a layer's patches beside its quantised tensor and merges when it dequantises, at each forward: it moves
-the tensors, tuples and lists of a patch to the device, and hands everything else to `comfy.lora.calculate_weight` as it
-is. So here: a patch list that went through such a mover, and weights in blocks of int8.
+ComfyUI-GGUF keeps a layer's patches beside its quantised tensor and merges when it dequantises, at each forward: it
+moves the tensors, tuples and lists of a patch to the device, and hands everything else to ComfyUI's `calculate_weight`
+as it is. So here: a patch list that went through such a mover, and weights in blocks of int8.
 """
 
 from __future__ import annotations

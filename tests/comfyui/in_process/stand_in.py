@@ -167,7 +167,9 @@ def merge_faults(made: ModuleType) -> Iterator[str]:
     weight = torch.arange(12.0).reshape(3, 4)
     inner = [(weight / 7, lambda held, inplace=False: held), (0.3, Added(), 1.0, None, None)]
     patches = [(0.5, Added(), 1.0, None, None), (-0.25, inner, 0.75, None, None), (2.0, Added(), 1.0, None, None)]
-    own, real = (merge(patches, weight.clone(), "key") for merge in (made.calculate_weight, comfy.lora.calculate_weight))
+    own, real = (
+        merge(patches, weight.clone(), "key") for merge in (made.calculate_weight, comfy.lora.calculate_weight)
+    )
     if not torch.equal(own, real):
         yield f"calculate_weight: {own.tolist()}, really {real.tolist()}"
 

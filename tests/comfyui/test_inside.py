@@ -1,4 +1,4 @@
-"""Half precision, fp8, scaled fp8, GGUF-like weights and merging at each forward: run inside ComfyUI's own Python."""
+"""What a server on the CPU cannot show, run inside ComfyUI's own Python: memory saving, fp8, and a merge that fails."""
 
 import json
 from pathlib import Path
@@ -52,3 +52,12 @@ def test_scaled_fp8_and_weights_that_are_dequantised_at_each_forward(comfyui, ch
     for of in found["gguf_like"].values():
         assert of["layers"] == 88
         assert of["excess"] <= 1e-6
+
+
+def test_a_merge_that_raises_half_way_leaves_the_base_and_the_next_merge_whole(comfyui, checkpoint, tmp_path):
+    path = checkpoint("micro")
+    found = figures(comfyui, "raised.py", path, tmp_path, attention_shapes(path))
+    assert found["raised"] == "half-way"
+    assert found["restored"]
+    assert found["next"]["layers"] == 88
+    assert found["next"]["excess"] <= 1e-6

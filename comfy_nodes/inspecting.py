@@ -1,0 +1,45 @@
+"""What Inspect WaveFT does: an adapter, or what a model carries, as text and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from . import picture, recipe
+from .applied import Applied
+from .core import WaveFTError, as_text, summarize
+from .sockets import Carried
+
+Shown = tuple[str, torch.Tensor]
+
+
+def of_adapter(carried: Carried) -> Shown:
+    """Returns the text and the picture of an adapter."""
+    told = summarize(carried.adapter)
+    hidden = (recipe.RECIPE, *recipe.GRAPH)  # long, and the recipe is shown below in words
+    told["metadata"] = {key: value for key, value in told["metadata"].items() if key not in hidden}
+    text = "\n".join((carried.title, "", as_text(told, rest=""), "", *_origin(carried)))
+    return text, picture.draw(carried.title, told)
+
+
+def of_model(found: Sequence[Applied]) -> Shown:
+    """Returns the text and the picture of what is applied to a model, its sum."""
+    if not found:
+        said = "No WaveFT adapter is applied to the connected model."
+        return said, picture.draw_words("model", said)
+    rows = ["strength  layers  adapter"]
+    for one in found:
+        layers = f"{len(one.strengths)}/{len(one.carried.adapter.layers)}"
+        rows.append(f"{recipe.strength_text(one):>8}  {layers:>6}  {one.carried.title}")
+    heading = f"applied to the model: {len(found)}"
+    try:
+        text, drawn = of_adapter(recipe.total(found))
+    except WaveFTError as error:  # different wavelets: there is no sum to describe, but all of them are applied
+        each = [line for one in found for line in _origin(one.carried)]
+        return "\n".join((heading, *rows, "", *each)), picture.draw_words("applied to the model", str(error))
+    return "\n".join((heading, *rows, "", "their sum", text)), drawn
+
+
+def _origin(carried: Carried) -> list[str]:
+    return ["where it came from", *(f"  {line}" for line in recipe.lines(carried.origin))]

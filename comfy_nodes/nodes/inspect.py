@@ -1,0 +1,57 @@
+"""The node that shows what an adapter is, and what is applied to a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import drawing, inspecting, messages, widgets
+from ..api import io, ui
+from ..applied import applied
+from ..core import WaveFTError
+from ..sockets import Carried
+
+
+class WaveFTInspect(io.ComfyNode):
+    """Inspect WaveFT."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Returns the node's inputs, outputs and texts."""
+        return io.Schema(
+            node_id="WaveFTInspect",
+            display_name="Inspect WaveFT",
+            category="WaveFT",
+            description=(
+                "Shows what an adapter is, where it came from and where its energy lies, as a picture and as text; or "
+                "which adapters a model carries, and how strongly."
+            ),
+            is_output_node=True,
+            inputs=[
+                widgets.adapter(tooltip="The adapter to look at.", optional=True),
+                io.Model.Input("model", optional=True, tooltip="A model: what is applied to it is shown."),
+            ],
+            outputs=[
+                io.String.Output("table", display_name="table", tooltip="All numbers, as text."),
+                io.Image.Output(
+                    "picture", display_name="IMAGE", tooltip="Energy by block, sub-band and kind of layer."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, adapter: Carried | None = None, model: Any = None) -> io.NodeOutput:
+        """Returns the table and the picture, of two pictures where both inputs are connected.
+
+        Raises:
+            WaveFTError: neither is connected.
+        """
+        if adapter is None and model is None:
+            raise WaveFTError("adapter and model: expected one of the two at least, got neither. Connect one.")
+        shown = [] if adapter is None else [inspecting.of_adapter(adapter)]
+        shown += [] if model is None else [inspecting.of_model(applied(model))]
+        table = "\n\n\n".join(text for text, _ in shown)
+        picture = drawing.stacked([drawn for _, drawn in shown])
+        messages.show(cls.hidden, table)
+        preview = {**ui.PreviewImage(picture, cls=cls).as_dict(), **ui.PreviewText(table).as_dict()}
+        return io.NodeOutput(table, picture, ui=preview)

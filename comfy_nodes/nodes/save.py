@@ -1,0 +1,72 @@
+"""The node that writes an adapter to a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import folders, messages, recipe, saving, widgets
+from ..api import io, ui
+from ..applied import applied
+from ..core import WaveFTError
+from ..sockets import Carried
+from ..weights import graph_metadata
+
+
+class WaveFTSave(io.ComfyNode):
+    """Save WaveFT."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Returns the node's inputs, outputs and texts."""
+        return io.Schema(
+            node_id="WaveFTSave",
+            display_name="Save WaveFT",
+            category="WaveFT",
+            description=(
+                "Writes an adapter to a new file in ComfyUI's output folder: one of the graph, or the exact sum of "
+                "those that are applied to a model. In output/waveft the loader finds it at once."
+            ),
+            is_output_node=True,
+            inputs=[
+                io.String.Input(
+                    "filename_prefix",
+                    default="waveft/adapter",
+                    tooltip="Folder and beginning of the name, inside the output folder; a number is added. %year% and "
+                    "its like are filled in.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(saving.DTYPES),
+                    default="fp32",
+                    tooltip="How the coefficients are stored: fp32 exactly, bf16 and fp16 in less room, rounded.",
+                ),
+                io.String.Input(
+                    "note", default="", multiline=True, tooltip="A description, kept in the file; empty for none."
+                ),
+                widgets.adapter(tooltip="The adapter to save.", optional=True),
+                io.Model.Input(
+                    "model", optional=True, tooltip="In place of an adapter: a model, for the sum of what it carries."
+                ),
+            ],
+            outputs=[widgets.report("Where the file is, what it holds, and its hash.")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, filename_prefix: str, dtype: str, note: str, adapter: Carried | None = None, model: Any = None
+    ) -> io.NodeOutput:
+        """Returns the report.
+
+        Raises:
+            WaveFTError: not exactly one of adapter and model, a place outside the output folder, or a value that the
+                dtype cannot hold.
+        """
+        if (adapter is None) == (model is None):
+            got = "neither" if adapter is None else "both"
+            raise WaveFTError(f"adapter and model: expected one of the two, got {got}. Connect one.")
+        carried = adapter if adapter is not None else recipe.total(applied(model))
+        path = folders.output_path(filename_prefix)
+        report = saving.save(carried, path, dtype, note, graph_metadata(cls.hidden))
+        messages.show(cls.hidden, report)
+        return io.NodeOutput(report, ui=ui.PreviewText(report))
