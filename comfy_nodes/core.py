@@ -30,7 +30,7 @@ try:
         from waveft_core.cli.report import as_text
         from waveft_core.container import read_layout
         from waveft_core.errors import listed, nearest
-        from waveft_core.file import from_tensors, read_header
+        from waveft_core.file import from_tensors, read_header, write_atomically
         from waveft_core.header import HEADER
         from waveft_core.interop.lora import deltas
         from waveft_core.plan import Plan
@@ -57,7 +57,7 @@ try:
         from ..waveft_core.cli.report import as_text
         from ..waveft_core.container import read_layout
         from ..waveft_core.errors import listed, nearest
-        from ..waveft_core.file import from_tensors, read_header
+        from ..waveft_core.file import from_tensors, read_header, write_atomically
         from ..waveft_core.header import HEADER
         from ..waveft_core.interop.lora import deltas
         from ..waveft_core.plan import Plan
@@ -101,4 +101,5 @@ __all__ = [
     "size_text",
     "summarize",
     "wavelets",
+    "write_atomically",
 ]

@@ -35,6 +35,11 @@ class Progress:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+def cancelled() -> bool:
+    """Returns whether the user cancelled, and since the last raised interrupt; raises nothing."""
+    return bool(comfy.model_management.processing_interrupted())
+
+
 def free_memory() -> None:
     """Lets go of the models that ComfyUI keeps on the device: it loads them again when it needs them."""
     comfy.model_management.unload_all_models()

@@ -44,7 +44,7 @@ def swept(
 ) -> tuple[list[Any], list[Any]]:
     """Returns a model and text encoders (None if none came in) for each strength; for 0 what came in itself.
 
-    The adapter is fitted once: finding its layers in SDXL takes as long as merging them on a GPU.
+    The adapter is fitted once for all of them.
 
     Args:
         strength_clip: multiplies each strength for the text encoders.

@@ -30,32 +30,8 @@ class WaveFTExtract(io.ComfyNode):
             inputs=[
                 io.Model.Input("base_model", tooltip="The model that the adapter is to be applied to."),
                 *_budget(),
-                io.Combo.Input(
-                    "layers",
-                    options=list(extracting.LAYERS),
-                    default="attention",
-                    tooltip="Which layers are compared: those that WaveFT trains by default, or feed-forward ones too.",
-                ),
-                io.Combo.Input(
-                    "wavelet",
-                    options=list(wavelets()),
-                    default="db1",
-                    tooltip="The wavelet: db1 (Haar) is the paper's and the fastest; identity keeps single weights.",
-                ),
-                io.Float.Input(
-                    "scaling",
-                    default=25.0,
-                    min=0.01,
-                    max=10000.0,
-                    step=0.01,
-                    tooltip="The constant in the file that multiplies the coefficients; pictures do not depend on it.",
-                ),
-                io.Combo.Input(
-                    "lora_name",
-                    options=[NONE, *folders.lora_choices()],
-                    default=NONE,
-                    tooltip="A file in models/loras, in place of tuned_model: a LoRA, LoCon, LoHa, LoKr or full diff.",
-                ),
+                *_basis(),
+                _lora(),
                 io.Model.Input("tuned_model", optional=True, tooltip="The fine-tuned model, in place of lora_name."),
                 io.Clip.Input(
                     "base_clip",
@@ -145,3 +121,37 @@ def _budget() -> list[Any]:
             tooltip='The share of each layer\'s energy that is kept, for the budget "share of energy".',
         ),
     ]
+
+
+def _basis() -> list[Any]:
+    return [
+        io.Combo.Input(
+            "layers",
+            options=list(extracting.LAYERS),
+            default="attention",
+            tooltip="Which layers are compared: those that WaveFT trains by default, or feed-forward ones too.",
+        ),
+        io.Combo.Input(
+            "wavelet",
+            options=list(wavelets()),
+            default="db1",
+            tooltip="The wavelet: db1 (Haar) is the paper's and the fastest; identity keeps single weights.",
+        ),
+        io.Float.Input(
+            "scaling",
+            default=25.0,
+            min=0.01,
+            max=10000.0,
+            step=0.01,
+            tooltip="The constant in the file that multiplies the coefficients; pictures do not depend on it.",
+        ),
+    ]
+
+
+def _lora() -> Any:
+    return io.Combo.Input(
+        "lora_name",
+        options=[NONE, *folders.lora_choices()],
+        default=NONE,
+        tooltip="A file in models/loras, in place of tuned_model: a LoRA, LoCon, LoHa, LoKr or full diff.",
+    )

@@ -52,7 +52,7 @@ def schedule(graph, start, end, percents=(0.0, 1.0), curve="linear", keyframes=5
     return [graph.add("WaveFTStrengthSchedule", **strengths, **between, **previous), 0]
 
 
-def sampled(server, hook=None, keyframes=None, adapter=None):
+def sampled(server, hook=None, keyframes=None, adapter=None, seed=7):
     """Returns the latent of a graph: `hook` on both conditions, or an adapter {name: strength} on the model."""
     graph = Graph()
     model = graph.checkpoint("micro.safetensors")[0]
@@ -61,21 +61,21 @@ def sampled(server, hook=None, keyframes=None, adapter=None):
     hooks = None if hook is None else hook(graph)
     if keyframes is not None:
         hooks = [graph.add("SetHookKeyframes", hooks=hooks, hook_kf=keyframes(graph)), 0]
-    sample(graph, model, hooks)
+    sample(graph, model, hooks, seed)
     return run(server, graph).latent
 
 
-def sample(graph, model, hooks):
+def sample(graph, model, hooks, seed):
     seeds = {"positive": 1, "negative": 2}
     plain = {
-        name: [graph.add("HarnessRandomConditioning", f"plain {name}", seed=seed, tokens=77), 0]
-        for name, seed in seeds.items()
+        name: [graph.add("HarnessRandomConditioning", f"plain {name}", seed=number, tokens=77), 0]
+        for name, number in seeds.items()
     }
     if hooks is not None:
         new = {f"{name}_NEW": link for name, link in plain.items()}
         pair = graph.add("PairConditioningSetProperties", **new, strength=1.0, set_cond_area="default", hooks=hooks)
         plain = {"positive": [pair, 0], "negative": [pair, 1]}
-    graph.sample(model, **plain, **SAMPLER)
+    graph.sample(model, **plain, **SAMPLER, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +109,7 @@ def test_hooks_chain_with_each_other_and_with_stock_ones(server):
 def test_both_strengths_0_change_nothing(server, base, patched):
     off = {"strength_clip": 0.0}
     assert torch.equal(sampled(server, lambda graph: our_hook(graph, "a.safetensors", 0.0, **off)), base)
-    chained = sampled(
-        server, lambda g: our_hook(g, "b.safetensors", 0.0, previous=a_hook(g), **off)
-    )
+    chained = sampled(server, lambda g: our_hook(g, "b.safetensors", 0.0, previous=a_hook(g), **off))
     assert torch.equal(chained, patched)
 
 
@@ -134,10 +132,10 @@ def test_a_stock_hook_on_a_file_that_does_not_fit_leaves_no_trace(server, base, 
 
 
 def test_a_constant_schedule_is_its_constant(server, base, patched):
-    assert torch.equal(sampled(server, hook, lambda graph: schedule(graph, 0.0, 0.0)), base)
-    assert torch.equal(sampled(server, hook, lambda graph: schedule(graph, 1.0, 1.0)), patched)
-    assert torch.equal(sampled(server, hook, lambda graph: schedule(graph, 0.0, 1.0, percents=(0.99, 1.0))), base)
-    assert torch.equal(sampled(server, hook, lambda graph: schedule(graph, 0.0, 1.0, percents=(0.0, 0.0))), patched)
+    assert torch.equal(sampled(server, a_hook, lambda graph: schedule(graph, 0.0, 0.0)), base)
+    assert torch.equal(sampled(server, a_hook, lambda graph: schedule(graph, 1.0, 1.0)), patched)
+    assert torch.equal(sampled(server, a_hook, lambda graph: schedule(graph, 0.0, 1.0, percents=(0.99, 1.0))), base)
+    assert torch.equal(sampled(server, a_hook, lambda graph: schedule(graph, 0.0, 1.0, percents=(0.0, 0.0))), patched)
 
 
 @pytest.mark.parametrize("hook", [our_hook, stock_hook])
@@ -149,12 +147,15 @@ def test_a_schedule_from_0_to_1_is_neither(server, base, patched, hook):
     assert not any(torch.equal(a, b) for number, a in enumerate(latents) for b in latents[:number])
 
 
-def test_the_same_schedule_twice_is_the_same(server):
-    """Keyframes remember where they are: the second run has to begin at the first one again."""
-    hook, keyframes = a_hook, lambda g: schedule(g, 0.0, 1.0, (0.2, 0.8))
-    first = sampled(server, hook, keyframes)
-    sampled(server)  # another prompt in between, and the first one's nodes are run anew
-    assert torch.equal(sampled(server, hook, keyframes), first)
+def test_the_same_hook_sampled_again_begins_its_schedule_anew(server):
+    """ComfyUI keeps a graph's hooks from prompt to prompt, and keyframes remember where they are."""
+
+    def keyframes(graph):
+        return schedule(graph, 0.0, 1.0, percents=(0.2, 0.8))
+
+    first = sampled(server, a_hook, keyframes)
+    assert not torch.equal(sampled(server, a_hook, keyframes, seed=8), first)
+    assert torch.equal(sampled(server, a_hook, keyframes), first)
 
 
 def test_a_jump_is_two_samplers_in_a_row(server):
@@ -197,16 +198,16 @@ def test_schedules_that_follow_each_other_are_one(server, base, patched):
         up = schedule(graph, 0.0, 1.0, percents=(0.2, 0.2))
         return schedule(graph, 1.0, 0.0, percents=(0.5, 0.5), prev_hook_kf=up)
 
-    got = sampled(server, hook, chained)
-    assert torch.equal(got, sampled(server, hook, lambda g: stock_keyframes(g, (0.0, 0.0), (1.0, 0.2), (0.0, 0.5))))
+    got = sampled(server, a_hook, chained)
+    assert torch.equal(got, sampled(server, a_hook, lambda g: stock_keyframes(g, (0.0, 0.0), (1.0, 0.2), (0.0, 0.5))))
     assert not torch.equal(got, base) and not torch.equal(got, patched)
 
 
 def test_a_schedule_that_makes_no_sense_is_refused(server):
     with pytest.raises(Failed, match=r"(?s)WaveFTStrengthSchedule.*end_percent: expected 0.5"):
-        sampled(server, hook, lambda graph: schedule(graph, 0.0, 1.0, percents=(0.5, 0.2)))
+        sampled(server, a_hook, lambda graph: schedule(graph, 0.0, 1.0, percents=(0.5, 0.2)))
     with pytest.raises(Failed, match=r"prev_hook_kf: expected keyframes before 0.2"):
-        sampled(server, hook, lambda graph: schedule(graph, 0, 1, (0.2, 0.8), prev_hook_kf=schedule(graph, 0, 1)))
+        sampled(server, a_hook, lambda graph: schedule(graph, 0, 1, (0.2, 0.8), prev_hook_kf=schedule(graph, 0, 1)))
 
 
 def test_a_sweep_is_one_loader_for_each_strength(server):

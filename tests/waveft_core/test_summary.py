@@ -165,3 +165,12 @@ def test_a_picture_of_layers_that_are_not_there_is_refused(tmp_path, make_adapte
     with pytest.raises(WaveFTError, match="at most 3"):
         plot(adapter, tmp_path / "a.png", layers=list(SHAPES)[:4])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_long_list_says_where_the_rest_is():
+    from waveft_core.cli.report import as_text
+
+    held = Layer(torch.ones(1), torch.zeros(1, dtype=torch.int32), (4, 4))
+    told = summarize(Adapter({f"lora_te2_text_model_encoder_layers_{number}_x": held for number in range(50)}))
+    assert "... and 10 more (--json lists all)" in as_text(told)
+    assert "... and 10 more\n" in as_text(told, rest="")

@@ -243,6 +243,14 @@ def test_a_base_of_another_layout_is_not_counted_as_sdxl(tmp_path):
         deltas(write(tmp_path / "a", lora(f"unet.{DIFFUSERS}")), base)
 
 
+def test_a_base_of_another_layout_is_found_by_the_spellings_that_a_program_knows(tmp_path):
+    base = slots_of({ORIGINAL: (6, 10)}, {ORIGINAL: "input_blocks.4.1.transformer_blocks.0.attn1.to_q"})
+    known = {f"lora_unet_{DIFFUSERS.replace('.', '_')}": ORIGINAL}
+    for called in (f"unet.{DIFFUSERS}", next(iter(known))):
+        ((name, delta),) = deltas(write(tmp_path / "a", lora(called)), base, known)
+        assert (name, delta.shape) == (ORIGINAL, (6, 10))
+
+
 # --- PEFT's and diffusers' own files
 
 

@@ -1,0 +1,112 @@
+"""What WaveFT Train does: `python -m trainer` as a child process, and the adapter that it leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from . import describe, drawing, folders, progress, training_job, training_places, training_python, training_run
+from .core import Adapter, WaveFTError, load
+from .sockets import Carried
+from .training_job import Wanted
+from .training_places import Run
+from .training_python import Python
+from .training_run import MEAN_OF, Show
+
+TOLD = 25  # lines of the trainer's, where it fails
+REFUSED = "The job cannot be run"  # how it begins what is wrong with the job, with exit status 2
+BLANK_PX = 64
+
+Made = tuple[Carried, str, torch.Tensor]
+
+
+def train(wanted: Wanted, python: str, resume: bool, show: Show) -> Made:
+    """Returns the adapter, the report and the last samples, [batch, height, width, 3] float32 in 0..1.
+
+    Args:
+        python: which one trains; empty for the usual.
+        resume: whether to go on with an earlier run of that name, or to take what it made, if that was the same.
+        show: told what goes on.
+
+    Raises:
+        WaveFTError: base, pictures, Python or settings will not do, or the training failed; what it had saved stays.
+    """
+    place = training_places.run(wanted.name)
+    job = training_job.text(wanted)
+    key = training_job.key(wanted, job)
+    if resume and training_job.is_trained(place, key):
+        return made(place, wanted, ["nothing was trained: it was there, of these settings and pictures"])
+    chosen = training_python.choose(python)
+    show(f"looking at {chosen.path}")
+    training_python.check(chosen)
+    began, before = time.monotonic(), place.states()
+    training_job.write(place, job)
+    progress.free_memory()
+    arguments = ["--resume", "latest"] if resume else ["--set", "save.overwrite=true"]
+    status = training_run.run(chosen, arguments, place, wanted.steps, show)
+    if status or not place.adapter.is_file():
+        raise WaveFTError(failure(place, chosen, status))
+    training_job.mark(place, key)
+    went_on = " (went on with an earlier run)" if resume and before else ""
+    lines = [f"{wanted.steps} steps in {training_run.clock(time.monotonic() - began)}{went_on}"]
+    return made(place, wanted, [*lines, f"by Python {chosen.path} ({chosen.why})"])
+
+
+def made(place: Run, wanted: Wanted, told: Sequence[str]) -> Made:
+    """Returns what a finished run left, and a report that begins with what was done."""
+    adapter = load(place.adapter)
+    said = {
+        "steps": wanted.steps,
+        "base": wanted.checkpoint_name,
+        "file": folders.in_output(place.adapter),
+        "sha256": folders.sha256(place.adapter),
+    }
+    carried = Carried(adapter, place.adapter.name, {"trained": said})
+    return carried, report(place, adapter, told), samples(place.last_samples())
+
+
+def report(place: Run, adapter: Adapter, told: Sequence[str]) -> str:
+    """Returns what was done, what it came to, and where it lies."""
+    losses = training_run.losses(place)
+    first, last = (sum(some) / max(1, len(some)) for some in (losses[:MEAN_OF], losses[-MEAN_OF:]))
+    folder = folders.in_output(place.folder)
+    return "\n".join(
+        (
+            f"{place.name}: {told[0]}",
+            *told[1:],
+            *([f"loss {first:.4f} in the first {MEAN_OF} steps, {last:.4f} in the last"] if losses else []),
+            f"{describe.plural(len(adapter.layers), 'layer')}, {describe.basis(adapter)}",
+            f"adapter: {folders.in_output(place.adapter)}",
+            f"losses, samples and pictures on a page: {folder}/{place.name}-report.html",
+            *([] if place.last_samples() else ["samples: none, as no sample_prompt was given when it was trained"]),
+        )
+    )
+
+
+def samples(paths: Sequence[Path]) -> torch.Tensor:
+    """Returns pictures of one size as a batch, a grey one where there is none."""
+    drawn = []
+    for path in paths:
+        with Image.open(path) as file:
+            drawn.append(drawing.to_tensor(file))
+    drawn = [picture for picture in drawn if picture.shape == drawn[0].shape]
+    return torch.cat(drawn) if drawn else torch.full((1, BLANK_PX, BLANK_PX, 3), 0.5)
+
+
+def failure(place: Run, python: Python, status: int) -> str:
+    """Returns why the child ended, in its own words and the widgets' names, and what to do."""
+    log = place.log.read_text(encoding="utf-8", errors="replace")
+    told = log[log.rfind(REFUSED) :] if REFUSED in log else "\n".join(log.strip().splitlines()[-TOLD:])
+    kept = ""
+    if place.states():
+        kept = "\nWhat was trained is kept: run it again with `resume` on, and it goes on from there; or, with `resume`"
+        kept += " off, from the beginning."
+    return (
+        f'training "{place.name}" by Python {python.path} ({python.why}): expected it to end well, got status {status}'
+        f"{' (killed: was there enough memory?)' if status < 0 else ''}. "
+        f"Its last words, all of which are in {place.log}:\n{training_job.in_widgets(told.strip())}{kept}"
+    )
