@@ -87,13 +87,13 @@ def apply(model: Any, clip: Any, parts: Sequence[Part]) -> tuple[Any, Any, str]:
     if clip is None:  # at strength 0 the model comes back itself, whatever the file holds
         parts = [replace(part, strength_clip=0.0) if part.strength_model == 0 else part for part in parts]
     # all are fitted before any is patched: adapters are applied whole or not at all
-    fitted = [_fitted(model, clip, part) for part in parts]
-    for part, (in_model, in_text) in zip(parts, fitted, strict=True):
+    found = [fitted(model, clip, part) for part in parts]
+    for part, (in_model, in_text) in zip(parts, found, strict=True):
         if in_model:
-            model = _patched(model, in_model, part.strength_model)
+            model = patched(model, in_model, part.strength_model)
         if in_text:
-            clip = _patched(clip, in_text, part.strength_clip)
-    reports = [_report(part, *map(len, found)) for part, found in zip(parts, fitted, strict=True)]
+            clip = patched(clip, in_text, part.strength_clip)
+    reports = [_report(part, *map(len, both)) for part, both in zip(parts, found, strict=True)]
     return model, clip, "\n\n".join(reports) or "nothing to apply"
 
 
@@ -126,7 +126,12 @@ def _of_model(carried: Carried) -> list[str]:
     return [layer for layer in carried.adapter.layers if not layer.startswith(TEXT_ENCODERS)]
 
 
-def _fitted(model: Any, clip: Any, part: Part) -> tuple[dict[str, WaveFTPatch], dict[str, WaveFTPatch]]:
+def fitted(model: Any, clip: Any, part: Part) -> tuple[dict[str, WaveFTPatch], dict[str, WaveFTPatch]]:
+    """Returns {weight key: patch} for the model and for the text encoders; a side at strength 0 has none.
+
+    Raises:
+        WaveFTError: a layer that does not fit, or text-encoder layers without a CLIP.
+    """
     of_text = _of_text(part.carried)
     if of_text and clip is None and part.strength_clip != 0:
         raise WaveFTError(
@@ -170,7 +175,7 @@ def _target(title: str, keys: Mapping[str, Any], module: torch.nn.Module) -> Tar
     return Target(title, plain, {key: tuple(weight.shape) for key, weight in module.state_dict().items()})
 
 
-def _patched(patcher: Any, patches: Mapping[str, WaveFTPatch], strength: float) -> Any:
+def patched(patcher: Any, patches: Mapping[str, WaveFTPatch], strength: float) -> Any:
     """Returns a clone that carries the patches; the weights are shared, and change when ComfyUI loads them."""
     clone = patcher.clone()
     taken = set(clone.add_patches(dict(patches), strength))

@@ -54,10 +54,10 @@ def swept(
     """
     if not any(strengths):
         return [model] * len(strengths), [clip] * len(strengths)
-    in_model, in_text = patch._fitted(model, clip, patch.Part(carried, 1.0, strength_clip))
-    models = [patch._patched(model, in_model, strength) if in_model and strength else model for strength in strengths]
+    in_model, in_text = patch.fitted(model, clip, patch.Part(carried, 1.0, strength_clip))
+    models = [patch.patched(model, in_model, strength) if in_model and strength else model for strength in strengths]
     clips = [
-        patch._patched(clip, in_text, strength * strength_clip) if in_text and strength else clip
+        patch.patched(clip, in_text, strength * strength_clip) if in_text and strength else clip
         for strength in strengths
     ]
     return models, clips

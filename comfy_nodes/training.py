@@ -71,20 +71,17 @@ def made(place: Run, wanted: Wanted, told: Sequence[str]) -> Made:
 
 def report(place: Run, adapter: Adapter, told: Sequence[str]) -> str:
     """Returns what was done, what it came to, and where it lies."""
+    lines = [f"{place.name}: {told[0]}", *told[1:]]
     losses = training_run.losses(place)
-    first, last = (sum(some) / max(1, len(some)) for some in (losses[:MEAN_OF], losses[-MEAN_OF:]))
-    folder = folders.in_output(place.folder)
-    return "\n".join(
-        (
-            f"{place.name}: {told[0]}",
-            *told[1:],
-            *([f"loss {first:.4f} in the first {MEAN_OF} steps, {last:.4f} in the last"] if losses else []),
-            f"{describe.plural(len(adapter.layers), 'layer')}, {describe.basis(adapter)}",
-            f"adapter: {folders.in_output(place.adapter)}",
-            f"losses, samples and pictures on a page: {folder}/{place.name}-report.html",
-            *([] if place.last_samples() else ["samples: none, as no sample_prompt was given when it was trained"]),
-        )
-    )
+    if some := min(MEAN_OF, len(losses) // 2):
+        first, last = sum(losses[:some]) / some, sum(losses[-some:]) / some
+        lines.append(f"loss {first:.4f} in the first {describe.plural(some, 'step')}, {last:.4f} in the last")
+    lines.append(f"{describe.plural(len(adapter.layers), 'layer')}, {describe.basis(adapter)}")
+    lines.append(f"adapter: {folders.in_output(place.adapter)}")
+    lines.append(f"losses, samples and pictures on a page: {folders.in_output(place.folder)}/{place.name}-report.html")
+    if not place.last_samples():
+        lines.append("samples: none, as no sample_prompt was given when it was trained")
+    return "\n".join(lines)
 
 
 def samples(paths: Sequence[Path]) -> torch.Tensor:

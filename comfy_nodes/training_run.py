@@ -22,6 +22,7 @@ CHILD = Path(__file__).resolve().with_name("training_child.py")
 LOOK_EVERY_S = 0.25
 STOP_WITHIN_S = 180.0  # a step, samples that are being drawn, and writing the state
 MEAN_OF = 20  # steps
+TOLD_BESIDE = ("drawing", "notice", "stopping")  # how lines of the trainer's begin that are shown while it steps
 STOPPING = "stopping: the step at hand is finished and its state is saved. Cancel once more to stop at once"
 
 Show = Callable[[str], None]
@@ -127,8 +128,7 @@ class Watch:
             words.append(f"loss {sum(self.losses) / len(self.losses):.4f}")
         if len(self._clock) > 1 and (each := (self._clock[-1] - self._clock[0]) / (len(self._clock) - 1)) > 0:
             words += [f"{each:.3g} s a step", f"{clock(each * (self.steps - self.step))} left"]
-        doing = "" if self._line.startswith("step ") else f"\n{self._line}"
-        return ", ".join(words) + doing
+        return ", ".join(words) + (f"\n{self._line}" if self._line.startswith(TOLD_BESIDE) else "")
 
     def _read_metrics(self) -> None:
         if _stamp(self.place.metrics) in (self._old, None):
