@@ -1,7 +1,7 @@
 """Pictures of a workflow in ComfyUI's front end: for the documents, and the template browser's thumbnails.
 
     pip install playwright       # and a Chromium: `playwright install chromium`, or the system's with --chromium
-    python -m tools.screenshot_comfyui http://127.0.0.1:8188 docs/comfyui-stack.png --workflow waveft_stack_grid
+    python -m tools.screenshot_comfyui http://127.0.0.1:8188 --picture stack.png --workflow waveft_stack_grid
     python -m tools.screenshot_comfyui http://127.0.0.1:8188 --thumbnails
 
 The ComfyUI must have this pack. With --run the workflow runs first and the picture shows its previews. It ends with an
@@ -23,7 +23,7 @@ from playwright.sync_api import Page, sync_playwright  # type: ignore[import-not
 
 from tools.make_workflows import FOLDER
 
-SIDE_BAR, TOP_BAR = 58, 72  # px
+BARS = (58, 78)  # px: what the front end takes at the left and at the top
 THUMBNAIL = 400  # px, square
 READY = "() => window.app?.graph && 'WaveFTLoader' in window.LiteGraph.registered_node_types"
 SETTINGS = {
@@ -34,15 +34,15 @@ SETTINGS = {
 }
 SET = "settings => Promise.all(Object.entries(settings).map(s => app.extensionManager.setting.set(...s)))"
 LOAD = "([graph, name]) => app.loadGraphData(graph, true, true, name)"
-FIT = """([ids, width, height]) => {
+FIT = """([ids, [left, top, width, height]]) => {
   const shown = app.graph._nodes.filter(node => !ids || ids.includes(String(node.id)));
   const boxes = ids ? shown : shown.concat(app.graph._groups);
-  const left = Math.min(...boxes.map(b => b.pos[0])), right = Math.max(...boxes.map(b => b.pos[0] + b.size[0]));
-  const top = Math.min(...boxes.map(b => b.pos[1])) - 45, bottom = Math.max(...boxes.map(b => b.pos[1] + b.size[1]));
-  const view = app.canvas.ds;
-  view.scale = Math.min((width - 30) / (right - left), (height - 30) / (bottom - top), 1.2);
-  view.offset[0] = width / view.scale / 2 - (left + right) / 2;
-  view.offset[1] = height / view.scale / 2 - (top + bottom) / 2;
+  const low = i => Math.min(...boxes.map(b => b.pos[i])), high = i => Math.max(...boxes.map(b => b.pos[i] + b.size[i]));
+  const [x0, y0, x1, y1] = [low(0), low(1) - (ids ? 50 : 0), high(0), high(1)];  // 50: a node's title and badge
+  const view = app.canvas.ds, canvas = app.canvas.canvas.getBoundingClientRect();
+  view.scale = Math.min((width - 30) / (x1 - x0), (height - 30) / (y1 - y0), 1.2);
+  view.offset[0] = (left - canvas.x + width / 2) / view.scale - (x0 + x1) / 2;
+  view.offset[1] = (top - canvas.y + height / 2) / view.scale - (y0 + y1) / 2;
   app.canvas.setDirty(true, true);
 }"""
 
@@ -89,18 +89,17 @@ def take(page: Page, path: Path, nodes: list[str] | None, bars: bool) -> None:
     """Writes the picture: all of the graph or some nodes, with the front end's bars or without."""
     size = page.viewport_size
     assert size
-    width, height = size["width"] - SIDE_BAR, size["height"] - TOP_BAR
-    page.evaluate(FIT, [nodes, width, height])
+    box = [*BARS, size["width"] - BARS[0], size["height"] - BARS[1]]
+    page.evaluate(FIT, [nodes, box])
     time.sleep(1)
-    clip = None if bars else {"x": SIDE_BAR, "y": TOP_BAR, "width": width, "height": height}
-    page.screenshot(path=path, clip=clip)
+    page.screenshot(path=path, clip=None if bars else dict(zip(("x", "y", "width", "height"), box, strict=True)))
     print(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Takes pictures of workflows in ComfyUI's front end.")
     parser.add_argument("url", help="a running ComfyUI with this pack, e.g. http://127.0.0.1:8188")
-    parser.add_argument("picture", nargs="?", type=Path, help="where to write it (.png or .jpg)")
+    parser.add_argument("--picture", type=Path, help="where to write one (.png or .jpg)")
     parser.add_argument("--workflow", default="waveft_sdxl", help="a template's name")
     parser.add_argument("--nodes", nargs="+", help="show these nodes instead of all")
     parser.add_argument("--set", nargs="+", default=[], metavar="NODE.WIDGET=VALUE", help="change widgets first")
@@ -111,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     width, height = map(int, options.size.split("x"))
     if options.thumbnails:
-        width, height = THUMBNAIL + SIDE_BAR, THUMBNAIL + TOP_BAR
+        width, height = (THUMBNAIL + bar for bar in BARS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": height})
