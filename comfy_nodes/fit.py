@@ -67,8 +67,8 @@ def _check_known(target: Target, adapter: Adapter, layers: Sequence[str], source
     missing = [layer for layer in layers if layer not in target.keys]
     if missing:
         raise WaveFTError(
-            f'adapter "{source}", layers {listed(missing)}: expected layers of {target.title}, got {len(missing)} of '
-            f"{len(layers)} that it does not have. {_remedy(adapter)}"
+            f'adapter "{source}": expected layers of {target.title}, got {len(missing)} of {len(layers)} that it does '
+            f"not have. {_remedy(adapter)} They are {listed(missing)}."
         )
 
 

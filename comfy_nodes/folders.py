@@ -1,7 +1,8 @@
 """Where adapter files lie: `models/waveft` and `output/waveft` first, then the WaveFT files among `models/loras`."""
 
 import hashlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -74,7 +75,9 @@ def check(name: str) -> None:
     Raises:
         WaveFTError: no such file, or not an adapter.
     """
-    read_header(find(name)[0])
+    path = find(name)[0]
+    with _named(path, name):
+        read_header(path)
 
 
 def read(name: str) -> Carried:
@@ -91,7 +94,8 @@ def read(name: str) -> Carried:
 
 @lru_cache(maxsize=16)  # 12 MB each for SDXL at the paper's budget
 def _read(name: str, path: Path, _stamp: str) -> Carried:
-    adapter = load(path)
+    with _named(path, name):
+        adapter = load(path)
     return Carried(adapter, name, {"file": name, "sha256": sha256(path)})
 
 
@@ -138,6 +142,15 @@ def checked(*names: str | None) -> bool | str:
     return True
 
 
+@contextmanager
+def _named(path: Path, name: str) -> Iterator[None]:
+    """Has errors call a file what the graph calls it, which fits into a message at a node."""
+    try:
+        yield
+    except WaveFTError as error:
+        raise WaveFTError(str(error).replace(str(path), name)) from None
+
+
 def _is_waveft(path: str | None) -> bool:
     if path is None:
         return False
@@ -182,3 +195,25 @@ def lora_path(name: str) -> Path:
 def in_output(path: Path) -> str:
     """Returns a file's path as seen from ComfyUI's output folder, with forward slashes."""
     return path.resolve().relative_to(Path(folder_paths.get_output_directory()).resolve()).as_posix()
+
+
+def safetensors(kind: str) -> list[str]:
+    """Returns the names of the safetensors files among ComfyUI's models of a kind, such as "checkpoints"."""
+    return [name for name in folder_paths.get_filename_list(kind) if name.endswith(EXTENSION)]
+
+
+def model_path(kind: str, name: str) -> Path | None:
+    """Returns the path of a model's file, None where there is none."""
+    path = folder_paths.get_full_path(kind, name)
+    return None if path is None else Path(path)
+
+
+def roots(kind: str) -> list[Path]:
+    """Returns the folders in which ComfyUI looks for models of a kind; of "input" and "output", that folder itself."""
+    own = {"input": folder_paths.get_input_directory, "output": folder_paths.get_output_directory}
+    return [Path(own[kind]())] if kind in own else [Path(path) for path in folder_paths.get_folder_paths(kind)]
+
+
+def comfyui() -> Path:
+    """Returns the folder of ComfyUI's code; --base-directory moves models, input and output, and not that."""
+    return Path(folder_paths.__file__).resolve().parent

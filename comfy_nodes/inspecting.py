@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -39,6 +40,12 @@ def of_model(found: Sequence[Applied]) -> Shown:
         each = [line for one in found for line in _origin(one.carried)]
         return "\n".join((heading, *rows, "", *each)), picture.draw_words("applied to the model", str(error))
     return "\n".join((heading, *rows, "", "their sum", text)), drawn
+
+
+def summary(text: str) -> str:
+    """Returns a text's first lines, without its tables and its columns: a node shows text in a proportional font."""
+    head = text.partition("\n\nenergy by block")[0]
+    return re.sub(r"(?<=\S) {2,}", "  ", head)
 
 
 def _origin(carried: Carried) -> list[str]:

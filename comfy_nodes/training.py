@@ -96,14 +96,17 @@ def samples(paths: Sequence[Path]) -> torch.Tensor:
 
 def failure(place: Run, python: Python, status: int) -> str:
     """Returns why the child ended, in its own words and the widgets' names, and what to do."""
-    log = place.log.read_text(encoding="utf-8", errors="replace")
-    told = log[log.rfind(REFUSED) :] if REFUSED in log else "\n".join(log.strip().splitlines()[-TOLD:])
-    kept = ""
-    if place.states():
-        kept = "\nWhat was trained is kept: run it again with `resume` on, and it goes on from there; or, with `resume`"
-        kept += " off, from the beginning."
+    log = place.log.read_text(encoding="utf-8", errors="replace").strip()
+    what = f'training "{place.name}" by Python {python.path} ({python.why})'
+    if REFUSED in log:
+        faults = training_job.in_widgets(log[log.rfind(REFUSED) :].partition("\n")[2])
+        other = "saved run" in faults  # it would have to go on with one of other settings
+        anew = "\nOr turn `resume` off: it then begins anew, and replaces what the earlier run made."
+        return f"{what}: expected settings and files that can be trained, got:\n{faults}{anew if other else ''}"
+    got = f"status {status}{' (killed: was there enough memory?)' if status < 0 else ''}"
+    last = training_job.in_widgets("\n".join(log.splitlines()[-TOLD:]))
+    kept = "\nWhat was trained is kept: run it again with `resume` on, and it goes on from there."
     return (
-        f'training "{place.name}" by Python {python.path} ({python.why}): expected it to end well, got status {status}'
-        f"{' (killed: was there enough memory?)' if status < 0 else ''}. "
-        f"Its last words, all of which are in {place.log}:\n{training_job.in_widgets(told.strip())}{kept}"
+        f"{what}: expected it to end well, got {got}. Its last words, all of which are in {place.log}:\n{last}"
+        f"{kept if place.states() else ''}"
     )

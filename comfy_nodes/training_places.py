@@ -8,8 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import folder_paths
-
 from . import folders
 from .core import WaveFTError
 
@@ -84,19 +82,19 @@ def run(name: str) -> Run:
             f'name "{name}": expected 1 to {LONGEST_NAME} letters (a to z), digits, - and _, the first no sign, and no '
             "ending like -step00000100. Choose another."
         )
-    return Run(Path(folder_paths.get_output_directory()).resolve() / "waveft" / "training" / name, name)
+    (output,) = folders.roots("output")
+    return Run(output.resolve() / "waveft" / "training" / name, name)
 
 
 def bases() -> list[str]:
     """Returns the names of what can be trained: single files among the checkpoints, and folders in models/diffusers."""
-    files = [name for name in folder_paths.get_filename_list("checkpoints") if name.endswith(folders.EXTENSION)]
     found = {
         index.parent.relative_to(root).as_posix()
-        for root in map(Path, folder_paths.get_folder_paths("diffusers"))
+        for root in folders.roots("diffusers")
         for depth in ("*", "*/*")
         for index in root.glob(f"{depth}/model_index.json")
     }
-    return [*files, *(DIFFUSERS + name for name in sorted(found))]
+    return [*folders.safetensors("checkpoints"), *(DIFFUSERS + name for name in sorted(found))]
 
 
 def base(name: str) -> Path:
@@ -105,12 +103,12 @@ def base(name: str) -> Path:
     Raises:
         WaveFTError: it is not there.
     """
-    path = folder_paths.get_full_path("checkpoints", name)
+    path = folders.model_path("checkpoints", name)
     if path is not None:
-        return Path(path)
+        return path
     if name.startswith(DIFFUSERS):
-        for root in folder_paths.get_folder_paths("diffusers"):
-            folder = Path(root) / name.removeprefix(DIFFUSERS)
+        for root in folders.roots("diffusers"):
+            folder = root / name.removeprefix(DIFFUSERS)
             if (folder / "model_index.json").is_file():
                 return folder
     raise WaveFTError(
@@ -121,8 +119,7 @@ def base(name: str) -> Path:
 
 def vocabulary(base: Path) -> Path | None:
     """Returns the folder with CLIP's vocabulary, which a single file lacks and ComfyUI has; None where not needed."""
-    # beside ComfyUI's code: --base-directory moves models, input and output alone
-    root = Path(folder_paths.__file__).resolve().parent
+    root = folders.comfyui()
     if base.is_dir() or (base.parent / "tokenizer").is_dir() or not (root / _VOCABULARY).is_dir():
         return None
     return root
@@ -135,7 +132,8 @@ def pictures(name: str) -> Path:
         WaveFTError: it is not there.
     """
     given = Path(name.strip()).expanduser()
-    path = Path(folder_paths.get_input_directory()) / given  # an absolute one stays as it is
+    (root,) = folders.roots("input")
+    path = root / given  # an absolute one stays as it is
     if not name.strip() or not path.is_dir():
         got = f"nothing at {path}" if name.strip() else "no name"
         raise WaveFTError(

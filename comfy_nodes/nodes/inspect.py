@@ -52,6 +52,6 @@ class WaveFTInspect(io.ComfyNode):
         shown += [] if model is None else [inspecting.of_model(applied(model))]
         table = "\n\n\n".join(text for text, _ in shown)
         picture = drawing.stacked([drawn for _, drawn in shown])
-        messages.show(cls.hidden, table)
+        messages.show(cls.hidden, "\n\n".join(inspecting.summary(text) for text, _ in shown))
         preview = {**ui.PreviewImage(picture, cls=cls).as_dict(), **ui.PreviewText(table).as_dict()}
         return io.NodeOutput(table, picture, ui=preview)

@@ -1,4 +1,4 @@
-"""WaveFT Train on stand-ins for ComfyUI: with a trainer that is quick and fails as it is told, and with the real one."""
+"""WaveFT Train on stand-ins for ComfyUI: with a quick trainer that fails as it is told, and the real one."""
 
 import json
 import os
@@ -49,7 +49,11 @@ if mode == "refused":
     print("The job cannot be run, 1 fault:", file=sys.stderr)
     print("  robot.toml: [network] coefficients: expected less. Lower it, or set overwrite = true.", file=sys.stderr)
     sys.exit(2)
+if mode == "other":
+    print("The job cannot be run, 1 fault:\\n  [train] seed: expected 1 as in the saved run, got 2.", file=sys.stderr)
+    sys.exit(2)
 print("loading the base", flush=True)
+time.sleep(0.2 if mode == "slow" else 0)
 states = sorted(folder.glob("*.state"))
 step = int(states[-1].stem[-8:]) if states and "--resume" in sys.argv else 0
 (folder / "samples").mkdir(exist_ok=True)
@@ -194,7 +198,7 @@ class TestAQuickTrainer:
         assert (carried.title, carried.origin["trained"]["steps"]) == ("robot.safetensors", 50)
         assert samples.shape == (1, 48, 64, 3)
         assert report.splitlines()[0].startswith("robot: 50 steps in 0:0")
-        for line in (sys.executable, "of WAVEFT_PYTHON", "loss 0.1799 in the first 20 steps, 0.0253 in the last"):
+        for line in (sys.executable, "of WAVEFT_PYTHON", "loss 0.1799 in the first 20 steps, 0.0252 in the last"):
             assert line in report
         assert "adapter: waveft/training/robot/robot.safetensors" in report
         assert "training/robot/robot.safetensors" in comfy("folders").choices()
@@ -207,7 +211,7 @@ class TestAQuickTrainer:
         assert any("step 8/10, loss 0.33" in text and "0.1 s a step, 0:00 left" in text for text in train.shown)
         assert fake.bar == sorted(fake.bar)
         assert fake.previews[0][0] == "JPEG"
-        assert [picture.size for _, picture, _ in fake.previews][0] == (64, 48)
+        assert fake.previews[0][1].size == (64, 48)
 
     def test_cancelling_saves_and_the_next_run_goes_on(self, train, fake):
         cancel_after(fake, 3)
@@ -263,14 +267,17 @@ class TestAQuickTrainer:
     def test_a_refusal_is_told_in_the_widgets_names(self, train, comfy):
         with pytest.raises(comfy("core").WaveFTError) as caught:
             train(sample_prompt="refused")
-        assert (
-            "The job cannot be run, 1 fault:\n  robot.toml: coefficients: expected less. "
-            "Lower it, or turn `resume` off to begin anew." in str(caught.value)
+        assert str(caught.value).endswith(
+            ": expected settings and files that can be trained, got:\n  robot.toml: coefficients: expected less. "
+            "Lower it, or turn `resume` off to begin anew."
         )
-        assert "kept" not in str(caught.value)
+
+    def test_another_training_of_the_name_is_told_how_to_begin_anew(self, train, comfy):
+        with pytest.raises(comfy("core").WaveFTError, match=r"seed: expected 1 as in the saved run.*\n.*`resume` off"):
+            train(sample_prompt="other")
 
     def test_a_failure_is_told_with_what_to_do(self, train, fake, comfy):
-        with pytest.raises(comfy("core").WaveFTError, match="got status 1.*\n.*\nno memory left$"):
+        with pytest.raises(comfy("core").WaveFTError, match=r"got status 1.*\n.*\nno memory left$"):
             train(sample_prompt="crashed")
         (fake.output / "robot/robot-step00000002.state").touch()
         with pytest.raises(comfy("core").WaveFTError, match="run it again with `resume` on"):
@@ -316,7 +323,9 @@ class TestTheRealTrainer:
             assert torch.equal(again.adapter.layers[name].values, layer.values)
 
     def test_its_refusal_is_shown(self, train, comfy):
-        with pytest.raises(comfy("core").WaveFTError, match=r"(?s)The job cannot be run.*\n.*resolution"):
+        with pytest.raises(
+            comfy("core").WaveFTError, match=r"got:\n  resolution_px: expected a multiple of 16 px, got 65. Write 64."
+        ):
             train(resolution_px=65)
 
 

@@ -121,6 +121,12 @@ def test_a_note_says_what_a_template_does_and_expects(path):
 
 
 @each_template
+def test_the_template_browser_has_a_small_picture_of_it(path):
+    picture = path.with_suffix(".jpg").read_bytes()
+    assert picture.startswith(b"\xff\xd8") and len(picture) < 50_000
+
+
+@each_template
 def test_nothing_covers_anything(path):
     graph = load(path)
     boxes = [(*node["pos"], *node["size"]) for node in graph["nodes"]]
