@@ -17,6 +17,7 @@ from .nodes.scale import WaveFTScale
 from .nodes.schedule import WaveFTStrengthSchedule
 from .nodes.stack import WaveFTStack
 from .nodes.sweep import WaveFTStrengthSweep
+from .nodes.train import WaveFTTrain
 
 NODES: list[type[io.ComfyNode]] = [
     WaveFTLoader,
@@ -34,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     WaveFTInspect,
     WaveFTStrengthSweep,
     WaveFTGrid,
+    WaveFTTrain,
 ]
 
 

@@ -192,7 +192,11 @@ def _keys(prefix, names):
 
 
 def _folder_paths(models):
-    entries = {"loras": ([str(models / "loras")], {".safetensors", ".pt"})}
+    entries = {
+        "checkpoints": ([str(models / "checkpoints")], {".safetensors", ".ckpt"}),
+        "diffusers": ([str(models / "diffusers")], {"folder"}),
+        "loras": ([str(models / "loras")], {".safetensors", ".pt"}),
+    }
 
     def add(name, path, is_default=False):
         paths, _extensions = entries.setdefault(name, ([], set()))
@@ -217,7 +221,10 @@ def _folder_paths(models):
     output.mkdir()
     module = ModuleType("folder_paths")
     vars(module).update(
+        __file__=str(models.parent / "comfyui/folder_paths.py"),
         models_dir=str(models),
+        get_folder_paths=lambda kind: entries[kind][0],
+        get_input_directory=lambda: str(models.parent / "input"),
         get_output_directory=lambda: str(output),
         get_save_image_path=save_path,
         folder_names_and_paths=entries,

@@ -122,8 +122,8 @@ def fake(comfy, monkeypatch, models):
         monkeypatch.setitem(sys.modules, f"comfy.{name}", made)
         monkeypatch.setattr(sys.modules["comfy"], name, made, raising=False)
     paths = sys.modules["folder_paths"]
-    (models / "checkpoints").mkdir()
-    (models / "diffusers").mkdir()
+    for name in ("checkpoints", "diffusers"):
+        (models / name).mkdir(exist_ok=True)
     (models / "diffusers/nano").symlink_to(REPOSITORY / "models/nano-sdxl")
     shutil.copytree(REPOSITORY / "jobs/robot", models.parent / "input/robot")
     paths.folder_names_and_paths["checkpoints"] = ([str(models / "checkpoints")], {".safetensors", ".ckpt"})
