@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from . import describe, folders
+from . import describe, folders, models
 from .core import SDXL_ATTENTION, Adapter, WaveFTError, deltas, differences, extract_deltas, matches, read_layout
 from .progress import Progress
 from .sockets import Carried
@@ -80,7 +80,7 @@ def from_lora(base: Merged, name: str, wanted: Wanted, has_clip: bool) -> Given:
     Raises:
         WaveFTError: a file of another kind, layers that the base lacks, or a text encoder's without a CLIP.
     """
-    path = folders.lora_path(name)
+    path = models.lora_path(name)
     tensors, said = read_layout(path)
     of_text = sum(key.startswith(("lora_te", "text_encoder")) for key in tensors)
     if of_text and not has_clip:

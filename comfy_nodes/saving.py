@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import describe, folders, recipe
+from . import describe, folders, models, recipe
 from .core import rounded_to, size_text
 from .core import save as write
 from .sockets import Carried
@@ -35,7 +35,7 @@ def save(carried: Carried, path: Path, dtype: str, note: str, graph: Mapping[str
     write(adapter, path, dtype=DTYPES[dtype])
     lines = [
         f"saved {carried.title}",
-        f"to {folders.in_output(path)} ({size_text(path.stat().st_size)})",
+        f"to {models.in_output(path)} ({size_text(path.stat().st_size)})",
         f"{describe.plural(len(adapter.layers), 'layer')}, {describe.basis(adapter)}",
     ]
     if made.error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from . import describe, drawing, folders, progress, training_job, training_places, training_python, training_run
+from . import describe, drawing, folders, models, progress, training_job, training_places, training_python, training_run
 from .core import Adapter, WaveFTError, load
 from .sockets import Carried
 from .training_job import Wanted
@@ -62,7 +62,7 @@ def made(place: Run, wanted: Wanted, told: Sequence[str]) -> Made:
     said = {
         "steps": wanted.steps,
         "base": wanted.checkpoint_name,
-        "file": folders.in_output(place.adapter),
+        "file": models.in_output(place.adapter),
         "sha256": folders.sha256(place.adapter),
     }
     carried = Carried(adapter, place.adapter.name, {"trained": said})
@@ -77,8 +77,8 @@ def report(place: Run, adapter: Adapter, told: Sequence[str]) -> str:
         first, last = sum(losses[:some]) / some, sum(losses[-some:]) / some
         lines.append(f"loss {first:.4f} in the first {describe.plural(some, 'step')}, {last:.4f} in the last")
     lines.append(f"{describe.plural(len(adapter.layers), 'layer')}, {describe.basis(adapter)}")
-    lines.append(f"adapter: {folders.in_output(place.adapter)}")
-    lines.append(f"losses, samples and pictures on a page: {folders.in_output(place.folder)}/{place.name}-report.html")
+    lines.append(f"adapter: {models.in_output(place.adapter)}")
+    lines.append(f"losses, samples and pictures on a page: {models.in_output(place.folder)}/{place.name}-report.html")
     if not place.last_samples():
         lines.append("samples: none, as no sample_prompt was given when it was trained")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import folders
+from . import folders, models
 from .core import WaveFTError
 
 DIFFUSERS = "diffusers/"  # before the name of a folder in models/diffusers
@@ -82,7 +82,7 @@ def run(name: str) -> Run:
             f'name "{name}": expected 1 to {LONGEST_NAME} letters (a to z), digits, - and _, the first no sign, and no '
             "ending like -step00000100. Choose another."
         )
-    (output,) = folders.roots("output")
+    (output,) = models.roots("output")
     return Run(output.resolve() / "waveft" / "training" / name, name)
 
 
@@ -90,11 +90,11 @@ def bases() -> list[str]:
     """Returns the names of what can be trained: single files among the checkpoints, and folders in models/diffusers."""
     found = {
         index.parent.relative_to(root).as_posix()
-        for root in folders.roots("diffusers")
+        for root in models.roots("diffusers")
         for depth in ("*", "*/*")
         for index in root.glob(f"{depth}/model_index.json")
     }
-    return [*folders.safetensors("checkpoints"), *(DIFFUSERS + name for name in sorted(found))]
+    return [*models.safetensors("checkpoints"), *(DIFFUSERS + name for name in sorted(found))]
 
 
 def base(name: str) -> Path:
@@ -103,11 +103,11 @@ def base(name: str) -> Path:
     Raises:
         WaveFTError: it is not there.
     """
-    path = folders.model_path("checkpoints", name)
+    path = models.model_path("checkpoints", name)
     if path is not None:
         return path
     if name.startswith(DIFFUSERS):
-        for root in folders.roots("diffusers"):
+        for root in models.roots("diffusers"):
             folder = root / name.removeprefix(DIFFUSERS)
             if (folder / "model_index.json").is_file():
                 return folder
@@ -119,7 +119,7 @@ def base(name: str) -> Path:
 
 def vocabulary(base: Path) -> Path | None:
     """Returns the folder with CLIP's vocabulary, which a single file lacks and ComfyUI has; None where not needed."""
-    root = folders.comfyui()
+    root = models.comfyui()
     if base.is_dir() or (base.parent / "tokenizer").is_dir() or not (root / _VOCABULARY).is_dir():
         return None
     return root
@@ -132,7 +132,7 @@ def pictures(name: str) -> Path:
         WaveFTError: it is not there.
     """
     given = Path(name.strip()).expanduser()
-    (root,) = folders.roots("input")
+    (root,) = models.roots("input")
     path = root / given  # an absolute one stays as it is
     if not name.strip() or not path.is_dir():
         got = f"nothing at {path}" if name.strip() else "no name"

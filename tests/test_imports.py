@@ -26,7 +26,7 @@ COMFYUI = {
     "comfy_api": {"comfy_nodes.api"},
     "comfy_execution": set(),
     "comfy_extras": set(),
-    "folder_paths": {"comfy_nodes.folders"},
+    "folder_paths": {"comfy_nodes.folders", "comfy_nodes.models"},
     "nodes": set(),
     "server": {"comfy_nodes.messages"},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import extracting, folders, widgets
+from .. import extracting, folders, models, widgets
 from ..api import io
 from ..core import WaveFTError, wavelets
 from ..sockets import WAVEFT
@@ -50,7 +50,7 @@ class WaveFTExtract(io.ComfyNode):
         """Returns True, or that there is no such LoRA."""
         try:
             if lora_name not in (None, NONE):
-                folders.lora_path(str(lora_name))
+                models.lora_path(str(lora_name))
         except WaveFTError as error:
             return str(error)
         return True
@@ -60,7 +60,7 @@ class WaveFTExtract(io.ComfyNode):
         """Returns what changes when the LoRA's file is written anew; NaN, which equals nothing, where it is linked."""
         if lora_name is None:
             return float("nan")
-        return "" if lora_name == NONE else folders.stamp(folders.lora_path(lora_name))
+        return "" if lora_name == NONE else folders.stamp(models.lora_path(lora_name))
 
     @classmethod
     def execute(
@@ -151,7 +151,7 @@ def _basis() -> list[Any]:
 def _lora() -> Any:
     return io.Combo.Input(
         "lora_name",
-        options=[NONE, *folders.lora_choices()],
+        options=[NONE, *models.lora_choices()],
         default=NONE,
         tooltip="A file in models/loras, in place of tuned_model: a LoRA, LoCon, LoHa, LoKr or full diff.",
     )

@@ -214,7 +214,7 @@ class TestLora:
         write_lora(models, {Q: (8, 8)})
         save(small, models / "loras/waveft.safetensors")
         (models / "loras/old.pt").write_bytes(b"")
-        assert comfy("folders").lora_choices() == ["style.safetensors"]
+        assert comfy("models").lora_choices() == ["style.safetensors"]
         schema = comfy("nodes.extract").WaveFTExtract.define_schema()
         assert next(i for i in schema.inputs if i.id == "lora_name").options == ["None", "style.safetensors"]
 
