@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from . import folders
 from .api import io
+from .core import WaveFTError, listed
 from .filters import GROUPS
 from .sockets import WAVEFT, WAVEFT_FILTER
 
+NONE = "None"  # the first choice of a list that may stay empty, as ComfyUI's own nodes have it
 LIMIT = 100.0  # the stock LoRA loader's
 STEP = 0.01
 
@@ -102,3 +105,14 @@ def patched_outputs() -> list[Any]:
 def report(tooltip: str) -> Any:
     """Returns the report output."""
     return io.String.Output("report", display_name="report", tooltip=tooltip)
+
+
+def chosen(id: str, value: Any, options: Sequence[str]) -> str:
+    """Returns a list's value; ComfyUI checks the lists of such nodes as ours in the front end alone.
+
+    Raises:
+        WaveFTError: it is not on the list.
+    """
+    if value not in options:
+        raise WaveFTError(f"{id}: expected one of {listed(options)}, got {value!r}. Choose one.")
+    return str(value)

@@ -10,8 +10,6 @@ from ..core import WaveFTError, wavelets
 from ..sockets import WAVEFT
 from ..weights import Merged
 
-NONE = "None"
-
 
 class WaveFTExtract(io.ComfyNode):
     """Extract WaveFT."""
@@ -49,7 +47,7 @@ class WaveFTExtract(io.ComfyNode):
     def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
         """Returns True, or that there is no such LoRA."""
         try:
-            if lora_name not in (None, NONE):
+            if lora_name not in (None, widgets.NONE):
                 models.lora_path(str(lora_name))
         except WaveFTError as error:
             return str(error)
@@ -60,7 +58,7 @@ class WaveFTExtract(io.ComfyNode):
         """Returns what changes when the LoRA's file is written anew; NaN, which equals nothing, where it is linked."""
         if lora_name is None:
             return float("nan")
-        return "" if lora_name == NONE else folders.stamp(models.lora_path(lora_name))
+        return "" if lora_name == widgets.NONE else folders.stamp(models.lora_path(lora_name))
 
     @classmethod
     def execute(
@@ -81,7 +79,7 @@ class WaveFTExtract(io.ComfyNode):
         Raises:
             WaveFTError: not exactly one of a model and a LoRA, one of another architecture, or no difference.
         """
-        if (tuned_model is None) == (lora_name == NONE):
+        if (tuned_model is None) == (lora_name == widgets.NONE):
             got = "neither" if tuned_model is None else "both"
             raise WaveFTError(
                 f"tuned_model and lora_name: expected one of the two, got {got}. Connect tuned_model and set lora_name "
@@ -151,7 +149,7 @@ def _basis() -> list[Any]:
 def _lora() -> Any:
     return io.Combo.Input(
         "lora_name",
-        options=[NONE, *models.lora_choices()],
-        default=NONE,
+        options=[widgets.NONE, *models.lora_choices()],
+        default=widgets.NONE,
         tooltip="A file in models/loras, in place of tuned_model: a LoRA, LoCon, LoHa, LoKr or full diff.",
     )

@@ -10,7 +10,6 @@ from ..api import io
 from ..sockets import WAVEFT_STACK, Row
 
 ROWS = 8
-NONE = "None"
 
 
 class WaveFTStack(io.ComfyNode):
@@ -74,9 +73,9 @@ def _row(number: int) -> list[Any]:
     return [
         io.Combo.Input(
             f"adapter_{number}",
-            options=[NONE, *folders.choices()],
-            default=NONE,
-            tooltip=f'The file of row {number}; "{NONE}" leaves the row empty.',
+            options=[widgets.NONE, *folders.choices()],
+            default=widgets.NONE,
+            tooltip=f'The file of row {number}; "{widgets.NONE}" leaves the row empty.',
         ),
         widgets.strength(f"strength_{number}", f"How strongly the file of row {number} is applied: 1 as trained."),
         io.Boolean.Input(
@@ -89,5 +88,5 @@ def _enabled(inputs: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Yields the name and strength of each row in use; what is linked is None or missing before the graph runs."""
     for number in range(1, ROWS + 1):
         name, enabled = inputs.get(f"adapter_{number}"), inputs.get(f"enabled_{number}")
-        if name != NONE and enabled is not False:
+        if name != widgets.NONE and enabled is not False:
             yield name, inputs.get(f"strength_{number}")
