@@ -73,6 +73,8 @@ except ModuleNotFoundError as error:
         f'Run: "{sys.executable}" "{installer}", then start ComfyUI again.'
     ) from error
 
+WaveFTError.__module__ = "waveft"  # what ComfyUI's dialog shows; inside it the module's name is a path
+
 __all__ = [
     "BANDS",
     "HEADER",

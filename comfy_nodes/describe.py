@@ -12,7 +12,7 @@ from .sockets import Carried
 def adapter(carried: Carried) -> str:
     """Returns what an adapter is, in three lines."""
     held = carried.adapter
-    return "\n".join((f"{carried.title}: {plural(len(held.layers), 'layer')}", basis(held), _trained(held)))
+    return "\n".join((f"{carried.title}: {plural(len(held.layers), 'layer')}", basis(held), trained(held)))
 
 
 def basis(held: Adapter) -> str:
@@ -29,7 +29,7 @@ def change(before: Carried, after: Carried) -> str:
         (
             f"{before.title}: {len(new.layers)} of {plural(len(old.layers), 'layer')}",
             f"{count(new):,} of {count(old):,} coefficients, {_share(old, new)}",
-            _trained(new),
+            trained(new),
         )
     )
 
@@ -58,5 +58,6 @@ def _share(old: Adapter, new: Adapter) -> str:
     return f"{energy(new) / whole:.2%} of the energy" if whole else "no energy, as it had none"
 
 
-def _trained(held: Adapter) -> str:
+def trained(held: Adapter) -> str:
+    """Returns what an adapter was trained for, and what to write into a prompt, where its file says so."""
     return f"trained for {trained_for(held)}"

@@ -7,12 +7,15 @@ and diffusers spell it. A group of factors touches the layers that its members n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+
+# The standard library's own parser of regular expressions: what it finds is what `re` will run.
+from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 from .core import BANDS, Adapter, WaveFTError, scale
-from .sockets import Carried
+from .sockets import Carried, present
 
 # id of the widget -> what it says of itself; the order is that of the widgets
 GROUPS = {
@@ -30,6 +33,7 @@ GROUPS = {
     "da": "Sub-band da: fast over rows (outputs), slow over columns.",
     "dd": "Sub-band dd: what changes fast over both.",
 }
+MOST_REPEATS = 4  # on names of a hundred letters: tenths of a second at the worst, for all layers together
 _NAMED = {
     "attn1": re.compile(r"_attn1_"),
     "attn2": re.compile(r"_attn2_"),
@@ -38,6 +42,10 @@ _NAMED = {
     "middle_block": re.compile(r"^lora_unet_mid(?:dle)?_block_"),
     "output_blocks": re.compile(r"^lora_unet_(?:output|up)_blocks_"),
 }
+
+
+class Emptied(WaveFTError):
+    """A filter left nothing of an adapter."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +66,23 @@ class Filter:
         """Returns what is left of an adapter, the object itself where nothing changes.
 
         Raises:
-            WaveFTError: nothing is left, or a regular expression that is none.
+            Emptied: nothing is left.
+            WaveFTError: a regular expression that is none, or sub-bands of an adapter that has none.
         """
         if self.previous is not None:
             carried = self.previous.apply(carried)
+        factors = self._by_layer(carried.adapter)
+        if not any(any(of.values()) if isinstance(of, dict) else of for of in factors.values()):
+            raise Emptied(
+                f'filter of "{carried.title}": expected some layers left, got none of {len(factors)}. '
+                "Raise a factor, or correct only_layers and except_layers; their layers are named such as "
+                f'"{next(iter(factors))}".'
+            )
         try:
-            made = scale(carried.adapter, self._by_layer(carried.adapter))
+            made = scale(carried.adapter, factors)
         except WaveFTError as error:
-            raise WaveFTError(f'filter of "{carried.title}": {error}') from None
+            kind = Emptied if "some coefficients left" in str(error) else WaveFTError
+            raise kind(f'filter of "{carried.title}": {error}') from None
         if made is carried.adapter:
             return carried
         return Carried(made, carried.title, {"filtered": self.said(), "of": carried.origin})
@@ -101,6 +118,17 @@ def from_widgets(previous: Filter | None = None, **widgets: Any) -> Filter:
     return Filter(factors, widgets["only_layers"].strip(), widgets["except_layers"].strip(), previous)
 
 
+def kept(filter: Filter | None, adapter: Carried | None) -> Carried:
+    """Returns what a filter leaves of a node's `adapter`, all of it without a filter.
+
+    Raises:
+        WaveFTError: no adapter came in, or what `Filter.apply` raises.
+    """
+    present("adapter", adapter)
+    assert adapter is not None
+    return adapter if filter is None else filter.apply(adapter)
+
+
 def checked(*expressions: tuple[str, str | None]) -> bool | str:
     """Returns True, or what is wrong with the first regular expression that is none; (input, text) each."""
     try:
@@ -115,17 +143,48 @@ def compiled(expression: str, input: str) -> re.Pattern[str] | None:
     """Returns a regular expression, None for an empty one.
 
     Raises:
-        WaveFTError: it is none.
+        WaveFTError: it is none, or one that could keep the server busy for hours: workflows are shared, and nothing can
+            interrupt a search.
     """
     if not expression:
         return None
     try:
-        return re.compile(expression)
+        parsed = _parser.parse(expression)
+        found = re.compile(expression)
     except re.error as error:
         raise WaveFTError(
             f'{input} "{expression}": expected a regular expression, got one that {_said(error)}. '
             r'Write "\(" for a bracket itself, and ".*" where you mean "anything".'
         ) from None
+    repeats, nested = _repeats(parsed, inside=False)
+    if nested or repeats > MOST_REPEATS:
+        raise WaveFTError(
+            f'{input} "{expression}": expected at most {MOST_REPEATS} of *, + and {{}}, and none within another, '
+            f"got {'one within another' if nested else repeats}. Use a simpler one."
+        )
+    return found
+
+
+def _repeats(parsed: Any, inside: bool) -> tuple[int, bool]:
+    """Returns how many repeats of many a parsed expression has, and whether one holds a repeat or a choice."""
+    count, nested = 0, False
+    for code, value in parsed:
+        repeat = code in (_parser.MAX_REPEAT, _parser.MIN_REPEAT, _parser.POSSESSIVE_REPEAT) and value[1] > 1
+        nested |= inside and (repeat or code is _parser.BRANCH)
+        count += repeat
+        for part in _parts(value):
+            more, deep = _repeats(part, inside or repeat)
+            count, nested = count + more, nested or deep
+    return count, nested
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yields the expressions that an operator of a parsed one works on."""
+    if isinstance(value, _parser.SubPattern):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _parts(part)
 
 
 def _said(error: re.error) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from .core import Adapter, WaveFTError, listed
 
@@ -16,27 +19,27 @@ class Target:
     Attributes:
         title: what messages call it.
         keys: layer name -> key of the weight, in every spelling that ComfyUI knows.
-        shapes: key -> shape of the weight.
+        weights: by key, as they are stored.
     """
 
     title: str
-    keys: dict[str, str]
-    shapes: dict[str, tuple[int, ...]]
+    keys: Mapping[str, str]
+    weights: Mapping[str, torch.Tensor]
 
 
-def fit(target: Target, adapter: Adapter, layers: Iterable[str], source: str) -> dict[str, str]:
+def fit(target: Target, adapter: Adapter, layers: Iterable[str], source: str, strength: float) -> dict[str, str]:
     """Returns {weight key: layer}, every one of `layers`.
 
     Args:
         source: the file's name, for messages.
 
     Raises:
-        WaveFTError: a layer that the target lacks, a name that fits two weights, a weight that two layers name, or
-            another shape.
+        WaveFTError: a layer that the target lacks, a name that fits two weights, a weight that two layers name, a
+            quantised weight, another shape, or a strength at which a weight would no longer be finite.
     """
     layers = list(layers)
     _check_known(target, adapter, layers, source)
-    spelled = Counter(key.replace(".", "_") for key in target.shapes)
+    spelled = Counter(key.replace(".", "_") for key in target.weights)
     found: dict[str, str] = {}
     for layer in layers:
         key = target.keys[layer]
@@ -51,8 +54,20 @@ def fit(target: Target, adapter: Adapter, layers: Iterable[str], source: str) ->
                 f'for "{key}". Remove one from the file.'
             )
         found[key] = layer
+    _check_float(target, found, source)
     _check_shapes(target, adapter, found, source)
+    _check_finite(target, adapter, found, source, strength)
     return found
+
+
+def check_strength(strength: float, source: str) -> None:
+    """Refuses a strength that is no number: ComfyUI's own check of a range lets NaN through.
+
+    Raises:
+        WaveFTError: it is NaN or infinite.
+    """
+    if not math.isfinite(strength):
+        raise WaveFTError(f'strength of "{source}": expected a finite number, got {strength}. Correct what is linked.')
 
 
 def trained_for(adapter: Adapter) -> str:
@@ -72,11 +87,23 @@ def _check_known(target: Target, adapter: Adapter, layers: Sequence[str], source
         )
 
 
-def _check_shapes(target: Target, adapter: Adapter, found: dict[str, str], source: str) -> None:
+def _check_float(target: Target, found: Mapping[str, str], source: str) -> None:
+    for key, layer in found.items():
+        weight = target.weights[key]
+        # GGUF's tensors are bytes that say their kind, and are floats by the time that a patch sees them
+        if not weight.is_floating_point() and not hasattr(weight, "tensor_type"):
+            raise WaveFTError(
+                f'adapter "{source}", layer "{layer}": expected float weights in {target.title}, got {weight.dtype}: '
+                "it is quantised. Load it in fp16, bf16, fp32, fp8 or as GGUF."
+            )
+
+
+def _check_shapes(target: Target, adapter: Adapter, found: Mapping[str, str], source: str) -> None:
+    shapes = {key: tuple(target.weights[key].shape) for key in found}
     wrong = {
-        layer: f"{list(target.shapes[key])}, got {list(adapter.layers[layer].shape)}"
+        layer: f"{list(shapes[key])}, got {list(adapter.layers[layer].shape)}"
         for key, layer in found.items()
-        if target.shapes[key] != tuple(adapter.layers[layer].shape)
+        if shapes[key] != tuple(adapter.layers[layer].shape)
     }
     if wrong:
         first, sizes = next(iter(wrong.items()))
@@ -84,6 +111,25 @@ def _check_shapes(target: Target, adapter: Adapter, found: dict[str, str], sourc
             f'adapter "{source}", layers {listed(wrong)}: expected the shapes of {target.title}, "{first}" {sizes}. '
             f"{_remedy(adapter)}"
         )
+
+
+def _check_finite(target: Target, adapter: Adapter, found: Mapping[str, str], source: str, strength: float) -> None:
+    """Refuses what would overflow; weights of fp8 are left to ComfyUI, which rounds them in its own way."""
+    for key, layer in found.items():
+        weight = target.weights[key]
+        if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            continue
+        # no entry of an atom is above 1; only where this bound is near is dW made and looked at
+        bound = abs(strength * adapter.scaling) * float(adapter.layers[layer].values.abs().sum(dtype=torch.float64))
+        if bound < torch.finfo(weight.dtype).max / 4:
+            continue
+        total = weight.to(torch.float32, copy=True).cpu() + strength * adapter.delta(layer, torch.float32, "cpu")
+        if not bool(torch.isfinite(total.to(weight.dtype)).all()):
+            largest = float(total.abs().max())
+            raise WaveFTError(
+                f'adapter "{source}", layer "{layer}": expected weights within {weight.dtype}, got up to {largest:g} '
+                f"at strength {strength:g}. Lower the strength."
+            )
 
 
 def _remedy(adapter: Adapter) -> str:

@@ -1,9 +1,11 @@
 """Where adapter files lie: `models/waveft` and `output/waveft` first, then the WaveFT files among `models/loras`."""
 
 import hashlib
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import folder_paths
@@ -14,8 +16,12 @@ from .sockets import Carried
 FOLDERS = ("waveft", "loras")
 EXTENSION = ".safetensors"
 # A safetensors file opens with the length of its JSON header (8 bytes) and the header, which names every tensor.
-HEADER_TENSOR = b'"waveft.header"'
-HEADER_LIMIT_BYTES = 1 << 25
+TENSOR_WORDS = (b"waveft.header", b".waveft_")
+FIRST_TENSOR = re.compile(rb'"([^"]+)"\s*:\s*\{[^{}]*$')  # before its "dtype"
+HEADER_LIMIT_BYTES, HEADER_START_BYTES, NAME_BYTES = 1 << 25, 1 << 14, 512
+EMPTY = "put an adapter into models/waveft"  # what an empty list shows
+LISTED_S = 1.0
+_listed: tuple[tuple[list[str], list[str]], float, list[str]] | None = None
 
 
 def register() -> None:
@@ -31,20 +37,31 @@ def register() -> None:
 
 
 def choices() -> list[str]:
-    """Returns the names to choose from, sorted within each folder.
+    """Returns the names to choose from, sorted within each folder; where there is none, what to do about it.
 
     All of `models/waveft`; of `models/loras` and of ComfyUI's output the WaveFT files alone: a list of a thousand
     LoRAs, of which three load, would be a trap, and a training run leaves more than its adapters. A name in several
     folders is listed once and taken from the first.
     """
+    global _listed
+    held = (folder_paths.get_filename_list("waveft"), folder_paths.get_filename_list("loras"))
+    # ComfyUI asks eight times a prompt and node; looking at the times of thousands of files takes a while each time
+    if _listed is None or _listed[0] != held or time.monotonic() - _listed[1] > LISTED_S:
+        _listed = (held, time.monotonic(), _choices(*held))
+    return list(_listed[2])
+
+
+def _choices(own: list[str], loras: list[str]) -> list[str]:
     output = str(folder_paths.get_output_directory())
-    own = []
-    for name in folder_paths.get_filename_list("waveft"):
+    found: dict[str, None] = {}
+    for name in own:
         path = folder_paths.get_full_path("waveft", name)
         if path is not None and (not path.startswith(output) or is_waveft(path)):
-            own.append(name)
-    shared = [name for name in folder_paths.get_filename_list("loras") if name.endswith(EXTENSION) and name not in own]
-    return own + [name for name in shared if is_waveft(folder_paths.get_full_path("loras", name))]
+            found[name] = None
+    for name in loras:
+        if name.endswith(EXTENSION) and name not in found and is_waveft(folder_paths.get_full_path("loras", name)):
+            found[name] = None
+    return list(found) or [EMPTY]
 
 
 def find(name: str) -> tuple[Path, str]:
@@ -53,13 +70,17 @@ def find(name: str) -> tuple[Path, str]:
     Raises:
         WaveFTError: no folder has it.
     """
+    remedy = "Put it there and press R in ComfyUI to read the folders again, or choose another."
+    if not isinstance(name, str) or name == EMPTY:
+        got = "none" if name == EMPTY else repr(name)
+        raise WaveFTError(f"adapter: expected a file in models/waveft or models/loras, got {got}. {remedy}")
     for folder in FOLDERS:
-        path = folder_paths.get_full_path(folder, name)
-        if path is not None:
-            return Path(path), folder
+        for spelled in (name, name.replace("\\", "/")):  # a workflow made on Windows
+            path = folder_paths.get_full_path(folder, spelled)
+            if path is not None:
+                return Path(path), folder
     raise WaveFTError(
-        f'adapter "{name}": expected a file in models/waveft or models/loras, got none of that name. '
-        "Put it there and press R in ComfyUI to read the folders again, or choose another."
+        f'adapter "{name}": expected a file in models/waveft or models/loras, got none of that name. {remedy}'
     )
 
 
@@ -92,7 +113,7 @@ def read(name: str) -> Carried:
     return _read(name, path, stamp(path))
 
 
-@lru_cache(maxsize=16)  # 12 MB each for SDXL at the paper's budget
+@lru_cache(maxsize=8)  # 12 MB each for SDXL at the paper's budget
 def _read(name: str, path: Path, _stamp: str) -> Carried:
     with _named(path, name):
         adapter = load(path)
@@ -121,7 +142,14 @@ def output_path(prefix: str) -> Path:
     if not (output / prefix).resolve().is_relative_to(output):
         raise WaveFTError(f'filename_prefix "{prefix}": {expected}, got a place outside it. Leave out ".." and "/".')
     folder, name, counter, *_ = folder_paths.get_save_image_path(prefix, str(output))
-    return Path(folder) / f"{name}_{counter:05}_{EXTENSION}"
+    searched = output / "waveft"
+    while True:
+        path = Path(folder) / f"{name}_{counter:05}_{EXTENSION}"
+        # a file that was moved to models/waveft would be taken in place of a new one of its name
+        listed = path.relative_to(searched).as_posix() if path.is_relative_to(searched) else None
+        if listed is None or all(folder_paths.get_full_path(kind, listed) is None for kind in FOLDERS):
+            return path
+        counter += 1
 
 
 def fingerprint(*names: str | None) -> str | float:
@@ -160,13 +188,19 @@ def is_waveft(path: str | None) -> bool:
     return False
 
 
-@lru_cache(maxsize=1 << 14)
+@cache
 def _mentions_header(path: str, _stamp: str) -> bool:
-    """Says whether a file's safetensors header names our header tensor, without parsing it.
+    """Says whether a file's safetensors header is a WaveFT adapter's, without parsing it.
 
-    ComfyUI asks for the list several times a prompt. Parsing the JSON of a LoRA's 2364 tensors takes 12 ms, looking for
-    the name 0.2 ms, and a file that was looked at is not opened again until its size or time changes.
+    It is asked of every LoRA. Parsing the JSON of one with 2364 tensors takes 12 ms; the name of the first tensor
+    decides, since a file with others beside ours is refused. A file that was looked at is not opened again until its
+    size or time changes.
     """
     with Path(path).open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        return HEADER_TENSOR in file.read(min(length, HEADER_LIMIT_BYTES))
+        length = min(int.from_bytes(file.read(8), "little"), HEADER_LIMIT_BYTES)
+        start = file.read(min(length, HEADER_START_BYTES))
+        before, found, _ = start.partition(b'"dtype"')
+        if not found:  # long metadata come first
+            before = (start + file.read(length - len(start))).partition(b'"dtype"')[0]
+    named = FIRST_TENSOR.search(before[-NAME_BYTES:])
+    return named is not None and any(word in named[1] for word in TENSOR_WORDS)

@@ -8,8 +8,10 @@ from typing import Any
 
 import comfy.hooks
 
+from . import describe
 from .core import WaveFTError
-from .patch import clip_patches, model_patches
+from .fit import check_strength
+from .patch import clip_patches, model_patches, text_layers
 from .sockets import Carried
 
 LIMIT = 20.0  # the stock hook nodes'
@@ -52,7 +54,7 @@ class AdapterHook(comfy.hooks.WeightHook):
         is_clip = target_dict.get("target") == comfy.hooks.EnumWeightTarget.Clip
         strength = self._strength_clip if is_clip else self._strength_model
         fitted = clip_patches if is_clip else model_patches
-        patches = fitted(model.model, self.carried) if self.carried is not None and strength != 0 else {}
+        patches = fitted(model.model, self.carried, strength) if self.carried is not None and strength != 0 else {}
         model.add_hook_patches(hook=self, patches=patches, strength_patch=strength)
         registered.add(self)
         return True
@@ -60,12 +62,30 @@ class AdapterHook(comfy.hooks.WeightHook):
 
 def hooked(carried: Carried, strength_model: float, strength_clip: float, previous: Any = None) -> Any:
     """Returns a HookGroup: the previous one's hooks, and the adapter's unless both its strengths are 0."""
+    for strength in (strength_model, strength_clip):
+        check_strength(strength, carried.title)
     group = comfy.hooks.HookGroup() if previous is None else previous
     if strength_model == 0 and strength_clip == 0:
         return group
     added = comfy.hooks.HookGroup()
     added.add(AdapterHook(carried, strength_model, strength_clip))
     return group.clone_and_combine(added)
+
+
+def report(carried: Carried, strength_model: float, strength_clip: float) -> str:
+    """Returns what a hook carries: whether it acts on text encoders is settled elsewhere in the graph."""
+    of_text = len(text_layers(carried))
+    of_model = len(carried.adapter.layers) - of_text
+    lines = [
+        f"hook of {carried.title}",
+        f"model: {describe.plural(of_model, 'layer')} at strength {strength_model:g}, times the keyframes'",
+        describe.basis(carried.adapter),
+        describe.trained(carried.adapter),
+    ]
+    if of_text and strength_clip != 0:
+        layers = f"{describe.plural(of_text, 'layer')} at strength {strength_clip:g}"
+        lines.insert(2, f"CLIP: {layers}, where Set CLIP Hooks puts the hook on it, and not otherwise")
+    return "\n".join(lines)
 
 
 def points(strengths: Point, percents: Point, curve: str, count: int) -> list[Point]:

@@ -8,15 +8,18 @@ from typing import Any
 
 import comfy.lora
 import torch
+from comfy.patcher_extension import CallbacksMP
 from comfy.weight_adapter import WeightAdapterBase
 
+from . import describe
 from .core import WaveFTError, listed
-from .fit import Target, fit, trained_for
+from .filters import Emptied, Filter, kept
+from .fit import Target, check_strength, fit
 from .plans import Kept
-from .sockets import Carried
+from .sockets import Carried, present
 
 TEXT_ENCODERS = ("lora_te_", "lora_te1_", "lora_te2_")  # kohya's names for one encoder, and for SDXL's two
-_KEPT = Kept(256 << 20)  # SDXL's 560 layers at the paper's budget: 32 MB with db1, 127 MB with db2
+_KEPT = Kept(256 << 20)  # SDXL's 560 layers at the paper's budget take 32 MB with db1, 127 MB with db2
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class WaveFTPatch(WeightAdapterBase):
             WaveFTError: the weight's shape is not the layer's.
         """
         adapter = self.carried.adapter
-        if function(weight) is weight:  # the identity, in all but fused layers: touch the few entries that change
+        probe = torch.empty(weight.shape, device="meta")
+        if function(probe) is probe:  # the identity, in all but fused layers: touch the few entries that change
             return adapter.add_(weight, self.layer, strength, _KEPT.plan(adapter, self.layer, weight))
         wide = torch.promote_types(weight.dtype, torch.float32)
         delta = function(adapter.delta(self.layer, wide, weight.device))
@@ -74,51 +78,70 @@ class WaveFTPatch(WeightAdapterBase):
         return weight.add_(delta, alpha=strength)  # torch adds in the wider dtype and rounds once
 
 
-def apply(model: Any, clip: Any, parts: Sequence[Part]) -> tuple[Any, Any, str]:
+def apply(model: Any, clip: Any, parts: Sequence[Part], filter: Filter | None = None) -> tuple[Any, Any, str]:
     """Returns the patched model and text encoders and a report; what nothing is applied to is returned itself.
 
     Args:
         model: ComfyUI's MODEL.
         clip: ComfyUI's CLIP, or None.
+        filter: for every part; of several parts, those of which it leaves nothing are left out, and the report says so.
 
     Raises:
         WaveFTError: an adapter does not fit whole. Nothing has been patched then.
     """
-    if clip is None:  # at strength 0 the model comes back itself, whatever the file holds
-        parts = [replace(part, strength_clip=0.0) if part.strength_model == 0 else part for part in parts]
+    present("model", model)
+    reports = []
+    used = []
+    for part in parts:
+        present("adapter", part.carried)
+        if clip is None and part.strength_model == 0:
+            part = replace(part, strength_clip=0.0)  # the model comes back itself, whatever the file holds
+        try:
+            used.append(part if part.strength_model == part.strength_clip == 0 else _filtered(part, filter))
+        except Emptied:
+            if len(parts) == 1:
+                raise
+            reports.append(f"0/{len(part.carried.adapter.layers)} layers of {part.carried.title}: filtered out")
     # all are fitted before any is patched: adapters are applied whole or not at all
-    found = [fitted(model, clip, part) for part in parts]
-    for part, (in_model, in_text) in zip(parts, found, strict=True):
+    found = [fitted(model, clip, part) for part in used]
+    for part, (in_model, in_text) in zip(used, found, strict=True):
         if in_model:
             model = patched(model, in_model, part.strength_model)
         if in_text:
             clip = patched(clip, in_text, part.strength_clip)
-    reports = [_report(part, *map(len, both)) for part, both in zip(parts, found, strict=True)]
+    reports = [*(_report(part, *map(len, both)) for part, both in zip(used, found, strict=True)), *reports]
     return model, clip, "\n\n".join(reports) or "nothing to apply"
 
 
-def model_patches(model: torch.nn.Module, carried: Carried) -> dict[str, WaveFTPatch]:
+def _filtered(part: Part, filter: Filter | None) -> Part:
+    return replace(part, carried=kept(filter, part.carried))
+
+
+def model_patches(model: torch.nn.Module, carried: Carried, strength: float = 1.0) -> dict[str, WaveFTPatch]:
     """Returns {weight key: patch} of the adapter's layers that are not a text encoder's, all of them.
 
     Args:
         model: the module inside a MODEL.
+        strength: at which they are to be applied.
 
     Raises:
-        WaveFTError: the model lacks one, or has it in another shape.
+        WaveFTError: they do not fit, see `fit`.
     """
-    target = _target("the connected model", comfy.lora.model_lora_keys_unet(model, {}), model)
-    found = fit(target, carried.adapter, _of_model(carried), carried.title)
+    title = f"the connected model ({type(model).__name__})"
+    target = _target(title, comfy.lora.model_lora_keys_unet(model, {}), model)
+    found = fit(target, carried.adapter, _of_model(carried), carried.title, strength)
     return {key: WaveFTPatch(carried, layer) for key, layer in found.items()}
 
 
-def clip_patches(module: torch.nn.Module, carried: Carried) -> dict[str, WaveFTPatch]:
+def clip_patches(module: torch.nn.Module, carried: Carried, strength: float = 1.0) -> dict[str, WaveFTPatch]:
     """Returns {weight key: patch} of the adapter's text-encoder layers, all of them; as `model_patches`."""
     target = _target("the connected CLIP", comfy.lora.model_lora_keys_clip(module, {}), module)
-    found = fit(target, carried.adapter, _of_text(carried), carried.title)
+    found = fit(target, carried.adapter, text_layers(carried), carried.title, strength)
     return {key: WaveFTPatch(carried, layer) for key, layer in found.items()}
 
 
-def _of_text(carried: Carried) -> list[str]:
+def text_layers(carried: Carried) -> list[str]:
+    """Returns the adapter's layers that are a text encoder's."""
     return [layer for layer in carried.adapter.layers if layer.startswith(TEXT_ENCODERS)]
 
 
@@ -132,7 +155,9 @@ def fitted(model: Any, clip: Any, part: Part) -> tuple[dict[str, WaveFTPatch], d
     Raises:
         WaveFTError: a layer that does not fit, or text-encoder layers without a CLIP.
     """
-    of_text = _of_text(part.carried)
+    for strength in (part.strength_model, part.strength_clip):
+        check_strength(strength, part.carried.title)
+    of_text = text_layers(part.carried)
     if of_text and clip is None and part.strength_clip != 0:
         raise WaveFTError(
             f'adapter "{part.carried.title}", layers {listed(of_text)}: expected a CLIP for {len(of_text)} '
@@ -141,24 +166,24 @@ def fitted(model: Any, clip: Any, part: Part) -> tuple[dict[str, WaveFTPatch], d
     in_model: dict[str, WaveFTPatch] = {}
     in_text: dict[str, WaveFTPatch] = {}
     if _of_model(part.carried) and part.strength_model != 0:
-        in_model = model_patches(model.model, part.carried)
+        in_model = model_patches(model.model, part.carried, part.strength_model)
     if of_text and clip is not None and part.strength_clip != 0:
-        in_text = clip_patches(clip.cond_stage_model, part.carried)
+        in_text = clip_patches(clip.cond_stage_model, part.carried, part.strength_clip)
     return in_model, in_text
 
 
 def _report(part: Part, in_model: int, in_text: int) -> str:
-    adapter = part.carried.adapter
-    coefficients = sum(len(layer.indices) for layer in adapter.layers.values())
-    return "\n".join(
-        (
-            f"{in_model + in_text}/{len(adapter.layers)} layers of {part.carried.title}",
-            _line("model", in_model, len(_of_model(part.carried)), part.strength_model),
-            _line("CLIP", in_text, len(_of_text(part.carried)), part.strength_clip),
-            f"{coefficients:,} coefficients, {adapter.wavelet}, {adapter.mode}, scaling {adapter.scaling:g}",
-            f"trained for {trained_for(adapter)}",
-        )
-    )
+    carried = part.carried
+    lines = [
+        f"{in_model + in_text}/{len(carried.adapter.layers)} layers of {carried.title}",
+        _line("model", in_model, len(_of_model(carried)), part.strength_model),
+        _line("CLIP", in_text, len(text_layers(carried)), part.strength_clip),
+        describe.basis(carried.adapter),
+        describe.trained(carried.adapter),
+    ]
+    if "filtered" in carried.origin:
+        lines.insert(1, f"filter: {', '.join(f'{key} {value}' for key, value in carried.origin['filtered'].items())}")
+    return "\n".join(lines)
 
 
 def _line(title: str, applied: int, held: int, strength: float) -> str:
@@ -172,7 +197,7 @@ def _line(title: str, applied: int, held: int, strength: float) -> str:
 def _target(title: str, keys: Mapping[str, Any], module: torch.nn.Module) -> Target:
     # A key that is a tuple is a slice of a fused weight (Flux's qkv): none of the models that we train has one.
     plain = {layer: key for layer, key in keys.items() if isinstance(key, str)}
-    return Target(title, plain, {key: tuple(weight.shape) for key, weight in module.state_dict().items()})
+    return Target(title, plain, module.state_dict())
 
 
 def patched(patcher: Any, patches: Mapping[str, WaveFTPatch], strength: float) -> Any:
@@ -184,4 +209,12 @@ def patched(patcher: Any, patches: Mapping[str, WaveFTPatch], strength: float) -
         raise WaveFTError(
             f"ComfyUI: expected it to take {len(patches)} layers, got all but {listed(left)}. Update ComfyUI."
         )
+    adapters = {patch.carried.adapter for patch in patches.values()}
+
+    def unloaded(_patcher: Any, unpatch_all: bool) -> None:
+        if unpatch_all:  # and not only exchanged for a clone with other patches
+            for adapter in adapters:
+                _KEPT.drop(adapter)
+
+    getattr(clone, "patcher", clone).add_callback(CallbacksMP.ON_DETACH, unloaded)  # a CLIP's patcher is inside it
     return clone

@@ -22,8 +22,9 @@ class Kept:
     """The plans of adapters that are merged again: at each forward in low VRAM, at each keyframe, at a new strength.
 
     A layer's first merge keeps nothing, since most models are merged once. From its second on its plan stays on the
-    device, as long as the adapter lives. Beyond the limit the adapter that was used least recently loses its plans; a
-    layer for which there is still no room has its plan made anew each time, four times as slow.
+    device, until ComfyUI unloads the model or the adapter is gone. Beyond the limit the adapter that was used least
+    recently loses its plans; a layer for which there is still no room has its plan made anew each time, four times as
+    slow.
     """
 
     def __init__(self, limit: int) -> None:
@@ -50,6 +51,10 @@ class Kept:
                 held.nbytes += made.nbytes
             held.by_layer[layer] = plan = made
         return plan
+
+    def drop(self, adapter: Adapter) -> None:
+        """Forgets an adapter's plans: its model was taken off the device."""
+        self._of.pop(adapter, None)
 
     def _has_room(self, wanting: _Plans, nbytes: int) -> bool:
         for adapter, held in list(self._of.items()):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .api import io
-from .core import Adapter
+from .core import Adapter, WaveFTError
 
 WAVEFT = io.Custom("WAVEFT")  # a Carried
 WAVEFT_FILTER = io.Custom("WAVEFT_FILTER")  # a filters.Filter
@@ -34,3 +34,15 @@ class Row:
 
     carried: Carried
     strength: float
+
+
+def present(id: str, value: Any) -> None:
+    """Refuses an input that is there and empty: what a switch or a bypassed node hands on.
+
+    Raises:
+        WaveFTError: it is None.
+    """
+    if value is None:
+        raise WaveFTError(
+            f"{id}: expected something connected, got nothing from the node before it. Is that one bypassed or muted?"
+        )

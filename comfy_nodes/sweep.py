@@ -54,7 +54,8 @@ def swept(
     """
     if not any(strengths):
         return [model] * len(strengths), [clip] * len(strengths)
-    in_model, in_text = patch.fitted(model, clip, patch.Part(carried, 1.0, strength_clip))
+    most = max(strengths, key=abs)  # at which the weights must stay finite
+    in_model, in_text = patch.fitted(model, clip, patch.Part(carried, most, most * strength_clip))
     models = [patch.patched(model, in_model, strength) if in_model and strength else model for strength in strengths]
     clips = [
         patch.patched(clip, in_text, strength * strength_clip) if in_text and strength else clip

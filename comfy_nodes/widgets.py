@@ -96,7 +96,8 @@ def patched_outputs() -> list[Any]:
         io.Clip.Output(
             "patched_clip",
             display_name="CLIP",
-            tooltip="The text encoders, with the adapter applied where the file holds layers for them.",
+            tooltip="The text encoders, with the adapter applied where the file holds layers for them. "
+            "Empty while no `clip` is connected.",
         ),
         report('What was applied, e.g. "560/560 layers".'),
     ]

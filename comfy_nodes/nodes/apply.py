@@ -49,5 +49,5 @@ class WaveFTApply(io.ComfyNode):
         Raises:
             WaveFTError: the adapter does not fit, whole, what is connected. Nothing is changed then.
         """
-        carried = adapter if filter is None else filter.apply(adapter)
-        return io.NodeOutput(*patch.apply(model, clip, [patch.Part(carried, strength_model, strength_clip)]))
+        part = patch.Part(adapter, strength_model, strength_clip)
+        return io.NodeOutput(*patch.apply(model, clip, [part], filter))

@@ -7,7 +7,7 @@ from typing import Any
 from .. import patch, widgets
 from ..api import io
 from ..filters import Filter
-from ..sockets import WAVEFT_STACK, Row
+from ..sockets import WAVEFT_STACK, Row, present
 
 
 class WaveFTApplyStack(io.ComfyNode):
@@ -51,12 +51,6 @@ class WaveFTApplyStack(io.ComfyNode):
         Raises:
             WaveFTError: an adapter does not fit, whole, what is connected. Nothing is changed then.
         """
-        parts = [
-            patch.Part(
-                row.carried if filter is None else filter.apply(row.carried),
-                row.strength * strength_model,
-                row.strength * strength_clip,
-            )
-            for row in stack
-        ]
-        return io.NodeOutput(*patch.apply(model, clip, parts))
+        present("stack", stack)
+        parts = [patch.Part(row.carried, row.strength * strength_model, row.strength * strength_clip) for row in stack]
+        return io.NodeOutput(*patch.apply(model, clip, parts, filter))

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import hooks, widgets
 from ..api import io
-from ..filters import Filter
+from ..filters import Filter, kept
 from ..sockets import Carried
 
 
@@ -47,6 +47,7 @@ class WaveFTHook(io.ComfyNode):
                     display_name="HOOKS",
                     tooltip="The hooks, for Set CLIP Hooks or the nodes that set a condition's properties.",
                 ),
+                widgets.report("What the hook carries, and what it needs to act."),
             ],
         )
 
@@ -64,5 +65,6 @@ class WaveFTHook(io.ComfyNode):
         Raises:
             WaveFTError: the filter leaves nothing.
         """
-        carried = adapter if filter is None else filter.apply(adapter)
-        return io.NodeOutput(hooks.hooked(carried, strength_model, strength_clip, prev_hooks))
+        carried = kept(filter, adapter)
+        made = hooks.hooked(carried, strength_model, strength_clip, prev_hooks)
+        return io.NodeOutput(made, hooks.report(carried, strength_model, strength_clip))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from .. import folders, patch, widgets
 from ..api import io
-from ..filters import Filter
+from ..filters import Emptied, Filter, kept
 from ..sockets import WAVEFT
 
 
@@ -66,6 +67,7 @@ class WaveFTLoader(io.ComfyNode):
             WaveFTError: the file does not fit, whole, what is connected. Nothing is changed then.
         """
         carried = folders.read(adapter_name)
-        if filter is not None:
-            carried = filter.apply(carried)
-        return io.NodeOutput(*patch.apply(model, clip, [patch.Part(carried, strength_model, strength_clip)]), carried)
+        applied = patch.apply(model, clip, [patch.Part(carried, strength_model, strength_clip)], filter)
+        with suppress(Emptied):  # at strength 0 alone: nothing was applied, and there is an adapter to hand on
+            carried = kept(filter, carried)
+        return io.NodeOutput(*applied, carried)

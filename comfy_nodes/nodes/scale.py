@@ -46,5 +46,5 @@ class WaveFTScale(io.ComfyNode):
         Raises:
             WaveFTError: nothing is left.
         """
-        scaled = arithmetic.weighted(filters.from_widgets(**multipliers).apply(adapter), strength)
+        scaled = arithmetic.weighted(filters.kept(filters.from_widgets(**multipliers), adapter), strength)
         return io.NodeOutput(scaled, describe.change(adapter, scaled))

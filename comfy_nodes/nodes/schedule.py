@@ -76,5 +76,6 @@ class WaveFTStrengthSchedule(io.ComfyNode):
         Raises:
             WaveFTError: percents in the wrong order, or an overlap with the previous schedule.
         """
+        curve = widgets.chosen("curve", curve, list(hooks.CURVES))
         strengths, percents = (start_strength, end_strength), (start_percent, end_percent)
         return io.NodeOutput(hooks.scheduled(strengths, percents, curve, keyframes, prev_hook_kf))

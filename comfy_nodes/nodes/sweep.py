@@ -6,8 +6,8 @@ from typing import Any
 
 from .. import sweep, widgets
 from ..api import io
-from ..filters import Filter
-from ..sockets import Carried
+from ..filters import Filter, kept
+from ..sockets import Carried, present
 
 
 class WaveFTStrengthSweep(io.ComfyNode):
@@ -76,7 +76,7 @@ class WaveFTStrengthSweep(io.ComfyNode):
         Raises:
             WaveFTError: the adapter does not fit, whole, what is connected.
         """
-        carried = adapter if filter is None else filter.apply(adapter)
+        present("model", model)
         found = sweep.strengths(strengths)
-        models, clips = sweep.swept(model, clip, carried, found, strength_clip)
+        models, clips = sweep.swept(model, clip, kept(filter, adapter), found, strength_clip)
         return io.NodeOutput(models, clips, [sweep.label(strength) for strength in found])

@@ -27,6 +27,7 @@ class Patcher:
         self.model = self.cond_stage_model = SimpleNamespace(state_dict=lambda: weights)
         self.patches = dict(patches or {})
         self.load_device = torch.device("cpu")
+        self.callbacks = []
 
     def clone(self):
         return Patcher(self.model.state_dict(), self.patches)
@@ -34,6 +35,9 @@ class Patcher:
     @property
     def patcher(self):
         return self
+
+    def add_callback(self, kind, callback):
+        self.callbacks.append((kind, callback))
 
     def add_patches(self, patches, strength_patch=1.0, strength_model=1.0):
         taken = [key for key in patches if key in self.model.state_dict()]
@@ -268,6 +272,7 @@ def comfy(monkeypatch, models):
         model_lora_keys_clip=_keys("lora_te1_", {TEXT_LAYER: TEXT_KEY}),
     )
     put(monkeypatch, "comfy.weight_adapter", WeightAdapterBase=type("WeightAdapterBase", (), {}), adapters=[])
+    put(monkeypatch, "comfy.patcher_extension", CallbacksMP=SimpleNamespace(ON_DETACH="on_detach"))
     put(monkeypatch, "comfy.cli_args", args=SimpleNamespace(disable_metadata=False))
     put(
         monkeypatch,

@@ -45,6 +45,7 @@ STUBS = dict.fromkeys(
         "comfy/hooks.py",
         "comfy/lora.py",
         "comfy/model_management.py",
+        "comfy/patcher_extension.py",
         "comfy/utils.py",
         "comfy/cli_args.py",
         "comfy/weight_adapter.py",

@@ -106,8 +106,35 @@ def test_the_origin_says_what_was_filtered(comfy, whole):
 
 
 def test_nothing_left_is_refused_with_the_files_name(comfy, whole):
-    with pytest.raises(comfy("core").WaveFTError, match=r'filter of "a.safetensors".*some coefficients left'):
+    with pytest.raises(comfy("core").WaveFTError, match=r'filter of "a.safetensors": expected some layers left'):
         comfy("filters").Filter(only="no such layer").apply(whole)
+
+
+def test_a_sub_band_that_is_all_there_is_leaves_nothing(comfy, make_adapter, carry):
+    from waveft_core import Adapter, Layer
+
+    layer = Layer(torch.ones(1), torch.zeros(1, dtype=torch.int32), (8, 8))  # in aa
+    carried = carry(Adapter({MIDDLE: layer}))
+    with pytest.raises(comfy("filters").Emptied, match="some coefficients left"):
+        comfy("filters").Filter({"aa": 0.0}).apply(carried)
+
+
+@pytest.mark.parametrize("expression", [r"(\w+)+\.", "(ab|a)*c", "(.*x){9}", ".*.*.*.*.*x", "((a+)b)*", "(?:a*?)+b"])
+def test_an_expression_that_could_hang_the_server_is_refused(comfy, expression):
+    with pytest.raises(comfy("core").WaveFTError, match="simpler"):
+        comfy("filters").compiled(expression, "only_layers")
+
+
+@pytest.mark.parametrize(
+    "expression", ["output_blocks_[3-5]_1", "attn[12]_to_(q|k)$", "^lora_unet_.*_to_.*", r"\d+", "a{2}"]
+)
+def test_a_plain_expression_is_taken(comfy, expression):
+    assert comfy("filters").compiled(expression, "only_layers").pattern == expression
+
+
+def test_an_adapter_that_did_not_come_is_said(comfy):
+    with pytest.raises(comfy("core").WaveFTError, match="adapter: expected something connected"):
+        comfy("filters").kept(None, None)
 
 
 def test_a_broken_expression_says_where(comfy):

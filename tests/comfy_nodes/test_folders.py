@@ -10,6 +10,7 @@ from torch import zeros
 def folders(comfy):
     found = comfy("folders")
     found.register()
+    found.LISTED_S = -1.0  # each call looks anew
     return found
 
 
@@ -58,10 +59,10 @@ def test_loras_are_listed_only_if_they_are_waveft(folders, models, write):
 
 def test_a_file_is_sniffed_once_until_it_changes(folders, models, write, monkeypatch):
     save_file({"x": zeros(2)}, models / "loras/a.safetensors")
-    assert folders.choices() == []
+    assert folders.choices() == [folders.EMPTY]
     opened, real = [], type(models).open
     monkeypatch.setattr(type(models), "open", lambda path, *rest: opened.append(path) or real(path, *rest))
-    assert folders.choices() == []
+    assert folders.choices() == [folders.EMPTY]
     assert opened == []
     write("loras/a.safetensors")
     assert folders.choices() == ["a.safetensors"]
@@ -126,6 +127,54 @@ def test_fingerprints_follow_the_files_and_never_equal_while_linked(folders, mod
     assert linked != linked
     assert folders.checked("a.safetensors", None) is True
     assert "gone.safetensors" in folders.checked("a.safetensors", "gone.safetensors")
+
+
+def test_thousands_of_files_are_not_looked_at_for_every_question(folders, models, write, monkeypatch):
+    write("loras/a.safetensors")
+    folders.LISTED_S = 60.0
+    assert folders.choices() == ["a.safetensors"]
+    monkeypatch.setattr(folders, "is_waveft", lambda path: pytest.fail("looked again"))
+    assert folders.choices() == ["a.safetensors"]
+    folders.choices().append("not kept")
+    assert folders.choices() == ["a.safetensors"]
+    monkeypatch.undo()
+    write("waveft/b.safetensors")  # a new file is there at once
+    assert folders.choices() == ["b.safetensors", "a.safetensors"]
+
+
+def test_a_long_header_is_read_to_its_first_tensor(folders, models, small):
+    from waveft_core import save
+
+    save(small, models / "loras/a.safetensors", metadata={"ss_tag_frequency": "x" * 100_000})
+    save_file({"lora_unet_x.lora_up.weight": zeros(2)}, models / "loras/b.safetensors", {"tags": '.waveft_ "y"' * 9000})
+    assert folders.choices() == ["a.safetensors"]
+
+
+def test_an_empty_list_says_what_to_do_and_refuses_to_be_loaded(folders, comfy):
+    assert folders.choices() == ["put an adapter into models/waveft"]
+    assert "got none. Put it there" in folders.checked(folders.choices()[0])
+
+
+@pytest.mark.parametrize("name", [5, ["a"], True])
+def test_a_name_that_is_none_is_refused(folders, comfy, name):
+    with pytest.raises(comfy("core").WaveFTError, match="expected a file in models/waveft"):
+        folders.read(name)
+
+
+def test_a_subfolder_in_windows_spelling_is_found(folders, models, write):
+    (models / "waveft/people").mkdir()
+    write("waveft/people/a.safetensors")
+    assert folders.find("people\\a.safetensors")[0] == models / "waveft/people/a.safetensors"
+
+
+def test_a_saved_files_number_is_not_used_again_after_it_was_moved(folders, models, small):
+    from waveft_core import save
+
+    first = folders.output_path("waveft/mine")
+    save(small, first)
+    first.rename(models / "waveft" / first.name)
+    assert folders.output_path("waveft/mine").name == "mine_00002_.safetensors"
+    assert folders.output_path("elsewhere/mine").name == "mine_00001_.safetensors"
 
 
 def test_a_missing_file_is_refused_with_the_places_to_put_it(folders, comfy):

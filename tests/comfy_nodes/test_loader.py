@@ -65,3 +65,11 @@ def test_a_filter_is_applied_to_both_the_model_and_the_adapter(node, comfy, unet
     model, _, report, carried = node.execute(unet, "a.safetensors", 1.0, filter=comfy("filters").Filter({"attn1": 0}))
     assert len(model.patches) == len(carried.adapter.layers) == 1
     assert report.startswith("1/1 layers of a.safetensors")
+
+
+def test_at_strength_0_a_filter_that_leaves_nothing_stops_nothing(node, comfy, unet):
+    nothing = comfy("filters").Filter(only="no such layer")
+    model, _, _, carried = node.execute(unet, "a.safetensors", 0.0, filter=nothing)
+    assert model is unet and len(carried.adapter.layers) == 2
+    with pytest.raises(comfy("filters").Emptied):
+        node.execute(unet, "a.safetensors", 1.0, filter=nothing)

@@ -153,3 +153,67 @@ class TestTextEncoders:
 
     def test_a_file_without_them_returns_clip_itself(self, comfy, apply, unet, clip, small):
         assert apply(unet, clip, (small, "a", 1.0, 1.0))[1] is clip
+
+
+class TestOverflow:
+    """LAW 5: what is not finite is refused, and not only reported as applied."""
+
+    @pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf")])
+    def test_a_strength_that_is_no_number_is_refused(self, comfy, apply, unet, clip, small, strength):
+        for strengths in ((strength, 1.0), (1.0, strength)):
+            with pytest.raises(comfy("core").WaveFTError, match='strength of "a": expected a finite number'):
+                apply(unet, clip, (small, "a", *strengths))
+
+    def test_weights_that_their_dtype_cannot_hold_are_refused(self, comfy, apply, unet, make_adapter):
+        weights = unet.model.state_dict()
+        large = make_adapter({Q: (8, 8), K: (8, 12)}, scale=100.0)  # dW of thousands
+        assert len(apply(unet, None, (large, "a", 20.0, 1.0))[0].patches) == 2  # float32 holds it
+        for key in (Q_KEY, K_KEY):
+            weights[key] = weights[key].half()
+        assert len(apply(unet, None, (large, "a", 1.0, 1.0))[0].patches) == 2  # near, looked at, and within
+        with pytest.raises(comfy("core").WaveFTError, match=r"within torch.float16, got up to .*Lower the strength"):
+            apply(unet, None, (large, "a", 20.0, 1.0))
+        assert unet.patches == {}
+
+    def test_quantised_weights_are_said_to_be_that(self, comfy, apply, unet, small):
+        unet.model.state_dict()[Q_KEY] = torch.zeros(32, 1, dtype=torch.uint8)
+        with pytest.raises(comfy("core").WaveFTError, match="it is quantised"):
+            apply(unet, None, (small, "a", 1.0, 1.0))
+
+    def test_a_gguf_tensor_is_taken_for_what_it_becomes(self, apply, unet, small):
+        weight = torch.zeros(8, 8, dtype=torch.uint8)
+        weight.tensor_type = "Q4_0"
+        unet.model.state_dict()[Q_KEY] = weight
+        assert len(apply(unet, None, (small, "a", 1.0, 1.0))[0].patches) == 2
+
+
+def test_a_function_that_works_in_place_does_not_touch_the_weight_before_its_turn(comfy, carry, small):
+    patch, weight = comfy("patch").WaveFTPatch(carry(small), Q), torch.ones(8, 8)
+    got = patch.calculate_weight(weight.clone(), Q_KEY, 0.0, 1.0, None, lambda delta: delta.mul_(0.5))
+    assert torch.equal(got, weight)
+
+
+def test_plans_are_dropped_when_comfyui_unloads_the_model(comfy, apply, unet, small):
+    patch = comfy("patch")
+    model = apply(unet, None, (small, "a", 1.0, 1.0))[0]
+    for _ in range(2):
+        model.merged(Q_KEY)
+    assert patch._KEPT.nbytes > 0
+    ((kind, unloaded),) = model.callbacks
+    assert kind == "on_detach"
+    unloaded(model, False)  # exchanged for a clone
+    assert patch._KEPT.nbytes > 0
+    unloaded(model, True)
+    assert patch._KEPT.nbytes == 0
+
+
+def test_the_report_says_what_was_filtered(comfy, apply, unet, carry, small):
+    patch = comfy("patch")
+    kept = comfy("filters").Filter({"attn2": 0.0})
+    report = patch.apply(unet, None, [patch.Part(carry(small), 1.0, 1.0)], kept)[2]
+    assert report.splitlines()[:2] == ["1/1 layers of a.safetensors", "filter: attn2 0.0"]
+
+
+def test_a_model_that_did_not_come_is_said(comfy, apply, small):
+    with pytest.raises(comfy("core").WaveFTError, match="model: expected something connected"):
+        apply(None, None, (small, "a", 1.0, 1.0))

@@ -1,5 +1,3 @@
-import inspect
-
 import pytest
 import torch
 
@@ -34,28 +32,27 @@ def node(comfy, stack):
 
 
 def test_rows_in_use_come_out_in_order_after_the_previous_ones(node, stack):
-    (first,) = node.execute(**stack(row_2=("b.safetensors", 0.5, True)))
+    first, _ = node.execute(**stack(row_2=("b.safetensors", 0.5, True)))
     rows = {
         "row_1": ("a.safetensors", 1.0, True),
         "row_3": ("b.safetensors", 1.0, False),
         "row_8": ("b.safetensors", -1.0, True),
     }
-    (both,) = node.execute(first, **stack(**rows))
+    both, report = node.execute(first, **stack(**rows))
     found = [(row.carried.title, row.strength) for row in both]
     assert found == [("b.safetensors", 0.5), ("a.safetensors", 1.0), ("b.safetensors", -1.0)]
-    assert node.execute(**stack())[0] == ()
+    assert [line.split(":")[0] for line in report.splitlines()] == [
+        "0.5 * b.safetensors", "1 * a.safetensors", "-1 * b.safetensors"
+    ]  # fmt: skip
+    assert tuple(node.execute(**stack())) == ((), "no row is in use")
 
 
-def test_only_files_of_rows_in_use_are_checked(node, stack):
-    names = set(inspect.signature(node.validate_inputs).parameters)
-
-    def validate(**rows):
-        return node.validate_inputs(**{name: value for name, value in stack(**rows).items() if name in names})
-
-    assert validate(row_1=("a.safetensors", 1.0, True), row_2=("broken.safetensors", 1.0, False)) is True
-    assert "broken.safetensors" in validate(row_2=("broken.safetensors", 1.0, True))
-    assert "gone.safetensors" in validate(row_8=("gone.safetensors", 1.0, True))
-    assert node.validate_inputs() is True  # all linked
+def test_a_bad_file_is_refused_with_its_row_unless_the_row_is_off(comfy, node, stack):
+    node.execute(**stack(row_1=("a.safetensors", 1.0, True), row_2=("broken.safetensors", 1.0, False)))
+    for row, name in (("row_2", "broken.safetensors"), ("row_8", "gone.safetensors")):
+        with pytest.raises(comfy("core").WaveFTError, match=f"(?s){row.replace('_', ' ')}: .*{name}"):
+            node.execute(**stack(**{row: (name, 1.0, True)}))
+    assert not hasattr(node, "validate_inputs")  # ComfyUI would repeat what it says sixteen times
 
 
 def test_the_fingerprint_follows_the_files_in_use(node, stack, models, small):
@@ -70,7 +67,7 @@ def test_the_fingerprint_follows_the_files_in_use(node, stack, models, small):
 
 
 def test_all_rows_are_applied_times_the_nodes_strength(comfy, node, stack, unet, small):
-    (rows,) = node.execute(**stack(row_1=("a.safetensors", 0.5, True), row_2=("b.safetensors", -1.0, True)))
+    rows, _ = node.execute(**stack(row_1=("a.safetensors", 0.5, True), row_2=("b.safetensors", -1.0, True)))
     model, clip, report = comfy("nodes.apply_stack").WaveFTApplyStack.execute(unet, rows, 2.0)
     other = rows[1].carried.adapter
     expected = unet.model.state_dict()[Q_KEY] + small.delta(Q) - 2 * other.delta(Q)
@@ -80,7 +77,7 @@ def test_all_rows_are_applied_times_the_nodes_strength(comfy, node, stack, unet,
 
 
 def test_one_row_that_does_not_fit_stops_all(comfy, node, stack, unet):
-    (rows,) = node.execute(**stack(row_1=("a.safetensors", 1.0, True), row_2=("wrong.safetensors", 1.0, True)))
+    rows, _ = node.execute(**stack(row_1=("a.safetensors", 1.0, True), row_2=("wrong.safetensors", 1.0, True)))
     with pytest.raises(comfy("core").WaveFTError, match=r'"wrong.safetensors".*lora_unet_nowhere'):
         comfy("nodes.apply_stack").WaveFTApplyStack.execute(unet, rows, 1.0)
     assert unet.patches == {}
@@ -89,5 +86,17 @@ def test_one_row_that_does_not_fit_stops_all(comfy, node, stack, unet):
 def test_an_empty_stack_or_strength_0_returns_the_model_itself(comfy, node, stack, unet):
     apply = comfy("nodes.apply_stack").WaveFTApplyStack.execute
     assert apply(unet, (), 1.0)[0] is unet
-    (rows,) = node.execute(**stack(row_1=("a.safetensors", 1.0, True)))
+    rows, _ = node.execute(**stack(row_1=("a.safetensors", 1.0, True)))
     assert apply(unet, rows, 0.0)[0] is unet
+
+
+def test_a_row_that_a_filter_empties_is_left_out_and_said(comfy, node, stack, unet):
+    rows, _ = node.execute(**stack(row_1=("a.safetensors", 1.0, True), row_2=("b.safetensors", 1.0, True)))
+    kept = comfy("filters").Filter({"attn1": 0.0})  # b has attn1 alone
+    model, _, report = comfy("nodes.apply_stack").WaveFTApplyStack.execute(unet, rows, 1.0, filter=kept)
+    assert len(model.patches) == 1
+    assert "0/1 layers of b.safetensors: filtered out" in report and "1/1 layers of a.safetensors" in report
+    apply = comfy("nodes.apply_stack").WaveFTApplyStack.execute
+    assert apply(unet, rows, 0.0, filter=comfy("filters").Filter({"attn1": 0.0, "attn2": 0.0}))[0] is unet
+    with pytest.raises(comfy("core").WaveFTError, match="stack: expected something connected"):
+        apply(unet, None, 1.0)

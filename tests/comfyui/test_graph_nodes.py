@@ -63,7 +63,7 @@ def test_a_stack_notices_a_file_that_was_trained_again(micro):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("damaged.safetensors", "validation failed"), ("sdxl.safetensors", "does not have")]
+    ("name", "words"), [("damaged.safetensors", "row 2: "), ("sdxl.safetensors", "does not have")]
 )
 def test_one_bad_file_stops_the_whole_stack(micro, name, words):
     with pytest.raises(Failed, match=f"(?s){words}") as failed:
