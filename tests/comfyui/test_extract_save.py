@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from tests.comfyui.graphs import Graph, loaded, plain, run
 from tests.comfyui.server import Failed
-from tests.comfyui.weights import assert_same, attention_shapes, oracle, write_adapter, write_lora
+from tests.comfyui.weights import TEXT_SHAPES, assert_same, attention_shapes, oracle, write_adapter, write_lora
 from waveft_core import load
 
 pytestmark = pytest.mark.comfyui
@@ -188,6 +188,13 @@ class TestSave:
             assert file.get_slice(key).get_dtype() == "BF16"
         assert "rounded to bf16: relative error 0.00" in result.texts["saved"]
 
+    def test_a_dtype_that_is_none_is_one_clear_error(self, server):
+        """ComfyUI's own check of lists does not look at nodes such as ours."""
+        graph = Graph()
+        saved(graph, adapter=[graph.add("WaveFTLoadAdapter", adapter_name="a.safetensors"), 0], dtype="fp64")
+        with pytest.raises(Failed, match=r"WaveFTError.*dtype: expected one of"):
+            run(server, graph)
+
     @pytest.mark.parametrize("prefix", ["../outside", "/tmp/outside", "waveft/"])
     def test_a_place_outside_is_one_clear_error(self, server, prefix):
         graph = Graph()
@@ -217,6 +224,13 @@ class TestInspect:
             for path in pictures:
                 with Image.open(path) as picture:
                     assert picture.width == 1024
+
+    def test_it_is_told_again_out_of_the_cache(self, server):
+        graph = Graph()
+        graph.add("WaveFTInspect", "inspect", adapter=[graph.add("WaveFTLoadAdapter", adapter_name="a.safetensors"), 0])
+        first, again = (run(server, graph) for _ in range(2))
+        assert "inspect" not in again.done.cached
+        assert first.texts["inspect"] == again.texts["inspect"]
 
     def test_a_model_without_any(self, server):
         graph = Graph()
@@ -253,6 +267,35 @@ def test_fp8_weights_and_metadata_that_the_user_does_not_want(serve, checkpoint,
     assert "prompt" not in made.metadata
     for layer, delta, largest in oracle(tmp_path / "a.safetensors"):
         torch.testing.assert_close(made.delta(layer).double(), 0.5 * delta, rtol=0, atol=2e-6 * (1 + largest))
+
+
+def test_text_encoders_are_saved_shown_and_extracted_with_their_clip(serve, checkpoint, adapters, tmp_path):
+    shutil.copy(adapters / "text.safetensors", tmp_path)
+    models = {
+        "checkpoints": {"base.safetensors": checkpoint("micro", clip=True)},
+        "waveft": {"text.safetensors": tmp_path / "text.safetensors"},
+    }
+    original = load(tmp_path / "text.safetensors")
+    with serve(models, flags=["--fp32-unet", "--fp32-text-enc"]) as server:
+        graph = Graph()
+        base, clip, _ = graph.checkpoint("base.safetensors")
+        model = graph.waveft(base, "text.safetensors", 0.5, "load", clip=clip, strength_clip=2.0)
+        saved(graph, model=model, clip=["load", 1])
+        graph.show([graph.add("WaveFTInspect", model=model, clip=["load", 1]), 0], "table")
+        both = {"tuned_model": model, "base_clip": clip, "tuned_clip": ["load", 1]}
+        changed = {**WIDGETS, "layers": "attention and feed-forward", **both}
+        node = graph.add("WaveFTExtract", "extract", base_model=base, **changed)
+        graph.add("WaveFTSave", "made", adapter=[node, 0], **{**SAVED, "filename_prefix": "waveft/made"})
+        result = run(server, graph)
+        made = load(file_of(server, result))
+        extracted_file = load(next((server.base / "output/waveft").glob("made_*")))
+    assert "left out" not in result.texts["saved"]
+    assert result.texts["table"].startswith("applied to the model and CLIP: 1\n")
+    assert set(made.layers) == set(extracted_file.layers) == set(original.layers)
+    for name in original.layers:
+        exact = (2.0 if name in TEXT_SHAPES else 0.5) * original.delta(name)
+        torch.testing.assert_close(made.delta(name), exact, rtol=0, atol=1e-6)
+        torch.testing.assert_close(extracted_file.delta(name), exact, rtol=0, atol=3e-6)
 
 
 def test_an_adapter_may_be_written_while_the_graph_holds_it(server):

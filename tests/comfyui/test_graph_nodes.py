@@ -62,9 +62,7 @@ def test_a_stack_notices_a_file_that_was_trained_again(micro):
     path.write_bytes(before)
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [("damaged.safetensors", "row 2: "), ("sdxl.safetensors", "does not have")]
-)
+@pytest.mark.parametrize(("name", "words"), [("damaged.safetensors", "row 2: "), ("sdxl.safetensors", "does not have")])
 def test_one_bad_file_stops_the_whole_stack(micro, name, words):
     with pytest.raises(Failed, match=f"(?s){words}") as failed:
         run(micro, applied(stack(row_1=("a.safetensors", 1.0, True), row_2=(name, 1.0, True))))

@@ -29,7 +29,8 @@ def test_whole_and_at_each_forward_in_every_dtype(comfyui, checkpoint, tmp_path)
         assert of["stored"] == name
         assert of["report"].startswith("91/91 layers")
         assert (of["whole"]["layers"], of["low_vram"]["layers"], of["text"]["layers"]) == (88, 88, 3)
-        assert of["restored"] and of["text"]["restored"]
+        assert of["restored"] and of["text"]["restored"] and of["again"]
+        assert of["kept"] > 0 and of["left"] == 0, "ComfyUI took the model off the device: nothing stays there"
         is_small = "float8" in name
         for part in ("whole", "low_vram"):
             assert of[part]["off" if is_small else "excess"] <= (1e-5 if is_small else 1e-6), (name, part)

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from tests.comfyui.graphs import Graph, loaded, plain, run
 from tests.comfyui.server import Failed, Interrupted
-from tests.comfyui.weights import assert_same, largest_error
+from tests.comfyui.weights import assert_same, attention_shapes, largest_error, write_adapter
 
 pytestmark = pytest.mark.comfyui
 
@@ -63,3 +63,14 @@ def test_an_interrupted_prompt_leaves_the_next_one_whole(micro):
     merged = run(micro, loaded("micro.safetensors", {"a.safetensors": 0.5})).weights
     largest_error(merged, micro.unpatched, [(micro.adapters / "a.safetensors", 0.5)])
     assert_same(run(micro, plain("micro.safetensors")).weights, micro.unpatched)
+
+
+def test_a_strength_at_which_half_precision_overflows_is_refused(serve, checkpoint, tmp_path):
+    path = checkpoint("micro")
+    large = write_adapter(tmp_path / "large.safetensors", attention_shapes(path), scaling=75000.0)
+    models = {"checkpoints": {"micro.safetensors": path}, "waveft": {large.name: large}}
+    with serve(models, flags=["--fp16-unet"]) as server:
+        with pytest.raises(Failed, match=r"(?s)within torch.float16, got up to .* at strength 100"):
+            run(server, loaded("micro.safetensors", {large.name: 100.0}))
+        small = run(server, loaded("micro.safetensors", {large.name: 0.01})).weights
+        assert all(bool(torch.isfinite(weight).all()) for weight in small.values())

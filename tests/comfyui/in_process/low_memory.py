@@ -44,7 +44,7 @@ def text_figures(clip: Any, text: Any, adapter: Any, keys: dict[str, str]) -> di
     return figures | {"restored": inside.same(weights(), base)}
 
 
-def figures_of(dtype: torch.dtype, node: Any, adapter: Any) -> dict[str, Any]:
+def figures_of(dtype: torch.dtype, node: Any, adapter: Any, kept: Any) -> dict[str, Any]:
     is_small = dtype.itemsize == 1
     judge, compute = (inside.off, torch.float32) if is_small else (inside.errors, dtype)
     options = {"dtype": dtype}
@@ -66,10 +66,14 @@ def figures_of(dtype: torch.dtype, node: Any, adapter: Any) -> dict[str, Any]:
     found["whole"] = judge(inside.copied(patched, keys), wanted)
     patched.unpatch_model(CPU)
     patched.load(CPU, lowvram_model_memory=1)
-    found["low_vram"] = judge(merged_at_forward(patched, keys), wanted)
+    merged = merged_at_forward(patched, keys)
+    found["low_vram"] = judge(merged, wanted)
+    found["again"] = inside.same(merged_at_forward(patched, keys), merged)  # from plans that were kept
     key = next(iter(keys.values()))
     found["low_vram"]["forward"] = inside.forward_error(patched, key, wanted[key].to(compute), compute)
-    patched.unpatch_model(CPU)
+    found["kept"] = kept.nbytes
+    patched.detach()
+    found["left"] = kept.nbytes
     found["restored"] = inside.same(inside.copied(model, keys), base)
     found["text"] = text_figures(clip, text, adapter, text_keys)
     return found
@@ -78,7 +82,8 @@ def figures_of(dtype: torch.dtype, node: Any, adapter: Any) -> dict[str, Any]:
 def main() -> None:
     nodes, package = inside.load_pack(PACK)
     adapter = inside.read_adapter(package, str(Path(MODELS, "waveft", ADAPTER)))
-    print(json.dumps({str(dtype): figures_of(dtype, nodes["WaveFTLoader"], adapter) for dtype in DTYPES}))
+    kept = sys.modules[f"{package.__name__}.patch"]._KEPT
+    print(json.dumps({str(dtype): figures_of(dtype, nodes["WaveFTLoader"], adapter, kept) for dtype in DTYPES}))
 
 
 with torch.inference_mode():  # as ComfyUI executes nodes
