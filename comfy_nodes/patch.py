@@ -197,7 +197,8 @@ def _line(title: str, applied: int, held: int, strength: float) -> str:
 def _target(title: str, keys: Mapping[str, Any], module: torch.nn.Module) -> Target:
     # A key that is a tuple is a slice of a fused weight (Flux's qkv): none of the models that we train has one.
     plain = {layer: key for layer, key in keys.items() if isinstance(key, str)}
-    return Target(title, plain, module.state_dict())
+    # not `state_dict()`: GGUF packs give an empty one, of the quantised tensors' sizes
+    return Target(title, plain, dict(module.named_parameters(remove_duplicate=False)))
 
 
 def patched(patcher: Any, patches: Mapping[str, WaveFTPatch], strength: float) -> Any:

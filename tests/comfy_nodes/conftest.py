@@ -24,7 +24,9 @@ class Patcher:
     """ModelPatcher's part that the nodes use: a model that is shared, a patch list that is copied."""
 
     def __init__(self, weights, patches=None):
-        self.model = self.cond_stage_model = SimpleNamespace(state_dict=lambda: weights)
+        self.model = self.cond_stage_model = SimpleNamespace(
+            state_dict=lambda: weights, named_parameters=lambda remove_duplicate=True: iter(weights.items())
+        )
         self.patches = dict(patches or {})
         self.load_device = torch.device("cpu")
         self.callbacks = []

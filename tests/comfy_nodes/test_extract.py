@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 
 Q = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 K = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+TEXT_KEY = "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj"
 TEXT = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
 FF = "lora_unet_input_blocks_4_1_transformer_blocks_0_ff_net_2"
 Q_KEY, K_KEY, FF_KEY = (
@@ -40,6 +41,9 @@ def progress(comfy, monkeypatch):
         def step(self, count=1):
             type(self).steps += count
 
+        def to(self, value):
+            type(self).steps = value
+
         def check(self):
             if self.steps == self.stop_at:
                 raise Cancelled
@@ -50,11 +54,11 @@ def progress(comfy, monkeypatch):
 
 @pytest.fixture
 def extract(comfy, progress):
-    """Returns a function that runs the node: extract(base, tuned, widget=value)."""
+    """Returns a function that runs the node: extract(base, tuned, base_clip, tuned_clip, widget=value)."""
     comfy("folders").register()
     execute = comfy("nodes.extract").WaveFTExtract.execute
-    return lambda base, tuned=None, clip=None, **changed: execute(
-        base, **{**WIDGETS, **changed}, tuned_model=tuned, base_clip=clip
+    return lambda base, tuned=None, clip=None, tuned_clip=None, **changed: execute(
+        base, **{**WIDGETS, **changed}, tuned_model=tuned, base_clip=clip, tuned_clip=tuned_clip
     )
 
 
@@ -135,6 +139,16 @@ class TestModels:
         assert 0.8 <= carried.origin["extracted"]["energy_kept"] < 0.85
         assert carried.origin["extracted"]["energy"] == 0.8
 
+    def test_fewer_coefficients_than_layers_are_warned_of(self, extract, unet, tuned):
+        made, report = extract(unet, tuned, budget="coefficients in all", coefficients=1)
+        kept = made.origin["extracted"]["energy_kept"]
+        assert report.splitlines()[0] == (
+            f"warning: 1 coefficient in all for 2 layers keeps {kept:.2%} of the energy. "
+            'Did you mean the budget "coefficients per layer"?'
+        )
+        for enough in ({"budget": "coefficients in all", "coefficients": 2}, {"coefficients": 1}):
+            assert "warning" not in extract(unet, tuned, **enough)[1]
+
     def test_feed_forward_layers_are_taken_where_they_are_wanted(self, extract, wide, tuned):
         tuned.add_patches({FF_KEY: torch.ones(8, 16)})
         assert set(extract(wide, tuned)[0].adapter.layers) == {Q, K}
@@ -163,6 +177,39 @@ class TestModels:
         with pytest.raises(comfy("core").WaveFTError, match=r"one shape in both models, got \[8, 8\] and \[8, 4\]"):
             extract(unet, other)
 
+    def test_text_encoders_are_compared_where_both_come(self, extract, unet, tuned, clip, progress):
+        made = clip.clone()
+        made.add_patches({f"{TEXT_KEY}.weight": torch.eye(6)})
+        carried, _ = extract(unet, tuned, clip, made, coefficients=1000)
+        assert set(carried.adapter.layers) == {Q, K, TEXT}
+        close(carried.adapter.delta(TEXT), torch.eye(6))
+        close(carried.adapter.delta(Q), difference(unet, tuned, Q_KEY))
+        assert carried.origin["extracted"]["from"] == "two models and their text encoders"
+        assert (progress.steps, progress.total) == (3, 3)
+
+    def test_text_encoders_feed_forward_layers_are_taken_where_they_are_wanted(
+        self, comfy, extract, unet, tuned, clip, monkeypatch
+    ):
+        text_ff = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+        key = "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+        clip.model.state_dict()[key] = torch.zeros(8, 6)
+        spelled = {TEXT: f"{TEXT_KEY}.weight", text_ff: key}
+        monkeypatch.setattr(comfy("weights").comfy.lora, "model_lora_keys_clip", lambda module, found: spelled)
+        made = clip.clone()
+        made.add_patches({f"{TEXT_KEY}.weight": torch.eye(6), key: torch.ones(8, 6)})
+        assert set(extract(unet, tuned, clip, made)[0].adapter.layers) == {Q, K, TEXT}
+        both = extract(unet, tuned, clip, made, layers="attention and feed-forward")[0]
+        assert set(both.adapter.layers) == {Q, K, TEXT, text_ff}
+
+    def test_text_encoders_of_one_side_alone_are_refused(self, comfy, extract, unet, tuned, clip):
+        with pytest.raises(comfy("core").WaveFTError, match=r"^tuned_clip: expected .* base_clip with, got none"):
+            extract(unet, tuned, clip)
+        with pytest.raises(comfy("core").WaveFTError, match=r"^base_clip: expected .* tuned_clip with, got none"):
+            extract(unet, tuned, None, clip)
+        other = type(clip)({"clip_g.x.weight": torch.zeros(6, 6)})
+        with pytest.raises(comfy("core").WaveFTError, match=r'the same text encoders, got "te1" and none'):
+            extract(unet, tuned, clip, other)
+
     def test_cancelling_ends_it(self, extract, unet, tuned, progress):
         progress.stop_at = 1
         with pytest.raises(Cancelled):
@@ -181,6 +228,13 @@ class TestLora:
         assert carried.origin["extracted"]["sha256"] == held
         assert carried.adapter.metadata["ss_base_model_version"] == "toy"
         assert report.startswith("extracted from style.safetensors: 2 layers")
+
+    @pytest.mark.parametrize("shapes", [{Q: (8, 8)}, {Q: (8, 8), FF: (8, 16)}], ids=["fewer", "others"])
+    def test_the_bar_is_as_long_as_the_file(self, extract, wide, models, progress, shapes):
+        """Whatever layers the base has besides, and whichever are passed over."""
+        write_lora(models, shapes)
+        extract(wide, lora_name="style.safetensors")
+        assert (progress.steps, progress.total) == (len(shapes), len(shapes))
 
     def test_other_layers_are_passed_over_and_said(self, extract, wide, models):
         write_lora(models, {Q: (8, 8), FF: (8, 16)})
@@ -241,3 +295,20 @@ def test_exactly_one_of_model_and_lora_is_wanted(comfy, extract, unet, tuned):
         extract(unet)
     with pytest.raises(comfy("core").WaveFTError, match="got both"):
         extract(unet, tuned, lora_name="style.safetensors")
+
+
+def test_text_encoders_to_compare_with_a_lora_are_refused(comfy, extract, unet, clip):
+    with pytest.raises(comfy("core").WaveFTError, match="tuned_clip: expected it beside tuned_model, got a LoRA"):
+        extract(unet, None, clip, clip, lora_name="style.safetensors")
+
+
+def test_a_bypassed_model_is_said(comfy, extract, tuned):
+    with pytest.raises(comfy("core").WaveFTError, match=r"^base_model: expected something connected"):
+        extract(None, tuned)
+
+
+@pytest.mark.parametrize("widget", ["budget", "layers", "wavelet"])
+def test_what_is_on_no_list_is_refused(comfy, extract, unet, tuned, widget):
+    """ComfyUI leaves the lists of such nodes to the front end."""
+    with pytest.raises(comfy("core").WaveFTError, match=f"^{widget}: expected one of .*, got 'nonsense'"):
+        extract(unet, tuned, **{widget: "nonsense"})

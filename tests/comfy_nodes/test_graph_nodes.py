@@ -90,3 +90,24 @@ def test_another_wavelet_is_refused_or_rewritten(comfy, carry, small, make_adapt
     made, report = node.execute(carry(small), 1.0, 1.0, 1.0, 1.0, 0, "reproject", other)
     assert made.adapter.wavelet == "db1"
     assert "b: db2 periodization -> db1 periodization, relative error" in report
+    bar = comfy("progress").comfy.utils.ProgressBar
+    assert bar.seen == [1], "a bar, of the one layer"
+    with pytest.raises(comfy("core").WaveFTError, match=r"^other_basis: expected one of .*, got 'merge'"):
+        node.execute(carry(small), 1.0, 1.0, 1.0, 1.0, 0, "merge", other)
+    with pytest.raises(comfy("core").WaveFTError, match=r"^adapter_1: expected something connected"):
+        node.execute(None, 1.0, 1.0, 1.0, 1.0, 0, "refuse", other)
+
+
+def test_rewriting_can_be_cancelled(comfy, carry, small, make_adapter, monkeypatch):
+    class Cancelled(Exception):
+        pass
+
+    def cancel():
+        raise Cancelled
+
+    node = comfy("nodes.combine").WaveFTCombine
+    management = comfy("progress").comfy.model_management
+    monkeypatch.setattr(management, "throw_exception_if_processing_interrupted", cancel)
+    other = carry(make_adapter({Q: (8, 8)}, wavelet="db2"), "b")
+    with pytest.raises(Cancelled):
+        node.execute(carry(small), 1.0, 1.0, 1.0, 1.0, 0, "reproject", other)

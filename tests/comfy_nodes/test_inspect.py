@@ -5,6 +5,8 @@ import pytest
 Q = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 K = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
 
+TEXT = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
+
 
 @pytest.fixture
 def inspect(comfy):
@@ -70,5 +72,26 @@ def test_adapters_in_different_wavelets_are_listed_without_a_sum(inspect, apply,
 
 
 def test_one_of_the_two_is_wanted(inspect, comfy):
-    with pytest.raises(comfy("core").WaveFTError, match="got neither"):
+    with pytest.raises(comfy("core").WaveFTError, match=r"adapter, model and clip: .* got none"):
         inspect()
+
+
+def test_text_encoders_are_shown_with_their_clip(inspect, comfy, unet, clip, carry, make_adapter):
+    patch = comfy("patch")
+    both = carry(make_adapter({Q: (8, 8), TEXT: (6, 6)}), "both")
+    model, text, _ = patch.apply(unet, clip, [patch.Part(both, 0.5, 2.0)])
+    table, _ = inspect(model=model)
+    assert table.startswith("applied to the model: 1\n")
+    assert "left out: 1 text-encoder layer (connect clip)" in table
+    table, _ = inspect(model=model, clip=text)
+    assert [line.split() for line in table.splitlines()[2:4]] == [["0.5", "1/2", "both"], ["2", "1/2", "both"]]
+    assert table.startswith("applied to the model and CLIP: 1\n") and "left out" not in table
+    assert "te1 layer 0" in table, "the sum has their energy too"
+    assert inspect(clip=text)[0].startswith("applied to the CLIP: 1\n")
+    assert inspect(clip=clip)[0] == "No WaveFT adapter is applied to the connected CLIP."
+
+
+def test_it_runs_each_time(comfy):
+    """A front end that was loaded anew, and a run out of ComfyUI's cache, have lost the text in the node."""
+    first = comfy("nodes.inspect").WaveFTInspect.fingerprint_inputs(adapter=None)
+    assert first != first

@@ -8,6 +8,7 @@ import torch
 from waveft_core import load
 
 Q = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+TEXT = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
 HIDDEN = SimpleNamespace(prompt={"1": {"class_type": "WaveFTSave"}}, extra_pnginfo={"workflow": {}}, unique_id="1")
 
 
@@ -89,6 +90,62 @@ def test_a_models_adapters_are_saved_as_their_sum(comfy, save, carry, small, mak
     assert report.splitlines()[-3:] == ["  sum of", "    0.5 * a", "    -1 * b"]
 
 
+class TestTextEncoders:
+    @pytest.fixture
+    def both(self, carry, make_adapter):
+        return carry(make_adapter({Q: (8, 8), TEXT: (6, 6)}), "both")
+
+    @pytest.fixture
+    def apply(self, comfy, unet, clip, both):
+        """Returns a function from the two strengths to MODEL and CLIP."""
+        patch = comfy("patch")
+        return lambda *strengths: patch.apply(unet, clip, [patch.Part(both, *strengths)])[:2]
+
+    def test_with_a_clip_their_layers_belong_to_the_sum(self, save, apply, both):
+        model, clip = apply(0.5, -2.0)
+        report = save(model=model, clip=clip)
+        made = load(save.output / "waveft/dog_00001_.safetensors")
+        torch.testing.assert_close(made.delta(Q), 0.5 * both.adapter.delta(Q), rtol=0, atol=1e-6)
+        torch.testing.assert_close(made.delta(TEXT), -2 * both.adapter.delta(TEXT), rtol=0, atol=1e-6)
+        assert "left out" not in report
+        assert report.splitlines()[-5:] == [
+            "  sum of",
+            "    0.5 * applied: layers 1 of 2",
+            "      both",
+            "    -2 * applied: layers 1 of 2",
+            "      both",
+        ]
+
+    def test_at_one_strength_it_is_one_adapter(self, save, apply, both):
+        model, clip = apply(1.0, 1.0)
+        report = save(model=model, clip=clip)
+        assert report.splitlines()[0] == "saved both" and report.splitlines()[-1] == "  both"
+        made = load(save.output / "waveft/dog_00001_.safetensors")
+        assert all(torch.equal(made.layers[name].values, both.adapter.layers[name].values) for name in (Q, TEXT))
+
+    def test_without_one_the_report_says_what_is_missing(self, save, apply):
+        model, clip = apply(1.0, 1.0)
+        assert "left out: 1 text-encoder layer (connect clip)" in save(model=model)
+        assert "left out: 1 layer of the model (connect model)" in save(clip=clip)
+        assert list(load(save.output / "waveft/dog_00001_.safetensors").layers) == [Q]
+        assert list(load(save.output / "waveft/dog_00002_.safetensors").layers) == [TEXT]
+
+
+def test_what_helps_the_user_stays(save, comfy, make_adapter, carry):
+    """The trained file's title where it is saved as it was, its trigger phrase always, its job with its own values."""
+    said = {"modelspec.title": "My dog", "modelspec.trigger_phrase": "zwx dog", "ss_tag_frequency": "{}"}
+    trained = carry(make_adapter({Q: (8, 8)}, metadata={**said, "waveft.job": "seed = 1"}), "dog")
+    other = carry(make_adapter({Q: (8, 8)}, seed=2, metadata={"modelspec.trigger_phrase": "blue style"}), "style")
+    arithmetic = comfy("arithmetic")
+    for carried in (trained, arithmetic.weighted(trained, 0.5), arithmetic.combined([(trained, 1.0), (other, 0.5)])):
+        save(adapter=carried)
+    same, half, both = (load(path).metadata for path in sorted((save.output / "waveft").iterdir()))
+    assert {key: same[key] for key in said} == said and same["waveft.job"] == "seed = 1"
+    assert {key: half[key] for key in said} == {**said, "modelspec.title": "dog_00002_"}
+    assert both["modelspec.trigger_phrase"] == "zwx dog, blue style"
+    assert both["modelspec.title"] == "dog_00003_"
+
+
 def test_half_precision_tells_what_it_costs(save, carry, make_adapter):
     adapter = make_adapter({Q: (8, 8)}, scale=1e-7)
     report = save(dtype="fp16", adapter=carry(adapter))
@@ -112,13 +169,21 @@ def test_a_place_outside_is_refused(comfy, save, carry, small, prefix):
         save(prefix, adapter=carry(small))
 
 
-def test_exactly_one_of_the_two_is_wanted(comfy, save, carry, small, unet):
-    with pytest.raises(comfy("core").WaveFTError, match="got neither"):
+def test_exactly_one_of_the_two_is_wanted(comfy, save, carry, small, unet, clip):
+    with pytest.raises(comfy("core").WaveFTError, match=r"adapter, model and clip: .* got none of them"):
         save()
-    with pytest.raises(comfy("core").WaveFTError, match="got both"):
+    with pytest.raises(comfy("core").WaveFTError, match="got an adapter and a model"):
         save(adapter=carry(small), model=unet)
-    with pytest.raises(comfy("core").WaveFTError, match="got one without"):
-        save(model=unet)
+    with pytest.raises(comfy("core").WaveFTError, match="got an adapter and a CLIP"):
+        save(adapter=carry(small), clip=clip)
+    with pytest.raises(comfy("core").WaveFTError, match="got none on what is connected"):
+        save(model=unet, clip=clip)
+
+
+def test_a_dtype_that_is_none_is_refused(comfy, save, carry, small):
+    with pytest.raises(comfy("core").WaveFTError, match=r"^dtype: expected one of .*, got 'fp64'"):
+        save(adapter=carry(small), dtype="fp64")
+    assert list((save.output / "waveft").iterdir()) == []
 
 
 def test_the_front_end_is_sent_the_report_as_text_not_html(comfy, monkeypatch):

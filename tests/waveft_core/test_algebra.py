@@ -289,6 +289,13 @@ def test_reprojecting_zeros_is_zeros():
     assert reproject(one([2.0], [3], scaling=0.0), "db2")[1] == 0.0
 
 
+def test_reprojecting_tells_of_each_layer(make_adapter):
+    told = []
+    adapter = make_adapter({"lora_a": (6, 8), "lora_b": (4, 4)}, 10)
+    reproject(adapter, "db2", progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 2), (1, 2)]
+
+
 def test_what_cannot_be_reprojected_is_refused():
     with pytest.raises(WaveFTError, match='mode: expected "periodization", whose atoms are an orthonormal basis'):
         reproject(one([1.0], [0]), "db2", "zero")
