@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .arithmetic import factor
 from .core import Adapter, energy
 from .fit import trained_for
 from .sockets import Carried
@@ -36,7 +37,7 @@ def change(before: Carried, after: Carried) -> str:
 
 def combination(parts: Sequence[tuple[Carried, float]], total: Carried, kept: Carried) -> str:
     """Returns what a sum is made of and what of it was kept."""
-    lines = [f"{weight:g} * {carried.title}: {basis(carried.adapter)}" for carried, weight in parts]
+    lines = [f"{weight:g} * {factor(carried)}: {basis(carried.adapter)}" for carried, weight in parts]
     lines.append(f"sum: {plural(len(total.adapter.layers), 'layer')}, {count(total.adapter):,} coefficients")
     if kept is not total:
         lines.append(f"kept: {count(kept.adapter):,} of them, {_share(total.adapter, kept.adapter)}")

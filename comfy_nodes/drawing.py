@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from . import fonts
 
 INK, PALE, LINE, PAPER = "#1c2430", "#5d6878", "#dfe3e8", "#ffffff"
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Returns Pillow's own font, so that pictures are the same on every machine."""
-    return ImageFont.load_default(size)
 
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:
@@ -43,7 +40,16 @@ def stacked(pictures: list[torch.Tensor]) -> torch.Tensor:
 
 def width(text: str, size: int) -> float:
     """Returns how many pixels a line of text takes."""
-    return font(size).getlength(text)
+    readable, name = fonts.lettered(text)
+    return fonts.named(name, size).getlength(readable)
+
+
+def write(
+    pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: str, size: int, anchor: str = "la"
+) -> None:
+    """Writes a line of text, in a font that has its letters."""
+    readable, name = fonts.lettered(text)
+    pen.text(at, readable, fill=colour, font=fonts.named(name, size), anchor=anchor)
 
 
 def fitted(text: str, size: int, room: float) -> str:

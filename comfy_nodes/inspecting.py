@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from . import picture, recipe
-from .applied import Applied
+from . import carrying, picture, recipe
 from .core import WaveFTError, as_text, summarize
 from .sockets import Carried
 
@@ -24,21 +23,23 @@ def of_adapter(carried: Carried) -> Shown:
     return text, picture.draw(carried.title, told)
 
 
-def of_model(found: Sequence[Applied]) -> Shown:
-    """Returns the text and the picture of what is applied to a model, its sum."""
+def of_model(model: Any, clip: Any = None) -> Shown:
+    """Returns the text and the picture of what is applied to a model, to a CLIP, or to both: its sum."""
+    found, called = carrying.carried_by(model, clip), carrying.called(model, clip)
     if not found:
-        said = "No WaveFT adapter is applied to the connected model."
-        return said, picture.draw_words("model", said)
+        said = f"No WaveFT adapter is applied to the connected {called}."
+        return said, picture.draw_words(called, said)
     rows = ["strength  layers  adapter"]
     for one in found:
         layers = f"{len(one.strengths)}/{len(one.carried.adapter.layers)}"
         rows.append(f"{recipe.strength_text(one):>8}  {layers:>6}  {one.carried.title}")
-    heading = f"applied to the model: {len(found)}"
+    rows += carrying.left_out(found, model, clip)
+    heading = f"applied to the {called}: {len({id(one.carried) for one in found})}"
     try:
         text, drawn = of_adapter(recipe.total(found))
     except WaveFTError as error:  # different wavelets: there is no sum to describe, but all of them are applied
         each = [line for one in found for line in _origin(one.carried)]
-        return "\n".join((heading, *rows, "", *each)), picture.draw_words("applied to the model", str(error))
+        return "\n".join((heading, *rows, "", *each)), picture.draw_words(f"applied to the {called}", str(error))
     return "\n".join((heading, *rows, "", "their sum", text)), drawn
 
 

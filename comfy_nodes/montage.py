@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from .core import WaveFTError
-from .drawing import INK, font, new, to_pictures, to_tensor, wrapped
+from .drawing import INK, new, to_pictures, to_tensor, wrapped, write
 
 _IN_ONE_ROW = 5  # pictures: more are laid out about square
 
@@ -68,7 +68,7 @@ def _sheet(
     sheet, pen = new((across, top + gap + sum(height + gap + room for room in below)))
     for number, line in enumerate(head):
         at = across / 2, gap + number * _line(size * 4 // 3)
-        pen.text(at, line, fill=INK, font=font(size * 4 // 3), anchor="ma")
+        write(pen, at, line, INK, size * 4 // 3, "ma")
     y = top + gap
     for (pictures, _), lines, room in zip(rows, texts, below, strict=True):
         for place, (picture, text) in enumerate(zip(pictures, lines, strict=True)):
@@ -76,7 +76,7 @@ def _sheet(
             sheet.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
             for number, line in enumerate(text):
                 at = x + width / 2, y + height + _line(size) * number + size // 4
-                pen.text(at, line, fill=INK, font=font(size), anchor="ma")
+                write(pen, at, line, INK, size, "ma")
         y += height + room + gap
     return sheet
 

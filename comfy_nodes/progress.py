@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import comfy.model_management
 import comfy.utils
 from PIL import Image
@@ -33,6 +35,22 @@ class Progress:
     def check(self) -> None:
         """Raises ComfyUI's interrupt where the user cancelled, and leaves the bar alone."""
         comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def told_by_core() -> Callable[[int, int], None]:
+    """Returns a bar for the core's functions, which say with each step how many there are in all.
+
+    Made at the first step: work that needs none shows no bar.
+    """
+    bars: list[Progress] = []
+
+    def step(done: int, total: int) -> None:
+        if not bars:
+            bars.append(Progress(total))
+        bars[0].check()
+        bars[0].step(done)
+
+    return step
 
 
 def cancelled() -> bool:

@@ -35,8 +35,8 @@ def total(found: Sequence[Applied]) -> Carried:
     """
     if not found:
         raise WaveFTError(
-            "model: expected one that WaveFT adapters are applied to, got one without. "
-            "Connect the MODEL of Load WaveFT or Apply WaveFT, or connect `adapter`."
+            "model, clip: expected one that WaveFT adapters are applied to, got none on what is connected. "
+            "Connect the MODEL and CLIP of Load WaveFT or Apply WaveFT, or connect `adapter`."
         )
     return arithmetic.combined([_at_strength(one) for one in found])
 

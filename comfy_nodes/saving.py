@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,22 +13,28 @@ from .core import rounded_to, size_text
 from .core import save as write
 from .sockets import Carried
 
+_TITLE = "modelspec.title"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def save(carried: Carried, path: Path, dtype: str, note: str, graph: Mapping[str, str]) -> str:
+def save(
+    carried: Carried, path: Path, dtype: str, note: str, graph: Mapping[str, str], remarks: Sequence[str] = ()
+) -> str:
     """Writes the adapter, whole or not at all, and returns a report.
 
     Args:
         path: of a file that is not there yet.
         note: a description for its metadata; empty to keep the one that the adapter has.
         graph: what its metadata are to say of the graph.
+        remarks: lines for the report.
 
     Raises:
         WaveFTError: a value that the dtype cannot hold.
     """
     made = rounded_to(carried.adapter, DTYPES[dtype])
-    metadata = {**recipe.as_metadata(carried), "modelspec.title": path.stem, **graph}
+    metadata = {**recipe.as_metadata(carried), **graph}
+    if "of" in carried.origin or "combined" in carried.origin or _TITLE not in metadata:
+        metadata[_TITLE] = path.stem  # what was changed is not what the old title stands for
     if note.strip():
         metadata["modelspec.description"] = note.strip()
     adapter = replace(made.adapter, metadata=metadata, source="")
@@ -42,5 +48,6 @@ def save(carried: Carried, path: Path, dtype: str, note: str, graph: Mapping[str
         lines.append(f"rounded to {dtype}: relative error {made.error:.2g}")
     if made.vanished:
         lines.append(f"{describe.plural(made.vanished, 'coefficient')} too small for {dtype} became 0")
+    lines += remarks
     lines.append(f"sha256 {folders.sha256(path)}")
     return "\n".join((*lines, "made of", *(f"  {line}" for line in recipe.lines(carried.origin))))

@@ -53,6 +53,11 @@ class Merged:
         if clip is not None:
             self._add(clip.patcher, comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {}), None)
 
+    @property
+    def text_encoders(self) -> list[str]:
+        """Returns the names of the text encoders that there are layers of: "te1" and its like."""
+        return sorted({place.component for place in self.slots.values() if place.component not in (None, "unet")})
+
     def read(self, name: str) -> torch.Tensor:
         """Returns one weight in float32, on the device that its model computes on, as ComfyUI would merge it.
 

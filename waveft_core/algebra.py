@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -60,12 +60,17 @@ def combine(parts: Sequence[tuple[Adapter, float]]) -> Adapter:
 
 
 def reproject(
-    adapter: Adapter, wavelet: str, mode: str = "periodization", coefficients: int | None = None
+    adapter: Adapter,
+    wavelet: str,
+    mode: str = "periodization",
+    coefficients: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Adapter, float]:
     """Returns the adapter in another orthonormal basis, and the error made: ||dW - dW'|| / ||dW|| over all layers.
 
     Args:
         coefficients: the largest that each layer keeps; as many as it had by default.
+        progress: told 1 for each layer that is rewritten, and the number of layers.
 
     Raises:
         WaveFTError: `mode = "zero"`, which is no basis, or an odd size.
@@ -87,6 +92,8 @@ def reproject(
         coeffs[places] -= values.double().numpy() * adapter.scaling  # what is left is lost, the rounding with it
         lost += float(np.square(coeffs).sum())
         layers[name] = Layer(values, torch.from_numpy(places.astype(np.int32)), layer.shape)
+        if progress is not None:
+            progress(1, len(adapter.layers))
     made = Adapter(layers, wavelet, mode, adapter.scaling, None, shared_metadata([adapter]))
     return made, math.sqrt(lost / whole) if whole else 0.0
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .. import arithmetic, describe, widgets
+from .. import arithmetic, describe, progress, widgets
 from ..api import io
-from ..sockets import WAVEFT, Carried
+from ..sockets import WAVEFT, Carried, present
 
 REFUSE, REPROJECT = "refuse", "reproject"
 
@@ -72,13 +72,15 @@ class WaveFTCombine(io.ComfyNode):
         """Returns the adapter and the report.
 
         Raises:
-            WaveFTError: shapes or wavelets that do not go together.
+            WaveFTError: shapes or wavelets that do not go together, or a way that is none of the list's.
         """
+        present("adapter_1", adapter_1)
+        widgets.chosen("other_basis", other_basis, (REFUSE, REPROJECT))
         given = zip((adapter_1, adapter_2, adapter_3, adapter_4), (weight_1, weight_2, weight_3, weight_4), strict=True)
         parts = [(adapter, weight) for adapter, weight in given if adapter is not None]
         lines: list[str] = []
         if other_basis == REPROJECT:
-            parts, lines = arithmetic.in_one_basis(parts)
+            parts, lines = arithmetic.in_one_basis(parts, progress.told_by_core())
         total = arithmetic.combined(parts)
         kept = arithmetic.pruned(total, coefficients) if coefficients else total
         return io.NodeOutput(kept, "\n".join((describe.combination(parts, total, kept), *lines)))

@@ -7,7 +7,7 @@ from typing import Any
 from .. import extracting, folders, models, widgets
 from ..api import io
 from ..core import WaveFTError, wavelets
-from ..sockets import WAVEFT
+from ..sockets import WAVEFT, present
 from ..weights import Merged
 
 
@@ -34,7 +34,12 @@ class WaveFTExtract(io.ComfyNode):
                 io.Clip.Input(
                     "base_clip",
                     optional=True,
-                    tooltip="The text encoders: needed for a LoRA that holds layers for them.",
+                    tooltip="The text encoders: needed for a LoRA that holds layers for them, and for tuned_clip.",
+                ),
+                io.Clip.Input(
+                    "tuned_clip",
+                    optional=True,
+                    tooltip="The fine-tuned model's text encoders, where they are to be compared too.",
                 ),
             ],
             outputs=[
@@ -73,25 +78,48 @@ class WaveFTExtract(io.ComfyNode):
         lora_name: str,
         tuned_model: Any = None,
         base_clip: Any = None,
+        tuned_clip: Any = None,
     ) -> io.NodeOutput:
         """Returns the adapter and the report.
 
         Raises:
-            WaveFTError: not exactly one of a model and a LoRA, one of another architecture, or no difference.
+            WaveFTError: not exactly one of a model and a LoRA, one of another architecture, text encoders of one side
+                alone, or no difference.
         """
-        if (tuned_model is None) == (lora_name == widgets.NONE):
-            got = "neither" if tuned_model is None else "both"
-            raise WaveFTError(
-                f"tuned_model and lora_name: expected one of the two, got {got}. Connect tuned_model and set lora_name "
-                'to "None", or choose a LoRA and connect no tuned_model.'
-            )
-        wanted = extracting.Wanted(budget, coefficients, energy, layers, wavelet, scaling)
+        present("base_model", base_model)
+        _check_sources(tuned_model, lora_name, base_clip, tuned_clip)
+        wanted = extracting.Wanted(
+            widgets.chosen("budget", budget, list(extracting.BUDGETS)),
+            coefficients,
+            energy,
+            widgets.chosen("layers", layers, list(extracting.LAYERS)),
+            widgets.chosen("wavelet", wavelet, list(wavelets())),
+            scaling,
+        )
         base = Merged(base_model, base_clip)
         if tuned_model is not None:
-            given = extracting.from_models(base, Merged(tuned_model), wanted)
+            given = extracting.from_models(base, Merged(tuned_model, tuned_clip), wanted)
         else:
-            given = extracting.from_lora(base, lora_name, wanted, base_clip is not None)
+            given = extracting.from_lora(base, lora_name)
         return io.NodeOutput(*extracting.extract(base, given, wanted))
+
+
+def _check_sources(tuned_model: Any, lora_name: str, base_clip: Any, tuned_clip: Any) -> None:
+    """Refuses inputs that do not say what is to be compared with what."""
+    if (tuned_model is None) == (lora_name == widgets.NONE):
+        got = "neither" if tuned_model is None else "both"
+        raise WaveFTError(
+            f"tuned_model and lora_name: expected one of the two, got {got}. Connect tuned_model and set lora_name "
+            'to "None", or choose a LoRA and connect no tuned_model.'
+        )
+    if tuned_model is None and tuned_clip is not None:
+        raise WaveFTError("tuned_clip: expected it beside tuned_model, got a LoRA. Disconnect tuned_clip.")
+    if tuned_model is not None and (base_clip is None) != (tuned_clip is None):
+        alone, missing = ("tuned_clip", "base_clip") if base_clip is None else ("base_clip", "tuned_clip")
+        raise WaveFTError(
+            f"{missing}: expected text encoders to compare those of {alone} with, got none. Connect {missing}, or "
+            f"disconnect {alone} to compare the diffusion models alone."
+        )
 
 
 def _budget() -> list[Any]:

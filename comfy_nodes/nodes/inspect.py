@@ -6,7 +6,6 @@ from typing import Any
 
 from .. import drawing, inspecting, messages, widgets
 from ..api import io, ui
-from ..applied import applied
 from ..core import WaveFTError
 from ..sockets import Carried
 
@@ -29,6 +28,9 @@ class WaveFTInspect(io.ComfyNode):
             inputs=[
                 widgets.adapter(tooltip="The adapter to look at.", optional=True),
                 io.Model.Input("model", optional=True, tooltip="A model: what is applied to it is shown."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="The text encoders: what is applied to them is shown too."
+                ),
             ],
             outputs=[
                 io.String.Output("table", display_name="table", tooltip="All numbers, as text."),
@@ -40,16 +42,16 @@ class WaveFTInspect(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, adapter: Carried | None = None, model: Any = None) -> io.NodeOutput:
-        """Returns the table and the picture, of two pictures where both inputs are connected.
+    def execute(cls, adapter: Carried | None = None, model: Any = None, clip: Any = None) -> io.NodeOutput:
+        """Returns the table and the picture, of two pictures where an adapter and something else are connected.
 
         Raises:
-            WaveFTError: neither is connected.
+            WaveFTError: nothing is connected.
         """
-        if adapter is None and model is None:
-            raise WaveFTError("adapter and model: expected one of the two at least, got neither. Connect one.")
         shown = [] if adapter is None else [inspecting.of_adapter(adapter)]
-        shown += [] if model is None else [inspecting.of_model(applied(model))]
+        shown += [] if model is None and clip is None else [inspecting.of_model(model, clip)]
+        if not shown:
+            raise WaveFTError("adapter, model and clip: expected one of them at least, got none. Connect one.")
         table = "\n\n\n".join(text for text, _ in shown)
         picture = drawing.stacked([drawn for _, drawn in shown])
         messages.show(cls.hidden, "\n\n".join(inspecting.summary(text) for text, _ in shown))

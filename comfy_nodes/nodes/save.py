@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import folders, messages, recipe, saving, widgets
+from .. import carrying, folders, messages, recipe, saving, widgets
 from ..api import io, ui
-from ..applied import applied
 from ..core import WaveFTError
 from ..sockets import Carried
 from ..weights import graph_metadata
@@ -47,6 +46,11 @@ class WaveFTSave(io.ComfyNode):
                 io.Model.Input(
                     "model", optional=True, tooltip="In place of an adapter: a model, for the sum of what it carries."
                 ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="With or without a model: the text encoders, whose layers belong to the sum.",
+                ),
             ],
             outputs=[widgets.report("Where the file is, what it holds, and its hash.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
@@ -54,19 +58,33 @@ class WaveFTSave(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, filename_prefix: str, dtype: str, note: str, adapter: Carried | None = None, model: Any = None
+        cls,
+        filename_prefix: str,
+        dtype: str,
+        note: str,
+        adapter: Carried | None = None,
+        model: Any = None,
+        clip: Any = None,
     ) -> io.NodeOutput:
         """Returns the report.
 
         Raises:
-            WaveFTError: not exactly one of adapter and model, a place outside the output folder, or a value that the
-                dtype cannot hold.
+            WaveFTError: not either an adapter or a model with or without its CLIP, a place outside the output folder,
+                a dtype that is none of the list's, or a value that the dtype cannot hold.
         """
-        if (adapter is None) == (model is None):
-            got = "neither" if adapter is None else "both"
-            raise WaveFTError(f"adapter and model: expected one of the two, got {got}. Connect one.")
-        carried = adapter if adapter is not None else recipe.total(applied(model))
+        widgets.chosen("dtype", dtype, list(saving.DTYPES))
+        if (adapter is None) == (model is None and clip is None):
+            got = "none of them" if adapter is None else f"an adapter and a {carrying.called(model, clip)}"
+            raise WaveFTError(
+                f"adapter, model and clip: expected an adapter, or what adapters are applied to, got {got}. Connect "
+                "`adapter`, or `model` and `clip`."
+            )
+        if adapter is not None:
+            carried, remarks = adapter, []
+        else:
+            found = carrying.carried_by(model, clip)
+            carried, remarks = recipe.total(found), carrying.left_out(found, model, clip)
         path = folders.output_path(filename_prefix)
-        report = saving.save(carried, path, dtype, note, graph_metadata(cls.hidden))
+        report = saving.save(carried, path, dtype, note, graph_metadata(cls.hidden), remarks)
         messages.show(cls.hidden, report)
         return io.NodeOutput(report, ui=ui.PreviewText(report))

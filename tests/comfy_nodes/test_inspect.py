@@ -89,9 +89,3 @@ def test_text_encoders_are_shown_with_their_clip(inspect, comfy, unet, clip, car
     assert "te1 layer 0" in table, "the sum has their energy too"
     assert inspect(clip=text)[0].startswith("applied to the CLIP: 1\n")
     assert inspect(clip=clip)[0] == "No WaveFT adapter is applied to the connected CLIP."
-
-
-def test_it_runs_each_time(comfy):
-    """A front end that was loaded anew, and a run out of ComfyUI's cache, have lost the text in the node."""
-    first = comfy("nodes.inspect").WaveFTInspect.fingerprint_inputs(adapter=None)
-    assert first != first

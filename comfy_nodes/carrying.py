@@ -1,0 +1,45 @@
+"""What a MODEL and a CLIP carry together, for the nodes that look at the end of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from . import describe
+from .applied import Applied, applied
+from .patch import text_layers
+
+
+def carried_by(model: Any = None, clip: Any = None) -> list[Applied]:
+    """Returns the adapters on a MODEL and on a CLIP; one that is on both at one strength once, with all its layers."""
+    found = [] if model is None else applied(model)
+    for one in [] if clip is None else applied(clip.patcher):
+        place = next((at for at, other in enumerate(found) if _one_strength(one, other)), None)
+        if place is None:
+            found.append(one)
+        else:
+            found[place] = replace(one, strengths={**found[place].strengths, **one.strengths})
+    return found
+
+
+def called(model: Any = None, clip: Any = None) -> str:
+    """Returns the words for what is connected."""
+    return " and ".join(name for name, socket in (("model", model), ("CLIP", clip)) if socket is not None)
+
+
+def left_out(found: Sequence[Applied], model: Any = None, clip: Any = None) -> list[str]:
+    """Returns a line for the layers of these adapters that belong to what is not connected, if there are any."""
+    in_text = {layer for one in found for layer in text_layers(one.carried)}
+    every = {layer for one in found for layer in one.carried.adapter.layers}
+    lines = []
+    if clip is None and in_text:
+        lines.append(f"left out: {describe.plural(len(in_text), 'text-encoder layer')} (connect clip)")
+    if model is None and every - in_text:
+        lines.append(f"left out: {describe.plural(len(every - in_text), 'layer')} of the model (connect model)")
+    return lines
+
+
+def _one_strength(one: Applied, other: Applied) -> bool:
+    strengths = {*one.strengths.values(), *other.strengths.values()}
+    return one.carried is other.carried and len(strengths) == 1
