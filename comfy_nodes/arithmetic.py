@@ -44,8 +44,11 @@ def combined(parts: Sequence[Weighted]) -> Carried:
     try:
         made = combine([(carried.adapter, weight) for carried, weight in used])
     except WaveFTError as error:
-        hint = ' (Combine WaveFT: set other_basis to "reproject".)' if "reproject" in str(error) else ""
-        raise WaveFTError(f"{error}{hint}") from None
+        said = str(error)
+        for carried, _ in used:  # what the graph calls it is shorter than where it lies
+            said = said.replace(carried.adapter.source or carried.title, carried.title)
+        hint = ' (Combine WaveFT: set other_basis to "reproject".)' if "reproject" in said else ""
+        raise WaveFTError(f"{said}{hint}") from None
     triggers = _triggers(used)
     if triggers:  # of the metadata, the core keeps what all parts say alike
         made = replace(made, metadata={**made.metadata, _TRIGGER: triggers})

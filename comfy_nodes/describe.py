@@ -13,12 +13,18 @@ from .sockets import Carried
 def adapter(carried: Carried) -> str:
     """Returns what an adapter is, in three lines."""
     held = carried.adapter
-    return "\n".join((f"{carried.title}: {plural(len(held.layers), 'layer')}", basis(held), trained(held)))
+    return "\n".join((f"{carried.title}: {plural(len(held.layers), 'layer')}", *facts(held)))
 
 
 def basis(held: Adapter) -> str:
     """Returns the number of coefficients and the basis that they are in."""
     return f"{count(held):,} coefficients, {held.wavelet}, {held.mode}, scaling {held.scaling:g}"
+
+
+def facts(held: Adapter) -> list[str]:
+    """Returns what an adapter is made of, what it is for, and what to write into a prompt, where its file says so."""
+    trigger = held.metadata.get("modelspec.trigger_phrase")
+    return [basis(held), trained(held), *([f"trigger: {trigger}"] if trigger else [])]
 
 
 def change(before: Carried, after: Carried) -> str:
@@ -41,6 +47,14 @@ def combination(parts: Sequence[tuple[Carried, float]], total: Carried, kept: Ca
     lines.append(f"sum: {plural(len(total.adapter.layers), 'layer')}, {count(total.adapter):,} coefficients")
     if kept is not total:
         lines.append(f"kept: {count(kept.adapter):,} of them, {_share(total.adapter, kept.adapter)}")
+    if energy(total.adapter) == 0:
+        lines.append("warning: the parts cancel each other, every coefficient is 0")
+    names = [set(carried.adapter.layers) for carried, _ in parts]
+    if all(held != set().union(*names) for held in names):
+        counts = ", ".join(str(len(held)) for held in names)
+        lines.append(
+            f"warning: none of the parts has all of these layers ({counts}): only a model that has takes the sum"
+        )
     return "\n".join(lines)
 
 
@@ -60,5 +74,5 @@ def _share(old: Adapter, new: Adapter) -> str:
 
 
 def trained(held: Adapter) -> str:
-    """Returns what an adapter was trained for, and what to write into a prompt, where its file says so."""
+    """Returns what an adapter was trained for."""
     return f"trained for {trained_for(held)}"

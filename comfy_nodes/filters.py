@@ -47,6 +47,8 @@ _NAMED = {
 class Emptied(WaveFTError):
     """A filter left nothing of an adapter."""
 
+    __module__ = WaveFTError.__module__  # for ComfyUI's dialog
+
 
 @dataclass(frozen=True)
 class Filter:
@@ -85,7 +87,8 @@ class Filter:
             raise kind(f'filter of "{carried.title}": {error}') from None
         if made is carried.adapter:
             return carried
-        return Carried(made, carried.title, {"filtered": self.said(), "of": carried.origin})
+        title = carried.title if "filtered" in carried.origin else f"{carried.title} (filtered)"
+        return Carried(made, title, {"filtered": self.said(), "of": carried.origin})
 
     def said(self) -> dict[str, Any]:
         """Returns what differs from leaving all as it is; JSON."""
@@ -115,7 +118,9 @@ class Filter:
 def from_widgets(previous: Filter | None = None, **widgets: Any) -> Filter:
     """Returns the filter that the widgets of `widgets.multipliers` say."""
     factors = {id: float(widgets[id]) for id in GROUPS}
-    return Filter(factors, widgets["only_layers"].strip(), widgets["except_layers"].strip(), previous)
+    only, without = (widgets[input].strip() for input in ("only_layers", "except_layers"))
+    compiled(without, "except_layers")
+    return Filter(factors, only, without, previous)
 
 
 def kept(filter: Filter | None, adapter: Carried | None) -> Carried:
@@ -129,11 +134,10 @@ def kept(filter: Filter | None, adapter: Carried | None) -> Carried:
     return adapter if filter is None else filter.apply(adapter)
 
 
-def checked(*expressions: tuple[str, str | None]) -> bool | str:
-    """Returns True, or what is wrong with the first regular expression that is none; (input, text) each."""
+def checked(input: str, text: str | None) -> bool | str:
+    """Returns True, or what is wrong with a text as a regular expression; None is linked."""
     try:
-        for input, text in expressions:
-            compiled((text or "").strip(), input)
+        compiled((text or "").strip(), input)
     except WaveFTError as error:
         return str(error)
     return True

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import folder_paths
 
-from .core import WaveFTError, load, read_header
+from .core import WaveFTError, listed, load, nearest, read_header
 from .sockets import Carried
 
 FOLDERS = ("waveft", "loras")
@@ -56,12 +56,18 @@ def _choices(own: list[str], loras: list[str]) -> list[str]:
     found: dict[str, None] = {}
     for name in own:
         path = folder_paths.get_full_path("waveft", name)
-        if path is not None and (not path.startswith(output) or is_waveft(path)):
+        if path is not None and (not path.startswith(output) or (is_waveft(path) and not _is_intermediate(name))):
             found[name] = None
     for name in loras:
         if name.endswith(EXTENSION) and name not in found and is_waveft(folder_paths.get_full_path("loras", name)):
             found[name] = None
     return list(found) or [EMPTY]
+
+
+def _is_intermediate(name: str) -> bool:
+    """Says whether a file is one of a training's steps: of `training/dog/` the loader lists `dog.safetensors`."""
+    path = PurePath(name)
+    return path.parts[0] == "training" and len(path.parts) > 2 and path.stem != path.parent.name
 
 
 def find(name: str) -> tuple[Path, str]:
@@ -79,8 +85,10 @@ def find(name: str) -> tuple[Path, str]:
             path = folder_paths.get_full_path(folder, spelled)
             if path is not None:
                 return Path(path), folder
+    near = [other for other in nearest(name, choices(), 3) if other != EMPTY]
     raise WaveFTError(
-        f'adapter "{name}": expected a file in models/waveft or models/loras, got none of that name. {remedy}'
+        f'adapter "{name}": expected a file in models/waveft, output/waveft or models/loras, got none of that name. '
+        f"{remedy}{f' Nearest: {listed(near)}.' if near else ''}"
     )
 
 

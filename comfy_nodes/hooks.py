@@ -78,14 +78,17 @@ def report(carried: Carried, strength_model: float, strength_clip: float) -> str
     of_model = len(carried.adapter.layers) - of_text
     lines = [
         f"hook of {carried.title}",
-        f"model: {describe.plural(of_model, 'layer')} at strength {strength_model:g}, times the keyframes'",
-        describe.basis(carried.adapter),
-        describe.trained(carried.adapter),
+        f"model: {describe.plural(of_model, 'layer')}, {_at(strength_model)}",
+        *describe.facts(carried.adapter),
     ]
     if of_text and strength_clip != 0:
-        layers = f"{describe.plural(of_text, 'layer')} at strength {strength_clip:g}"
+        layers = f"{describe.plural(of_text, 'layer')}, {_at(strength_clip)}"
         lines.insert(2, f"CLIP: {layers}, where Set CLIP Hooks puts the hook on it, and not otherwise")
     return "\n".join(lines)
+
+
+def _at(strength: float) -> str:
+    return f"at strength {strength:g} times the keyframes'" if strength else "left out by strength 0"
 
 
 def points(strengths: Point, percents: Point, curve: str, count: int) -> list[Point]:

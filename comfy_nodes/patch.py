@@ -97,19 +97,20 @@ def apply(model: Any, clip: Any, parts: Sequence[Part], filter: Filter | None = 
         if clip is None and part.strength_model == 0:
             part = replace(part, strength_clip=0.0)  # the model comes back itself, whatever the file holds
         try:
-            used.append(part if part.strength_model == part.strength_clip == 0 else _filtered(part, filter))
+            used.append((part if part.strength_model == part.strength_clip == 0 else _filtered(part, filter), part))
         except Emptied:
             if len(parts) == 1:
                 raise
             reports.append(f"0/{len(part.carried.adapter.layers)} layers of {part.carried.title}: filtered out")
     # all are fitted before any is patched: adapters are applied whole or not at all
-    found = [fitted(model, clip, part) for part in used]
-    for part, (in_model, in_text) in zip(used, found, strict=True):
+    found = [fitted(model, clip, part) for part, _ in used]
+    for (part, _), (in_model, in_text) in zip(used, found, strict=True):
         if in_model:
             model = patched(model, in_model, part.strength_model)
         if in_text:
             clip = patched(clip, in_text, part.strength_clip)
-    reports = [*(_report(part, *map(len, both)) for part, both in zip(used, found, strict=True)), *reports]
+    told = [_report(part, whole, *map(len, both)) for (part, whole), both in zip(used, found, strict=True)]
+    reports = [*told, *reports]
     return model, clip, "\n\n".join(reports) or "nothing to apply"
 
 
@@ -172,17 +173,22 @@ def fitted(model: Any, clip: Any, part: Part) -> tuple[dict[str, WaveFTPatch], d
     return in_model, in_text
 
 
-def _report(part: Part, in_model: int, in_text: int) -> str:
-    carried = part.carried
+def _report(part: Part, whole: Part, in_model: int, in_text: int) -> str:
+    carried, before = part.carried, whole.carried
     lines = [
         f"{in_model + in_text}/{len(carried.adapter.layers)} layers of {carried.title}",
         _line("model", in_model, len(_of_model(carried)), part.strength_model),
         _line("CLIP", in_text, len(text_layers(carried)), part.strength_clip),
-        describe.basis(carried.adapter),
-        describe.trained(carried.adapter),
+        *describe.facts(carried.adapter),
     ]
-    if "filtered" in carried.origin:
-        lines.insert(1, f"filter: {', '.join(f'{key} {value}' for key, value in carried.origin['filtered'].items())}")
+    if carried is not before:
+        said = ", ".join(
+            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in carried.origin["filtered"].items()
+        )
+        lines.insert(
+            1, f"filter: {said}: {len(carried.adapter.layers)} of {len(before.adapter.layers)} layers are left"
+        )
     return "\n".join(lines)
 
 

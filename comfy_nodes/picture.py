@@ -69,7 +69,7 @@ def _head(pen: ImageDraw.ImageDraw, title: str, told: Mapping[str, Any]) -> None
     basis = told["wavelet"] if not told["energy"]["band"] else f"{told['wavelet']}, {told['mode']}"
     layers = plural(told["layers"], "layer")
     count = f"{told['coefficients']['total']:,} coefficients"
-    said = f"{basis}, scaling {told['scaling']:g}   |   {layers}, {count}   |   norm of the change {told['norm']:.4g}"
+    said = f"{basis}, scaling {told['scaling']:g}   |   {layers}, {count}   |   norm of dW {told['norm']:.4g}"
     write(pen, (_MARGIN, 58), fitted(said, _TEXT, room), PALE, _TEXT)
 
 

@@ -168,13 +168,15 @@ def _header_of(file: Any, slices: Mapping[str, Any], metadata: Mapping[str, str]
 
 def _foreign(names: Collection[str]) -> str:
     """Returns what a safetensors file that is no adapter of ours seems to be, and what can be done with it."""
-    made = "make an adapter of it with `extract --base BASE --tuned FILE`."
+    made = "load it as that, or make an adapter of it: `extract --base BASE --tuned FILE`, in ComfyUI Extract WaveFT."
     if any(word in name for name in names for word in (".lora_", ".lora.", ".hada_", ".lokr_")):
         return f"This is no WaveFT adapter but seems to be a LoRA: {made}"
     if any(name.endswith(".diff") for name in names):
         return f"This is no WaveFT adapter but holds full differences: {made}"
     if any(name.endswith(".waveft_spectrum") for name in names):
         return "This is no WaveFT adapter's file but PEFT's: give its folder to `convert --to waveft --base MODEL`."
+    if any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in names):
+        return "This is no WaveFT adapter but seems to be a whole model: put it with the checkpoints."
     return "This is a safetensors file but no WaveFT adapter."
 
 

@@ -30,9 +30,12 @@ class WaveFTFilter(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, only_layers: str | None = None, except_layers: str | None = None) -> bool | str:
-        """Returns True, or which of the two is no regular expression."""
-        return filters.checked(("only_layers", only_layers), ("except_layers", except_layers))
+    def validate_inputs(cls, only_layers: str | None = None) -> bool | str:
+        """Returns True, or why the text is no regular expression.
+
+        Not for both: ComfyUI repeats what this says for each input that is named here. The other is looked at next.
+        """
+        return filters.checked("only_layers", only_layers)
 
     @classmethod
     def execute(cls, previous: filters.Filter | None = None, **multipliers: Any) -> io.NodeOutput:

@@ -86,4 +86,4 @@ def _read(number: int, name: str, strength: float) -> Row:
 
 def _told(row: Row) -> str:
     carried = row.carried
-    return f"{row.strength:g} * {carried.title}: {describe.basis(carried.adapter)}, {describe.trained(carried.adapter)}"
+    return f"{row.strength:g} * {carried.title}: {', '.join(describe.facts(carried.adapter))}"

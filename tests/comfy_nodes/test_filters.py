@@ -102,7 +102,8 @@ def test_a_filter_that_changes_nothing_returns_the_adapter_itself(comfy, whole):
 def test_the_origin_says_what_was_filtered(comfy, whole):
     made = comfy("filters").Filter({"attn1": 0.5, "aa": 1.0}, only="attn").apply(whole)
     assert made.origin == {"filtered": {"attn1": 0.5, "only_layers": "attn"}, "of": whole.origin}
-    assert made.title == whole.title
+    assert made.title == "a.safetensors (filtered)"
+    assert comfy("filters").Filter({"attn2": 0.5}).apply(made).title == made.title
 
 
 def test_nothing_left_is_refused_with_the_files_name(comfy, whole):
@@ -139,8 +140,11 @@ def test_an_adapter_that_did_not_come_is_said(comfy):
 
 def test_a_broken_expression_says_where(comfy):
     filters = comfy("filters")
-    assert filters.checked(("only_layers", None), ("except_layers", " ")) is True
-    assert 'except_layers "a(b"' in filters.checked(("only_layers", "x"), ("except_layers", "a(b"))
+    assert filters.checked("only_layers", None) is True and filters.checked("only_layers", " ") is True
+    assert 'only_layers "a(b"' in filters.checked("only_layers", "a(b")
+    widgets = {**dict.fromkeys(filters.GROUPS, 1.0), "only_layers": "", "except_layers": "a(b"}
+    with pytest.raises(comfy("core").WaveFTError, match=r'except_layers "a\(b"'):
+        filters.from_widgets(**widgets)
     with pytest.raises(comfy("core").WaveFTError, match="character 2"):
         filters.compiled("a(b", "only_layers")
 

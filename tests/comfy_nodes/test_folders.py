@@ -178,5 +178,22 @@ def test_a_saved_files_number_is_not_used_again_after_it_was_moved(folders, mode
 
 
 def test_a_missing_file_is_refused_with_the_places_to_put_it(folders, comfy):
-    with pytest.raises(comfy("core").WaveFTError, match=r'"gone.safetensors": expected.*models/waveft or models/loras'):
+    with pytest.raises(comfy("core").WaveFTError, match=r'"gone.safetensors": expected.*models/waveft, output/waveft'):
         folders.read("gone.safetensors")
+
+
+def test_a_name_that_is_almost_there_is_shown_its_nearest(folders, comfy, write):
+    write("waveft/my_dog.safetensors")
+    with pytest.raises(comfy("core").WaveFTError, match=r'Nearest: "my_dog.safetensors"'):
+        folders.read("my-dog.safetensors")
+
+
+def test_of_a_training_the_finished_adapter_alone_is_listed(folders, models, small):
+    from waveft_core import save
+
+    run = models.parent / "output/waveft/training/dog"
+    run.mkdir(parents=True)
+    for name in ("dog", "dog-step00000072"):
+        save(small, run / f"{name}.safetensors")
+    assert folders.choices() == ["training/dog/dog.safetensors"]
+    folders.read("training/dog/dog-step00000072.safetensors")  # not listed, and there for who names it

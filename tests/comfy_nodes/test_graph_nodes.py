@@ -54,8 +54,10 @@ def test_the_filter_node_makes_what_its_widgets_say(comfy, carry, small, multipl
     made = second.apply(carry(small)).adapter
     assert list(made.layers) == [Q]
     assert float(made.layers[Q].values[0] / small.layers[Q].values[0]) == pytest.approx(0.5)
-    assert 'only_layers "("' in node.validate_inputs("(", "")
-    assert node.validate_inputs("x", None) is True
+    assert 'only_layers "("' in node.validate_inputs("(")
+    assert node.validate_inputs("x") is True
+    with pytest.raises(comfy("core").WaveFTError, match=r'except_layers "\("'):
+        node.execute(**multipliers(except_layers="("))
 
 
 def test_scaling_multiplies_whole_and_parts_and_reports_what_is_left(comfy, carry, small, multipliers):
@@ -111,3 +113,34 @@ def test_rewriting_can_be_cancelled(comfy, carry, small, make_adapter, monkeypat
     other = carry(make_adapter({Q: (8, 8)}, wavelet="db2"), "b")
     with pytest.raises(Cancelled):
         node.execute(carry(small), 1.0, 1.0, 1.0, 1.0, 0, "reproject", other)
+
+
+def test_a_sum_that_cancels_or_fits_few_models_is_warned_of(comfy, carry, small, make_adapter):
+    node = comfy("nodes.combine").WaveFTCombine
+    _, report = node.execute(carry(small, "a"), 1.0, -1.0, 1.0, 1.0, 0, "refuse", carry(small, "b"))
+    assert "warning: the parts cancel each other" in report
+    other = make_adapter({"lora_unet_elsewhere": (8, 8), Q: (8, 8)})
+    _, report = node.execute(carry(small, "a"), 1.0, 1.0, 1.0, 1.0, 0, "refuse", carry(other, "b"))
+    assert "warning: none of the parts has all of these layers (2, 2)" in report
+    _, report = node.execute(carry(small, "a"), 1.0, 1.0, 1.0, 1.0, 0, "refuse", carry(make_adapter({Q: (8, 8)}), "b"))
+    assert "warning" not in report
+
+
+def test_reports_show_the_trigger_where_the_file_says_one(comfy, carry, make_adapter, unet):
+    said = {"modelspec.trigger_phrase": "a photo of sks dog"}
+    carried = carry(make_adapter({Q: (8, 8)}, metadata=said))
+    assert "trigger: a photo of sks dog" in comfy("describe").adapter(carried).splitlines()
+    assert "trigger: a photo of sks dog" in comfy("nodes.apply").WaveFTApply.execute(unet, carried, 1.0)[2].splitlines()
+    assert "trigger" not in comfy("describe").adapter(carry(make_adapter({Q: (8, 8)})))
+
+
+def test_errors_call_files_what_the_graph_calls_them(comfy, carry, models, small, make_adapter):
+    from waveft_core import save
+
+    comfy("folders").register()
+    save(small, models / "waveft/a.safetensors")
+    save(make_adapter({Q: (6, 6)}), models / "waveft/b.safetensors")
+    a, b = (comfy("folders").read(f"{name}.safetensors") for name in "ab")
+    with pytest.raises(comfy("core").WaveFTError) as refused:
+        comfy("nodes.combine").WaveFTCombine.execute(a, 1.0, 1.0, 1.0, 1.0, 0, "refuse", b)
+    assert '"b.safetensors"' in str(refused.value) and str(models) not in str(refused.value)

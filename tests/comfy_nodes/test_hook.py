@@ -43,8 +43,9 @@ def test_it_chains(node, carry, small):
 def test_the_report_says_what_text_encoder_layers_need(node, carry, small, make_adapter):
     text = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
     _, report = node.execute(carry(make_adapter({Q: (8, 8), text: (6, 6)})), 0.5, 2.0)
-    assert "model: 1 layer at strength 0.5" in report
-    assert "CLIP: 1 layer at strength 2, where Set CLIP Hooks" in report
+    assert "model: 1 layer, at strength 0.5 times the keyframes'" in report
+    assert "CLIP: 1 layer, at strength 2 times the keyframes', where Set CLIP Hooks" in report
+    assert "model: 2 layers, left out by strength 0" in node.execute(carry(small), 0.0, 1.0)[1]
     assert "CLIP" not in node.execute(carry(small), 1.0, 1.0)[1]
     assert "CLIP" not in node.execute(carry(make_adapter({Q: (8, 8), text: (6, 6)})), 1.0, 0.0)[1]
 

@@ -214,7 +214,8 @@ def test_the_report_says_what_was_filtered(comfy, apply, unet, carry, small):
     patch = comfy("patch")
     kept = comfy("filters").Filter({"attn2": 0.0})
     report = patch.apply(unet, None, [patch.Part(carry(small), 1.0, 1.0)], kept)[2]
-    assert report.splitlines()[:2] == ["1/1 layers of a.safetensors", "filter: attn2 0.0"]
+    first, second = report.splitlines()[:2]
+    assert (first, second) == ("1/1 layers of a.safetensors (filtered)", "filter: attn2 0: 1 of 2 layers are left")
 
 
 def test_a_model_that_did_not_come_is_said(comfy, apply, small):

@@ -386,16 +386,17 @@ def test_a_missing_file_and_a_folder_are_refused(read, tmp_path):
     [
         (
             "lora_unet_x.lora_up.weight",
-            "This is no WaveFT adapter but seems to be a LoRA: make an adapter of it with `extract",
+            "This is no WaveFT adapter but seems to be a LoRA: load it as that, or make an adapter of it: `extract",
         ),
         (
             "lora_unet_x.diff",
-            "This is no WaveFT adapter but holds full differences: make an adapter of it with `extract",
+            "This is no WaveFT adapter but holds full differences: load it as that, or make an adapter of it: `extract",
         ),
         (
             "base_model.model.x.waveft_spectrum",
             "This is no WaveFT adapter's file but PEFT's: give its folder to `convert",
         ),
+        ("model.diffusion_model.out.2.weight", "seems to be a whole model: put it with the checkpoints"),
         ("x.weight", "This is a safetensors file but no WaveFT adapter"),
     ],
 )
