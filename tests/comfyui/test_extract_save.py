@@ -225,13 +225,6 @@ class TestInspect:
                 with Image.open(path) as picture:
                     assert picture.width == 1024
 
-    def test_it_is_told_again_out_of_the_cache(self, server):
-        graph = Graph()
-        graph.add("WaveFTInspect", "inspect", adapter=[graph.add("WaveFTLoadAdapter", adapter_name="a.safetensors"), 0])
-        first, again = (run(server, graph) for _ in range(2))
-        assert "inspect" not in again.done.cached
-        assert first.texts["inspect"] == again.texts["inspect"]
-
     def test_a_model_without_any(self, server):
         graph = Graph()
         graph.add("WaveFTInspect", "inspect", model=graph.checkpoint("base.safetensors")[0])
