@@ -1,5 +1,6 @@
 """WaveFT Train on stand-ins for ComfyUI: with a quick trainer that fails as it is told, and the real one."""
 
+import inspect
 import json
 import os
 import shutil
@@ -43,8 +44,8 @@ from pathlib import Path
 
 path = Path(sys.argv[sys.argv.index("--config") + 1])
 job, folder, name = tomllib.loads(path.read_text()), path.parent, path.stem
-mode, steps = job["sample"]["prompts"][0], job["train"]["max_train_steps"]
-(folder / "arguments.json").write_text(json.dumps(sys.argv[1:]))
+prompts, steps = job.get("sample", {}).get("prompts", []), job["train"]["max_train_steps"]
+mode = prompts[0] if prompts else ""
 if mode == "refused":
     print("The job cannot be run, 1 fault:", file=sys.stderr)
     print("  robot.toml: [network] coefficients: expected less. Lower it, or set overwrite = true.", file=sys.stderr)
@@ -52,7 +53,10 @@ if mode == "refused":
 if mode == "other":
     print("The job cannot be run, 1 fault:\\n  [train] seed: expected 1 as in the saved run, got 2.", file=sys.stderr)
     sys.exit(2)
+(folder / "arguments.json").write_text(json.dumps(sys.argv[1:]))
 print("loading the base", flush=True)
+if mode == "no base":
+    sys.exit("no such base")
 time.sleep(0.2 if mode == "slow" else 0)
 states = sorted(folder.glob("*.state"))
 step = int(states[-1].stem[-8:]) if states and "--resume" in sys.argv else 0
@@ -72,7 +76,8 @@ with (folder / f"{name}-metrics.jsonl").open("a" if step else "w", buffering=1) 
             time.sleep(0.05)
         (folder / f"{name}-step{step:08d}.state").touch()
         sys.exit(130)
-shutil.copy(folder.parents[3] / "sample.png", folder / "samples" / f"{name}-after-01-seed42.png")
+for number in range(1, len(prompts) + 1):
+    shutil.copy(folder.parents[3] / "sample.png", folder / "samples" / f"{name}-after-{number:02d}-seed42.png")
 shutil.copy(folder.parents[3] / "made.safetensors", folder / f"{name}.safetensors")
 """
 
@@ -178,6 +183,10 @@ def cancel_after(fake, steps):
     fake.when = lambda: log.exists() and log.read_bytes().count(b"\n") >= steps
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def waited(there, limit_s=30):
     until = time.monotonic() + limit_s
     while not there():
@@ -197,10 +206,11 @@ class TestAQuickTrainer:
         assert set(carried.adapter.layers) == set(small.layers)
         assert (carried.title, carried.origin["trained"]["steps"]) == ("robot.safetensors", 50)
         assert samples.shape == (1, 48, 64, 3)
-        assert report.splitlines()[0].startswith("robot: 50 steps in 0:0")
-        for line in (sys.executable, "of WAVEFT_PYTHON", "loss 0.1799 in the first 20 steps, 0.0252 in the last"):
-            assert line in report
-        assert "adapter: waveft/training/robot/robot.safetensors" in report
+        first, second, *_, last = report.splitlines()  # a node shows two lines
+        assert first == "adapter: waveft/training/robot/robot.safetensors"
+        assert second.startswith("50 steps in 0:0")
+        assert last == f"by Python {sys.executable} (of WAVEFT_PYTHON)"
+        assert "loss 0.1799 in the first 20 steps, 0.0252 in the last" in report
         assert "training/robot/robot.safetensors" in comfy("folders").choices()
         assert (fake.total, fake.freed) == (50, 1)
         assert comfy("recipe").lines(carried.origin)[0].startswith("trained: steps 50")
@@ -217,15 +227,17 @@ class TestAQuickTrainer:
         cancel_after(fake, 3)
         with pytest.raises(Interrupted):
             train(sample_prompt="slow", steps=40)
-        assert train.shown[-1].startswith("stopping")
         (state,) = (fake.output / "robot").glob("*.state")
+        step = int(state.stem[-8:])
+        assert train.shown[-2].startswith("stopping")
+        assert train.shown[-1] == f"stopped after step {step}, state saved; run it again to go on"
         fake.when = lambda: False
         report = train(sample_prompt="slow", steps=40)[1]
         assert "(went on with an earlier run)" in report
         assert arguments(fake)[-2:] == ["--resume", "latest"]
         rows = (fake.output / "robot/robot-metrics.jsonl").read_text().splitlines()
         assert [json.loads(row)["step"] for row in rows] == list(range(1, 41))
-        assert 3 <= int(state.stem[-8:]) < 40
+        assert 3 <= step < 40
 
     def test_one_that_does_not_end_is_killed(self, train, fake, comfy, monkeypatch):
         monkeypatch.setattr(comfy("training_run"), "STOP_WITHIN_S", 0.3)
@@ -233,6 +245,11 @@ class TestAQuickTrainer:
         with pytest.raises(Interrupted):
             train(sample_prompt="deaf", steps=1000)
         assert not list((fake.output / "robot").glob("*.state"))
+        assert train.shown[-1] == "stopped; no step was saved"
+        (fake.output / "robot/robot-step00000001.state").touch()
+        with pytest.raises(Interrupted):
+            train(sample_prompt="deaf", steps=1000)
+        assert train.shown[-1] == "stopped; nothing was added to the state of step 1, which was there"
 
     def test_cancelling_twice_does_not_wait(self, train, fake, comfy, monkeypatch):
         cancel_after(fake, 2)
@@ -246,7 +263,7 @@ class TestAQuickTrainer:
         first = train(sample_prompt="quick")
         (fake.output / "robot/arguments.json").unlink()
         again = train(sample_prompt="quick")
-        assert again[1].startswith("robot: nothing was trained: it was there")
+        assert again[1].splitlines()[1].startswith("nothing was trained: it was there")
         assert again[0].origin == first[0].origin
         assert torch.equal(again[2], first[2])
         assert (fake.freed, (fake.output / "robot/arguments.json").exists()) == (1, False)
@@ -258,6 +275,25 @@ class TestAQuickTrainer:
             (fake.output / "robot/arguments.json").unlink()
         train(sample_prompt="quick", steps=5, resume=False)
         assert arguments(fake)[-2:] == ["--set", "save.overwrite=true"]
+
+    def test_only_samples_of_its_own_prompts_come_out(self, train, fake):
+        assert len(train(sample_prompt="quick\nanother")[2]) == 2
+        again = train(sample_prompt="another")
+        assert (fake.output / "robot/samples/robot-after-02-seed42.png").exists(), "the earlier prompt's"
+        assert (len(again[2]), "4 steps" in again[1]) == (1, True)
+        loaded = train(sample_prompt="another")
+        assert (len(loaded[2]), "nothing was trained" in loaded[1]) == (1, True)
+        assert "samples: none, as there is no sample_prompt" in train()[1]
+
+    def test_samples_that_another_run_drew_over_are_not_taken(self, train, fake):
+        train(sample_prompt="quick")
+        (sample,) = (fake.output / "robot/samples").glob("*-after-*")
+        os.utime(sample, (1, 1))
+        assert "4 steps in" in train(sample_prompt="quick")[1]
+        sample.unlink()
+        (fake.output / "robot/samples/robot-step00000002-01-seed42.png").unlink()
+        loaded = train(sample_prompt="quick")[1]
+        assert "nothing was trained" in loaded and "samples: none are there" in loaded
 
     def test_an_adapter_that_someone_changed_is_not_taken_for_the_runs(self, train, fake, make_adapter):
         train(sample_prompt="quick")
@@ -271,6 +307,36 @@ class TestAQuickTrainer:
             ": expected settings and files that can be trained, got:\n  robot.toml: coefficients: expected less. "
             "Lower it, or turn `resume` off to begin anew."
         )
+
+    def test_a_refusal_changes_nothing(self, train, fake, comfy):
+        for mode in ("refused", "other"):
+            with pytest.raises(comfy("core").WaveFTError):
+                train(sample_prompt=mode)
+            assert not fake.output.exists()
+        train(sample_prompt="quick")
+        before = contents(fake.output)
+        with pytest.raises(comfy("core").WaveFTError):
+            train(sample_prompt="refused", trigger="another")
+        assert contents(fake.output) == before
+        assert "nothing was trained" in train(sample_prompt="quick")[1]
+
+    def test_nor_does_cancelling_before_the_first_step(self, train, fake):
+        train(sample_prompt="quick")
+        job, log = (fake.output / "robot" / name for name in ("robot.toml", "robot-console.txt"))
+        before = job.read_bytes(), log.read_bytes()
+        fake.when = lambda: log.read_bytes() != before[1]
+        with pytest.raises(Interrupted):
+            train(sample_prompt="slow")
+        assert (job.read_bytes(), log.read_bytes()) == before
+
+    def test_what_broke_down_before_it_leaves_its_words_alone(self, train, fake, comfy):
+        train(sample_prompt="quick")
+        job, log = (fake.output / "robot" / name for name in ("robot.toml", "robot-console.txt"))
+        before = job.read_bytes()
+        with pytest.raises(comfy("core").WaveFTError, match="no such base"):
+            train(sample_prompt="no base")
+        assert job.read_bytes() == before
+        assert "no such base" in log.read_text()
 
     def test_another_training_of_the_name_is_told_how_to_begin_anew(self, train, comfy):
         with pytest.raises(comfy("core").WaveFTError, match=r"seed: expected 1 as in the saved run.*\n.*`resume` off"):
@@ -297,7 +363,7 @@ class TestAQuickTrainer:
 
 
 class TestTheRealTrainer:
-    def test_it_trains_the_nano_base(self, train, fake):
+    def test_it_trains_the_nano_base(self, train, fake, comfy, models):
         carried, report, samples = train(steps=2)
         made = load(fake.output / "robot/robot.safetensors")
         assert len(carried.adapter.layers) == len(made.layers) == 88
@@ -306,6 +372,20 @@ class TestTheRealTrainer:
         assert "88 layers, 5,632 coefficients" in report and "samples: none" in report
         assert samples.shape == (1, 64, 64, 3)
         assert fake.bar[-1] == 2
+        card = (fake.output / "robot/robot-README.md").read_text()
+        assert "alone" in card and "ComfyUI" not in card
+
+        before = contents(fake.output)
+        with pytest.raises(comfy("core").WaveFTError) as caught:
+            train(steps=2, trigger="another")
+        assert (
+            "got other captions (of `trigger`, or in text files) of 6 (00.png, 01.png, 02.png, ...). Set it back, or "
+            "begin a new run under another `name`."
+        ) in str(caught.value)
+        Image.new("RGB", (64, 64)).save(models.parent / "input/robot/99.png")
+        with pytest.raises(comfy("core").WaveFTError, match=r"as in the saved run, got 1 more \(99\.png\)\. Set"):
+            train(steps=2)
+        assert contents(fake.output) == before
 
     @pytest.mark.slow
     def test_one_that_was_cancelled_ends_as_if_it_had_not_been(self, train, fake):
@@ -322,11 +402,12 @@ class TestTheRealTrainer:
         for name, layer in whole.adapter.layers.items():
             assert torch.equal(again.adapter.layers[name].values, layer.values)
 
-    def test_its_refusal_is_shown(self, train, comfy):
+    def test_its_refusal_is_shown(self, train, comfy, fake):
         with pytest.raises(
             comfy("core").WaveFTError, match=r"got:\n  resolution_px: expected a multiple of 16 px, got 65. Write 64."
         ):
             train(resolution_px=65)
+        assert not fake.output.exists()
 
 
 @pytest.fixture
@@ -394,8 +475,10 @@ class TestBeforeItRuns:
             places.base("diffusers/other")
 
     @pytest.mark.parametrize("name", ["", "a b", "../a", "-a", "a/b", "dog-step00000100", "a" * 101, "ä"])
-    def test_a_name_that_is_none_is_refused(self, valid, name):
-        assert "letters (a to z), digits" in valid(name=name)
+    def test_a_name_that_is_none_is_refused(self, train, comfy, fake, name):
+        with pytest.raises(comfy("core").WaveFTError, match=r"letters \(a to z\), digits"):
+            train(name=name)
+        assert not fake.output.exists()
 
     def test_a_folder_is_found_by_both_its_names(self, valid, models):
         assert valid(image_folder="robot") is True
@@ -406,12 +489,19 @@ class TestBeforeItRuns:
     def test_what_is_linked_is_not_looked_at(self, valid):
         assert valid() is True
 
-    def test_a_workflow_cannot_name_a_program(self, valid, monkeypatch, tmp_path):
-        assert valid(python=sys.executable) is True
+    def test_one_mistake_is_told_once(self, valid):
+        """ComfyUI repeats it for every input that the method names."""
+        assert list(inspect.signature(valid).parameters) == ["image_folder"]
+
+    def test_a_workflow_cannot_name_a_program(self, train, comfy, fake, monkeypatch, tmp_path):
+        choose = comfy("training_python").choose
+        assert choose(sys.executable).path == sys.executable
         for path in ("/bin/sh", str(tmp_path / "python"), "python"):
-            assert "must not start programs of its choice" in valid(python=path)
+            with pytest.raises(comfy("core").WaveFTError, match="must not start programs of its choice"):
+                train(python=path)
+        assert not fake.output.exists()
         monkeypatch.setenv("WAVEFT_PYTHON", os.pathsep.join((sys.executable, str(tmp_path / "python"))))
-        assert valid(python=str(tmp_path / "python")) is True
+        assert choose(str(tmp_path / "python")).path == str(tmp_path / "python")
 
     def test_a_changed_picture_or_caption_is_another_training(self, train, comfy, models):
         node = comfy("nodes.train").WaveFTTrain

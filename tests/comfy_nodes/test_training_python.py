@@ -1,5 +1,6 @@
 """Which Python trains, and what is said of one that cannot."""
 
+import json
 import os
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def test_missing_packages_are_one_error_with_the_command(pythons, lacking, tmp_p
     lacking(**{"no-such-package": "1.0", "torch": "2.0", "numpy": "999"})
     text = said(pythons, pythons.Python(sys.executable, "ComfyUI's own"))
     assert "got one without no-such-package, numpy " in text and "(too old)" in text
-    assert f'Run: "{sys.executable}" "{tmp_path / "start.py"}" train jobs/quickstart.toml --dry-run' in text
+    assert f'Run: "{sys.executable}" "{tmp_path / "start.py"}" train jobs/quickstart.toml --help' in text
     assert f'"{sys.executable}" -m pip install "no-such-package>=1.0" "numpy>=999"' in text
     named = said(pythons, pythons.Python(sys.executable, "of WAVEFT_PYTHON"))
     assert named.endswith(f'Run: "{sys.executable}" -m pip install "no-such-package>=1.0" "numpy>=999"')
@@ -111,7 +112,15 @@ def test_another_python_is_not_given_ours_modules(pythons, monkeypatch):
 
 
 def test_the_command_that_it_names_is_one_that_start_py_has():
-    """`train JOB --dry-run` installs and trains nothing; here it is only planned."""
-    code = "import start; print(start.plan(['train', 'jobs/quickstart.toml', '--dry-run'], start.ROOT))"
+    """`train JOB --help` installs and trains nothing, and ends with a page: here it is planned, and its end run."""
+    code = "import json, start; print(json.dumps(start.plan(['train', 'jobs/quickstart.toml', '--help'], start.ROOT)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert "'--dry-run'" in done.stdout and "('train',)" in done.stdout
+    extras, command = json.loads(done.stdout)
+    assert extras == ["train"]
+    done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "usage: python -m trainer" in done.stdout and len(done.stdout.splitlines()) < 40
+
+
+def test_the_help_page_and_the_error_name_one_command(pythons):
+    page = (REPOSITORY / "comfy_nodes/web/docs/WaveFTTrain.md").read_text(encoding="utf-8")
+    assert f"`python3 start.py {pythons._SETUP}`" in page

@@ -103,6 +103,9 @@ def test_a_small_base_is_not_called_sdxl(make_parts):
     assert "base_model" not in head
     assert "stable-diffusion-xl" not in head["tags"]
     assert "It fits nano-sdxl alone" in body
+    assert "**diffusers**" in body
+    assert "ComfyUI" not in body and "A1111" not in body, "which load no such base"
+    assert "**ComfyUI**" in card(make_parts()) and "**A1111" in card(make_parts())
     assert "It fits SDXL 1.0" in card(make_parts())
 
 

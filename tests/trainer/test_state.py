@@ -265,6 +265,13 @@ def test_everything_else_is_another_run(key, shown):
     assert "expected nothing as in the saved run, got 1." in fault
 
 
+def test_a_value_that_tells_nothing_is_put_in_words():
+    words = {"pictures": "expected x, got 1 more", "model": "of no use: it is the same"}
+    assert state.differences(JOB, {**JOB, "pictures": "ghi"}, words)[0] == [
+        "pictures: expected x, got 1 more. Set it back, or begin a new run under another [save] output_name."
+    ]
+
+
 def test_the_work_may_be_shared_out_anew_where_a_step_sees_as_much():
     accumulation, world = state.SHARES
     saved = {**JOB, accumulation: 4, world: 1}

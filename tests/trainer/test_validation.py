@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from trainer import loop, preflight, resume, setup, validation
 from trainer.diary import Diary, Outcome
@@ -77,7 +78,10 @@ def test_another_run_is_not_gone_on_with(ready):
     for override, words in (
         ("train.seed=7", r"\[train\] seed: expected 42"),
         ("network.scaling=3.0", r"\[network\] scaling"),
-        ("general.caption_prefix=x", "pictures"),
+        (
+            "general.caption_prefix=x",
+            r"^pictures: expected .* as in the saved run, got other captions of 5 \(00\.png, ",
+        ),
         ("general.flip_aug=true", "pictures seen"),
     ):
         with pytest.raises(UserError, match=words):
@@ -86,3 +90,23 @@ def test_another_run_is_not_gone_on_with(ready):
     assert "max_train_steps: 3 in the saved run, 9 now" in notice
     with pytest.raises(UserError, match="expected at least the 5 steps"):
         resume.agree(ready(), {**saved, "step": 5}, cpu)
+
+
+def test_other_pictures_are_named(ready, tmp_path):
+    saved = resume.collect(setup.build(ready()), 1)
+    cpu, folder = torch.device("cpu"), tmp_path / "pictures"
+
+    def told(*overrides, state=saved):
+        with pytest.raises(UserError, match="as in the saved run, got ") as caught:
+            resume.agree(ready(*overrides), state, cpu)
+        [fault] = [text for text in caught.value.problems if text.startswith("pictures: ")]
+        return fault.partition("got ")[2].partition(". Set it back")[0]
+
+    assert told("general.resolution=32") == "them in another order or at other sizes ([general] resolution)"
+    (folder / "01.txt").write_text("another caption")
+    assert told() == "other captions of 1 (01.png)"
+    (folder / "00.png").rename(tmp_path / "gone.png")
+    Image.new("RGB", (64, 64)).save(folder / "99.png")
+    assert told() == "1 more (99.png), 1 fewer, other captions of 1 (01.png)"
+    old = {key: value for key, value in saved.items() if key != "pictures"}
+    assert told(state=old) == "others"

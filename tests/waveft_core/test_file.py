@@ -396,7 +396,10 @@ def test_a_missing_file_and_a_folder_are_refused(read, tmp_path):
             "base_model.model.x.waveft_spectrum",
             "This is no WaveFT adapter's file but PEFT's: give its folder to `convert",
         ),
-        ("model.diffusion_model.out.2.weight", "This is no WaveFT adapter but seems to be a whole model: put it with the checkpoints"),
+        (
+            "model.diffusion_model.out.2.weight",
+            "This is no WaveFT adapter but seems to be a whole model: put it with the checkpoints",
+        ),
         ("x.weight", "This is a safetensors file but no WaveFT adapter"),
     ],
 )
