@@ -12,13 +12,13 @@ from PIL import Image
 from . import describe, drawing, folders, models, progress, training_job, training_places, training_python, training_run
 from .core import Adapter, WaveFTError, load
 from .sockets import Carried
-from .training_job import Wanted
+from .training_job import REFUSED, Wanted
 from .training_places import Run
 from .training_python import Python
-from .training_run import MEAN_OF, Show
+from .training_run import Show
+from .training_watch import MEAN_OF, clock, losses
 
 TOLD = 25  # lines of the trainer's, where it fails
-REFUSED = "The job cannot be run"  # how it begins what is wrong with the job, with exit status 2
 BLANK_PX = 64
 
 Made = tuple[Carried, str, torch.Tensor]
@@ -38,26 +38,27 @@ def train(wanted: Wanted, python: str, resume: bool, show: Show) -> Made:
     place = training_places.run(wanted.name)
     job = training_job.text(wanted)
     key = training_job.key(wanted, job)
-    if resume and training_job.is_trained(place, key):
-        return made(place, wanted, ["nothing was trained: it was there, of these settings and pictures"])
+    if resume and (drawn := training_job.trained(place, key)) is not None:
+        return made(place, wanted, drawn, ["nothing was trained: it was there, of these settings and pictures"])
     chosen = training_python.choose(python)
     show(f"looking at {chosen.path}")
     training_python.check(chosen)
-    began, before = time.monotonic(), place.states()
-    training_job.write(place, job)
+    began, states, samples = time.monotonic(), place.states(), place.samples()
     progress.free_memory()
     arguments = ["--resume", "latest"] if resume else ["--set", "save.overwrite=true"]
-    status = training_run.run(chosen, arguments, place, wanted.steps, show)
-    if status or not place.adapter.is_file():
-        raise WaveFTError(failure(place, chosen, status))
-    training_job.mark(place, key)
-    went_on = " (went on with an earlier run)" if resume and before else ""
-    lines = [f"{wanted.steps} steps in {training_run.clock(time.monotonic() - began)}{went_on}"]
-    return made(place, wanted, [*lines, f"by Python {chosen.path} ({chosen.why})"])
+    with training_job.tried(place, job):
+        status = training_run.run(chosen, arguments, place, wanted.steps, show)
+        if status or not place.adapter.is_file():
+            raise WaveFTError(failure(place, chosen, status))
+    drawn = place.last_samples(before=samples)
+    training_job.mark(place, key, drawn)
+    went_on = " (went on with an earlier run)" if resume and states else ""
+    done = f"{wanted.steps} steps in {clock(time.monotonic() - began)}{went_on}"
+    return made(place, wanted, drawn, [done, f"by Python {chosen.path} ({chosen.why})"])
 
 
-def made(place: Run, wanted: Wanted, told: Sequence[str]) -> Made:
-    """Returns what a finished run left, and a report that begins with what was done."""
+def made(place: Run, wanted: Wanted, drawn: Sequence[Path], told: Sequence[str]) -> Made:
+    """Returns what a finished run left, its samples, and a report that says what was done."""
     adapter = load(place.adapter)
     said = {
         "steps": wanted.steps,
@@ -66,25 +67,25 @@ def made(place: Run, wanted: Wanted, told: Sequence[str]) -> Made:
         "sha256": folders.sha256(place.adapter),
     }
     carried = Carried(adapter, place.adapter.name, {"trained": said})
-    return carried, report(place, adapter, told), samples(place.last_samples())
+    return carried, report(place, adapter, wanted, drawn, told), batch(drawn)
 
 
-def report(place: Run, adapter: Adapter, told: Sequence[str]) -> str:
-    """Returns what was done, what it came to, and where it lies."""
-    lines = [f"{place.name}: {told[0]}", *told[1:]]
-    losses = training_run.losses(place)
-    if some := min(MEAN_OF, len(losses) // 2):
-        first, last = sum(losses[:some]) / some, sum(losses[-some:]) / some
+def report(place: Run, adapter: Adapter, wanted: Wanted, drawn: Sequence[Path], told: Sequence[str]) -> str:
+    """Returns where the adapter lies, what was done and what it came to: a node shows the first two lines."""
+    lines = [f"adapter: {models.in_output(place.adapter)}", told[0]]
+    each = losses(place)
+    if some := min(MEAN_OF, len(each) // 2):
+        first, last = sum(each[:some]) / some, sum(each[-some:]) / some
         lines.append(f"loss {first:.4f} in the first {describe.plural(some, 'step')}, {last:.4f} in the last")
     lines.append(f"{describe.plural(len(adapter.layers), 'layer')}, {describe.basis(adapter)}")
-    lines.append(f"adapter: {models.in_output(place.adapter)}")
     lines.append(f"losses, samples and pictures on a page: {models.in_output(place.folder)}/{place.name}-report.html")
-    if not place.last_samples():
-        lines.append("samples: none, as no sample_prompt was given when it was trained")
-    return "\n".join(lines)
+    if not drawn:
+        why = "none are there" if wanted.prompts else "none, as there is no sample_prompt"
+        lines.append(f"samples: {why}")
+    return "\n".join([*lines, *told[1:]])
 
 
-def samples(paths: Sequence[Path]) -> torch.Tensor:
+def batch(paths: Sequence[Path]) -> torch.Tensor:
     """Returns pictures of one size as a batch, a grey one where there is none."""
     drawn = []
     for path in paths:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import training_places as places
-from .core import write_atomically
-from .folders import sha256
+from .core import WaveFTError, write_atomically
+from .folders import sha256, stamp
 from .training_places import Run
+from .training_watch import stamps
 
+REFUSED = "The job cannot be run"  # how the trainer begins what is wrong with a job
 SAMPLED = 4  # times that samples are drawn while it trains, the end among them
 # What the trainer calls a setting, and what the widget is called. In this order: the longer ones first.
 WIDGETS = {
@@ -30,6 +34,7 @@ WIDGETS = {
     "[sample] prompts": "sample_prompt",
     "go on with --resume latest, or set overwrite = true": "or turn `resume` off to begin anew",
     "or set overwrite = true": "or turn `resume` off to begin anew",
+    "other captions of": "other captions (of `trigger`, or in text files) of",
     "--resume latest goes on from there": "with `resume` on it goes on from there",
 }
 
@@ -115,18 +120,51 @@ def write(run: Run, job: str) -> None:
     write_atomically(run.job, job.encode())
 
 
-def mark(run: Run, key: str) -> None:
-    """Notes that the adapter came of this job."""
-    write_atomically(run.marker, json.dumps({"key": key, "sha256": sha256(run.adapter)}).encode())
+@contextmanager
+def tried(run: Run, job: str) -> Iterator[None]:
+    """Writes the job file; an exception before the training's first step leaves everything as it was before.
+
+    A job that is refused would else lie beside the adapter of another one, as if that had come of it. What the trainer
+    said stays where it broke down: the error names the file.
+    """
+    files, begun = (run.job, run.log), stamps([run.metrics])
+    held = {path: _content(path) for path in files}
+    made = [folder for folder in (run.folder, run.folder.parent) if not folder.exists()]
+    write(run, job)
+    try:
+        yield
+    except BaseException as error:
+        if stamps([run.metrics]) == begun:
+            said = _content(run.log) or b""
+            broke_down = isinstance(error, WaveFTError) and REFUSED.encode() not in said
+            for path in files[:1] if broke_down else files:
+                _put_back(path, held[path])
+            for folder in made:
+                with suppress(OSError):  # not empty
+                    folder.rmdir()
+        raise
 
 
-def is_trained(run: Run, key: str) -> bool:
-    """Returns whether the adapter that is there came of this job, and was not changed since."""
+def mark(run: Run, key: str, samples: Sequence[Path]) -> None:
+    """Notes that the adapter and the samples came of this job."""
+    drawn = {path.name: stamp(path) for path in samples}
+    write_atomically(run.marker, json.dumps({"key": key, "sha256": sha256(run.adapter), "samples": drawn}).encode())
+
+
+def trained(run: Run, key: str) -> list[Path] | None:
+    """Returns the samples of a finished run, if the adapter that is there came of this job; else None.
+
+    Nothing of it may have been changed since; samples may be gone.
+    """
     try:
         marked = json.loads(run.marker.read_bytes())
-        return bool(marked["key"] == key and marked["sha256"] == sha256(run.adapter))
-    except (OSError, ValueError, LookupError, TypeError):  # none, or written by someone else
-        return False
+        if marked["key"] != key or marked["sha256"] != sha256(run.adapter):
+            return None
+        drawn = {path.name: path for _, path in run.samples()}
+        there = {drawn[name]: noted for name, noted in marked["samples"].items() if name in drawn}
+        return sorted(there) if all(stamp(path) == noted for path, noted in there.items()) else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or written by someone else
+        return None
 
 
 def in_widgets(told: str) -> str:
@@ -134,6 +172,19 @@ def in_widgets(told: str) -> str:
     for key, widget in WIDGETS.items():
         told = told.replace(key, widget)
     return told
+
+
+def _content(path: Path) -> bytes | None:
+    with suppress(OSError):
+        return path.read_bytes()
+    return None
+
+
+def _put_back(path: Path, content: bytes | None) -> None:
+    if content is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_atomically(path, content)
 
 
 def _quoted(text: str) -> str:

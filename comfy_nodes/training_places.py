@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +63,13 @@ class Run:
                 found.append((path.stat().st_mtime_ns, path))
         return sorted(found)
 
-    def last_samples(self) -> list[Path]:
-        """Returns the pictures of the last moment at which some were drawn, in the order of their prompts."""
-        drawn = [path for _, path in self.samples()]
+    def last_samples(self, before: Collection[tuple[int, Path]]) -> list[Path]:
+        """Returns the pictures of the last moment at which some were drawn, in the order of their prompts.
+
+        Args:
+            before: what `samples` gave before: an earlier run's, of prompts that this one need not have.
+        """
+        drawn = [path for when, path in self.samples() if (when, path) not in before]
         return sorted(path for path in drawn if _moment(path) == _moment(drawn[-1]))
 
     def _file(self, ending: str) -> Path:

@@ -22,7 +22,7 @@ _LOOK = (
     "import json, sys; sys.path.insert(0, sys.argv[1]); import install; "
     "print(json.dumps([sys.version_info[:2], install.unmet(json.loads(sys.argv[2]))]))"
 )
-_SETUP = "train jobs/quickstart.toml --dry-run"  # of start.py: installs, and trains nothing
+_SETUP = "train jobs/quickstart.toml --help"  # of start.py: installs, shows the trainer's options and trains nothing
 
 
 @dataclass(frozen=True)

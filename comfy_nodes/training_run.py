@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from .progress import Progress, cancelled
 from .training_places import Run
 from .training_python import ROOT, Python, environment
+from .training_watch import Watch, stamps
 
 CHILD = Path(__file__).resolve().with_name("training_child.py")
 LOOK_EVERY_S = 0.25
 STOP_WITHIN_S = 180.0  # a step, samples that are being drawn, and writing the state
-MEAN_OF = 20  # steps
-TOLD_BESIDE = ("drawing", "notice", "stopping")  # how lines of the trainer's begin that are shown while it steps
 STOPPING = "stopping: the step at hand is finished and its state is saved. Cancel once more to stop at once"
 
 Show = Callable[[str], None]
@@ -38,7 +33,7 @@ def run(python: Python, arguments: Sequence[str], place: Run, steps: int, show: 
         steps: of the whole run.
         show: told what goes on, whenever that changes.
     """
-    progress, watch = Progress(steps), Watch(place, steps)
+    progress, watch, states = Progress(steps), Watch(place, steps), stamps(place.states())
     command = [python.path, str(CHILD), "--config", str(place.job), *arguments]
     with place.log.open("wb") as log:
         # in a group of its own: Ctrl-C in a terminal ends ComfyUI, whose end it then sees, and is not its own as well
@@ -54,8 +49,11 @@ def run(python: Python, arguments: Sequence[str], place: Run, steps: int, show: 
             time.sleep(LOOK_EVERY_S)
             progress.check()
             tell(watch, progress, show)
-    finally:
+    except BaseException:
         stop(process, show)
+        show(stopped(place, states))
+        raise
+    stop(process, show)  # lets go of its standard input
     return process.returncode
 
 
@@ -84,107 +82,17 @@ def stop(process: subprocess.Popen[bytes], show: Show) -> None:
     process.wait()
 
 
-class Watch:
-    """What a run's files tell of it while they are written.
+def stopped(place: Run, before: Mapping[Path, tuple[int, int]]) -> str:
+    """Returns what a run that was stopped has saved, and what to do.
 
-    Attributes:
-        step: the last one that is done; 0 before the first.
-        losses: of the last steps.
+    Args:
+        before: the states that were there when it began, with their stamps.
     """
-
-    def __init__(self, place: Run, steps: int) -> None:
-        self.place, self.steps, self.step = place, steps, 0
-        self.losses: deque[float] = deque(maxlen=MEAN_OF)
-        self._clock: deque[float] = deque(maxlen=MEAN_OF)  # seconds since the child began, a step
-        self._line, self._at = "", 0
-        self._old = _stamp(place.metrics)  # an earlier run's: the child replaces it once it begins
-        self._seen = set(place.samples())
-        self._new: list[tuple[int, Path]] = []
-
-    def look(self) -> bool:
-        """Reads what is new; returns whether anything is."""
-        line, step = self._line, self.step
-        self._line = last_line(self.place.log)
-        self._read_metrics()
-        self._new += [one for one in self.place.samples() if one not in self._seen]
-        self._seen.update(self._new)
-        return bool(self._new) or (line, step) != (self._line, self.step)
-
-    def picture(self) -> Image.Image | None:
-        """Returns the newest sample that was not taken yet."""
-        if not self._new:
-            return None
-        path, self._new = self._new[-1][1], []
-        with suppress(OSError), Image.open(path) as file:  # it may be gone again
-            return file.convert("RGB")
-        return None
-
-    def text(self) -> str:
-        """Returns how far the run is, in a line or two."""
-        if not self.step:
-            return f"preparing: {self._line}" if self._line else "preparing"
-        words = [f"step {self.step}/{self.steps}"]
-        if self.losses:
-            words.append(f"loss {sum(self.losses) / len(self.losses):.4f}")
-        if len(self._clock) > 1 and (each := (self._clock[-1] - self._clock[0]) / (len(self._clock) - 1)) > 0:
-            words += [f"{each:.3g} s a step", f"{clock(each * (self.steps - self.step))} left"]
-        return ", ".join(words) + (f"\n{self._line}" if self._line.startswith(TOLD_BESIDE) else "")
-
-    def _read_metrics(self) -> None:
-        if _stamp(self.place.metrics) in (self._old, None):
-            return
-        with suppress(OSError), self.place.metrics.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < self._at:  # it was begun anew
-                self._at = 0
-            file.seek(self._at)
-            new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]
-            self._at += len(whole)
-            for row in map(_parsed, whole.splitlines()):
-                self._take(row)
-
-    def _take(self, row: dict[str, Any]) -> None:
-        if row.get("loss") is not None:
-            self.step = int(row["step"])
-            self.losses.append(float(row["loss"]))
-            if self._clock and row["seconds"] < self._clock[-1]:  # the process before this one's
-                self._clock.clear()
-            self._clock.append(float(row["seconds"]))
-
-
-def losses(place: Run) -> list[float]:
-    """Returns the loss of each step that the log has."""
-    with suppress(OSError):
-        rows = map(_parsed, place.metrics.read_bytes().splitlines())
-        return [float(row["loss"]) for row in rows if row.get("loss") is not None]
-    return []
-
-
-def last_line(path: Path) -> str:
-    """Returns the last line of a log that says anything, "" where there is none."""
-    with suppress(OSError), path.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-        lines = file.read().decode(errors="replace").split("\n")[:-1]
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return ""
-
-
-def clock(seconds: float) -> str:
-    """Returns "1:02:03" or "2:03"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    with suppress(OSError):
-        status = path.stat()
-        return status.st_size, status.st_mtime_ns
-    return None
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    with suppress(ValueError):
-        row = json.loads(line)
-        return row if isinstance(row, dict) else {}
-    return {}
+    states = stamps(place.states())
+    if not states:
+        return "stopped; no step was saved"
+    newest = max(states)
+    step = int(newest.stem.rpartition("-step")[2])
+    if before.get(newest) == states[newest]:
+        return f"stopped; nothing was added to the state of step {step}, which was there"
+    return f"stopped after step {step}, state saved; run it again with `resume` on to go on"

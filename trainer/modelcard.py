@@ -57,7 +57,7 @@ def page(parts: Parts, run: Run, pictures: Sequence[tuple[Shot, Path]], grid: Pa
         f"![The samples over the run]({link(grid, folder)})" if grid else gallery(shown),
         f"A [WaveFT](https://arxiv.org/abs/2505.12532) adapter. It fits {fit}.",
         f"**Trigger phrase:** {code(given.trigger_phrase)}" if given.trigger_phrase else "",
-        usage(ready, hub_id(ready, sdxl), shown, parts.forward.base.prediction),
+        usage(ready, sdxl, shown, parts.forward.base.prediction),
         "## How it was trained",
         markdown_table([(key, told[key]) for key in TOLD if key in told]),
         job_hint(ready),
@@ -107,20 +107,23 @@ def hub_id(ready: Ready, sdxl: bool) -> str:
     return KNOWN_BASES.get(base_name(ready.job), "") if sdxl else ""
 
 
-def usage(ready: Ready, base: str, shown: Sequence[tuple[Shot, str]], prediction: str) -> str:
-    """Returns how the file is used in ComfyUI, in other UIs and from Python."""
+def usage(ready: Ready, sdxl: bool, shown: Sequence[tuple[Shot, str]], prediction: str) -> str:
+    """Returns how the file is used in ComfyUI, in other UIs and from Python; UIs load no base that is not SDXL."""
     name = ready.job.save.output_name
     file, converted = f"{name}.safetensors", f"{name}-diff.safetensors"
     prompt = shown[0][0].prompt if shown else ready.job.metadata.trigger_phrase or "a photo"
-    source = json.dumps(base or f"path or hub id of {base_name(ready.job)}", ensure_ascii=False)
-    lines = [
-        "## How to use it\n",
+    source = json.dumps(hub_id(ready, sdxl) or f"path or hub id of {base_name(ready.job)}", ensure_ascii=False)
+    interfaces = [
         f"**ComfyUI**: put {code(file)} into `models/loras`, and add the node *Load WaveFT* of the WaveFT pack",
         "(or *Load LoRA*).\n",
         "**A1111, Forge and others** load it after a conversion, with a clone of WaveFT:\n",
         "```sh",
         f"python -m waveft_core convert {json.dumps(file)} --to diff --out {json.dumps(converted)}",
         "```\n",
+    ]
+    lines = [
+        "## How to use it\n",
+        *(interfaces if sdxl else []),
         "**diffusers**, with `waveft_core` installed from the same clone (`pip install .`):\n",
         "```python",
         "import torch",

@@ -6,6 +6,7 @@ Every draw is a function of the step (`rng`), so that the step and the tensors b
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from .parts import Parts
 from .picture import Picture
 from .preflight import Ready
 
+NAMED = 3  # pictures in a message
+
 
 def agree(ready: Ready, saved: dict[str, Any], device: torch.device) -> list[str]:
     """Returns what may surprise in going on with a saved run.
@@ -26,7 +29,8 @@ def agree(ready: Ready, saved: dict[str, Any], device: torch.device) -> list[str
     Raises:
         UserError: the saved run is another one, or is longer than the job.
     """
-    faults, notices = state.differences(saved["fingerprint"], fingerprint(ready, device))
+    words = {"pictures": other_pictures(saved.get("pictures"), ready.pictures)}
+    faults, notices = state.differences(saved["fingerprint"], fingerprint(ready, device), words)
     if saved["step"] > ready.steps:
         faults.append(
             f"[train] max_train_steps: expected at least the {saved['step']} steps that the saved run has done, got "
@@ -53,6 +57,36 @@ def fingerprint(ready: Ready, device: torch.device) -> dict[str, Any]:
         "world_size": ready.world_size,
         **state.environment(device),
     }
+
+
+def known(picture: Picture) -> tuple[str, str]:
+    """Returns short names for a picture's content and for its caption."""
+    return picture.digest[:16], digest(repr(picture.caption))
+
+
+def other_pictures(saved: Sequence[tuple[str, str]] | None, pictures: Sequence[Picture]) -> str:
+    """Returns in words how pictures and captions differ from a saved run's.
+
+    Args:
+        saved: what `known` gave for each of them; None in a state that an earlier version wrote.
+        pictures: those of now.
+    """
+    expected = "expected pictures and captions as in the saved run"
+    if saved is None:
+        return f"{expected}, got others"
+    before, now = dict(saved), dict(map(known, pictures))
+    more = [one.path.name for one in pictures if known(one)[0] not in before]
+    fewer = len(before.keys() - now.keys())
+    other = [one.path.name for one in pictures if before.get(known(one)[0], known(one)[1]) != known(one)[1]]
+    got = [f"{len(more)} more ({named(more)})"] if more else []
+    got += [f"{fewer} fewer"] if fewer else []
+    got += [f"other captions of {len(other)} ({named(other)})"] if other else []
+    return f"{expected}, got {', '.join(got) or 'them in another order or at other sizes ([general] resolution)'}"
+
+
+def named(names: Sequence[str]) -> str:
+    """Returns the first names of many."""
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def seen(picture: Picture) -> str:
@@ -87,6 +121,7 @@ def collect(parts: Parts, step: int) -> dict[str, Any]:
     held = {
         "step": step,
         "fingerprint": fingerprint(parts.ready, parts.forward.place.device),
+        "pictures": [known(one) for one in parts.ready.pictures],
         "values": parts.tuning.state_dict(),
         "optimizer": parts.optimizer.state_dict(),
         "schedule": parts.schedule.state_dict(),

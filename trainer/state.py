@@ -137,12 +137,15 @@ def version(name: str) -> str:
         return ""
 
 
-def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def differences(
+    saved: Mapping[str, Any], now: Mapping[str, Any], words: Mapping[str, str] | None = None
+) -> tuple[list[str], list[str]]:
     """Returns what keeps a job from going on with a saved run, and what may surprise where it does.
 
     Args:
         saved: what the saved run was: "section.key" of its job and other names, each with a text or number.
         now: the same of the job at hand.
+        words: what to say of keys whose values tell people nothing, in place of "expected ..., got ...".
     """
     same_step = batches_a_step(saved) == batches_a_step(now)
     faults, notices = [], []
@@ -160,10 +163,8 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[
                 f"processes at {batches_a_step(saved)}."
             )
         else:
-            faults.append(
-                f"{place(key)}: expected {before} as in the saved run, got {after}. Set it back, or begin a new run "
-                "under another [save] output_name."
-            )
+            told = (words or {}).get(key) or f"expected {before} as in the saved run, got {after}"
+            faults.append(f"{place(key)}: {told}. Set it back, or begin a new run under another [save] output_name.")
     return faults, notices
 
 

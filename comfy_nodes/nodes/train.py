@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import messages, training, training_places, training_python, widgets
+from .. import messages, training, training_places, widgets
 from ..api import io, ui
 from ..core import WaveFTError
 from ..sockets import WAVEFT
@@ -42,17 +42,14 @@ class WaveFTTrain(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, image_folder: str | None = None, name: str | None = None, python: str | None = None
-    ) -> bool | str:
-        """Returns True, or what is wrong with folder, name or Python; what is linked is None."""
+    def validate_inputs(cls, image_folder: str | None = None) -> bool | str:
+        """Returns True, or what is wrong with the folder; None is linked.
+
+        ComfyUI repeats the answer for every input that is named here. The rest is told by `execute`, at once.
+        """
         try:
-            if name is not None:
-                training_places.run(name)
             if image_folder is not None:
                 training_places.pictures(image_folder)
-            if python is not None:
-                training_python.choose(python)
         except WaveFTError as error:
             return str(error)
         return True

@@ -66,7 +66,7 @@ with (folder / f"{name}-metrics.jsonl").open("a" if step else "w", buffering=1) 
         while step < steps:
             step += 1
             log.write(json.dumps({"step": step, "loss": 1 / step, "seconds": step / 10}) + "\\n")
-            if step == 2:
+            if step == 2 and prompts:
                 shutil.copy(folder.parents[3] / "sample.png", folder / "samples" / f"{name}-step00000002-01-seed42.png")
             if mode == "crashed" and step == 3:
                 raise SystemExit("no memory left")
@@ -230,7 +230,7 @@ class TestAQuickTrainer:
         (state,) = (fake.output / "robot").glob("*.state")
         step = int(state.stem[-8:])
         assert train.shown[-2].startswith("stopping")
-        assert train.shown[-1] == f"stopped after step {step}, state saved; run it again to go on"
+        assert train.shown[-1] == f"stopped after step {step}, state saved; run it again with `resume` on to go on"
         fake.when = lambda: False
         report = train(sample_prompt="slow", steps=40)[1]
         assert "(went on with an earlier run)" in report
@@ -380,7 +380,7 @@ class TestTheRealTrainer:
             train(steps=2, trigger="another")
         assert (
             "got other captions (of `trigger`, or in text files) of 6 (00.png, 01.png, 02.png, ...). Set it back, or "
-            "begin a new run under another `name`."
+            "begin a new run under another name."
         ) in str(caught.value)
         Image.new("RGB", (64, 64)).save(models.parent / "input/robot/99.png")
         with pytest.raises(comfy("core").WaveFTError, match=r"as in the saved run, got 1 more \(99\.png\)\. Set"):

@@ -94,6 +94,7 @@ def test_a_cancelled_training_goes_on_and_ends_as_if_it_had_not_been(server):
     (state,) = folder(server).glob("*.state")
     assert not (folder(server) / ".robot.lock").exists(), "the child has ended"
     assert not (folder(server) / "robot.safetensors").exists()
+    assert "training/robot/" not in str(server.nodes()["WaveFTLoader"]["input"]["required"]["adapter_name"])
 
     report = run(server, training()).texts["report"]
     assert "went on with an earlier run" in report
@@ -121,14 +122,37 @@ def test_other_settings_are_refused_in_the_widgets_names(server):
     assert "2 steps in" in again.texts["report"]
 
 
-def test_what_is_wrong_is_told_before_anything_runs(server):
+def test_what_is_wrong_is_told_once_and_nothing_is_written(server):
+    (server.base / "input/empty").mkdir()
+    graph = Graph()
+    graph.add("WaveFTTrain", "train", **{**WIDGETS, "image_folder": "cat", "name": "wrong"})
+    with pytest.raises(Failed) as caught:
+        server.start(graph.nodes)
+    told = [line for line in str(caught.value).splitlines() if line.startswith("node train ")]
+    assert len(told) == 1 and "expected a folder of pictures" in told[0], caught.value
     for changed, told in (
-        ({"image_folder": "cat"}, "expected a folder of pictures"),
         ({"name": "../robot"}, "letters"),
         ({"python": "/bin/sh"}, "must not start programs"),
+        ({"image_folder": "empty"}, "expected settings and files that can be trained"),
     ):
         with pytest.raises(Failed, match=told):
-            server.start(training(**changed).nodes)
+            server.run(training(**{"name": "wrong", **changed}).nodes)
+    assert not folder(server, "wrong").exists()
+
+
+def test_a_new_prompt_alone_is_what_comes_out(server):
+    """Of a finished run the samples are drawn anew; an earlier prompt's stay in its folder."""
+    settings = {"name": "prompts", "steps": 2}
+    assert len(run(server, training(**settings, sample_prompt="a square\na circle")).done.files["samples"]) == 2
+    assert len(run(server, training(**settings, sample_prompt="a line")).done.files["samples"]) == 1
+
+
+def test_a_refused_one_leaves_the_finished_runs_files(server):
+    run(server, training(name="kept", steps=2))
+    before = {path: path.read_bytes() for path in folder(server, "kept").rglob("*") if path.is_file()}
+    with pytest.raises(Failed, match=r"got other captions \(of `trigger`, or in text files\) of 6 \(00\.png, "):
+        server.run(training(name="kept", steps=2, trigger="another").nodes)
+    assert {path: path.read_bytes() for path in folder(server, "kept").rglob("*") if path.is_file()} == before
 
 
 def test_when_comfyui_is_killed_the_training_saves_and_ends(started):
