@@ -33,7 +33,9 @@ GROUPS = {
     "da": "Sub-band da: fast over rows (outputs), slow over columns.",
     "dd": "Sub-band dd: what changes fast over both.",
 }
-MOST_REPEATS = 4  # on names of a hundred letters: tenths of a second at the worst, for all layers together
+# What a search may cost at the worst, since nothing can interrupt it: two repeats take 0.1 s for SDXL's 560 names (four
+# would take 30 s), and grow with the cube of a name's length.
+MOST_REPEATS, LONGEST_NAME = 2, 200
 _NAMED = {
     "attn1": re.compile(r"_attn1_"),
     "attn2": re.compile(r"_attn2_"),
@@ -105,6 +107,11 @@ class Filter:
         plain = len(set(bands.values())) == 1  # one factor for all of a layer, which `identity` can take too
         found: dict[str, float | dict[str, float]] = {}
         for layer in adapter.layers:
+            if (only or without) and len(layer) > LONGEST_NAME:
+                raise WaveFTError(
+                    f'layer "{layer[:40]}...": expected a name of at most {LONGEST_NAME} letters to search in, '
+                    f"got {len(layer)}. Leave only_layers and except_layers empty for this file."
+                )
             factor = 1.0
             if (only and not only.search(layer)) or (without and without.search(layer)):
                 factor = 0.0

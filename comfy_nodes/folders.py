@@ -45,7 +45,7 @@ def choices() -> list[str]:
     """
     global _listed
     held = (folder_paths.get_filename_list("waveft"), folder_paths.get_filename_list("loras"))
-    # ComfyUI asks eight times a prompt and node; looking at the times of thousands of files takes a while each time
+    # ComfyUI asks several times a prompt for each node, and looking at the times of thousands of files takes a while
     if _listed is None or _listed[0] != held or time.monotonic() - _listed[1] > LISTED_S:
         _listed = (held, time.monotonic(), _choices(*held))
     return list(_listed[2])
@@ -129,7 +129,7 @@ def _read(name: str, path: Path, _stamp: str) -> Carried:
 
 
 def sha256(path: Path) -> str:
-    """Returns a file's SHA-256 in hexadecimal digits, by which hubs and UIs know a file: 40 ms for 12 MB."""
+    """Returns a file's SHA-256 in hexadecimal digits, by which hubs and UIs know a file: 6 ms for 12 MB."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -120,7 +120,9 @@ def test_a_sub_band_that_is_all_there_is_leaves_nothing(comfy, make_adapter, car
         comfy("filters").Filter({"aa": 0.0}).apply(carried)
 
 
-@pytest.mark.parametrize("expression", [r"(\w+)+\.", "(ab|a)*c", "(.*x){9}", ".*.*.*.*.*x", "((a+)b)*", "(?:a*?)+b"])
+@pytest.mark.parametrize(
+    "expression", [r"(\w+)+\.", "(ab|a)*c", "(.*x){9}", ".*.*.*x", r"\w*\w*\w*q", "((a+)b)*", "(?:a*?)+b"]
+)
 def test_an_expression_that_could_hang_the_server_is_refused(comfy, expression):
     with pytest.raises(comfy("core").WaveFTError, match="simpler"):
         comfy("filters").compiled(expression, "only_layers")
@@ -131,6 +133,14 @@ def test_an_expression_that_could_hang_the_server_is_refused(comfy, expression):
 )
 def test_a_plain_expression_is_taken(comfy, expression):
     assert comfy("filters").compiled(expression, "only_layers").pattern == expression
+
+
+def test_names_too_long_to_search_in_are_refused(comfy, make_adapter, carry):
+    carried = carry(make_adapter({"lora_" + "x" * 300: (8, 8)}))
+    filters = comfy("filters")
+    assert filters.Filter({"aa": 0.5}).apply(carried).adapter.layers
+    with pytest.raises(comfy("core").WaveFTError, match=r"at most 200 letters to search in, got 305"):
+        filters.Filter(only="x").apply(carried)
 
 
 def test_an_adapter_that_did_not_come_is_said(comfy):
