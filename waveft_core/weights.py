@@ -21,9 +21,9 @@ from .container import DTYPES, Stored, read_layout, read_tensor
 from .errors import WaveFTError, listed, nearest
 from .folders import component_files
 from .keys import checkpoint_place, layer_names, unwrapped
+from .quantised import METADATA, REMEDY, quantised
 
 _FUSED = ("q_proj", "k_proj", "v_proj")  # the thirds of OpenCLIP's attn.in_proj_weight, in its order
-_SCALES = ("scale_weight", "weight_scale", "comfy_quant", "weight.absmax")
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,19 @@ class Weights:
         skipped = 0 if slot.rows is None else slot.rows[0] * (size // slot.shape[0])
         return read_tensor(slot.file, Stored(stored.dtype, slot.shape, stored.start + skipped, size))
 
+    def _quantised(self, files: list[Path]) -> Mapping[str, str]:
+        """Returns the weights of a component that must not be read as they lie, and what says so.
+
+        Its files are seen together: a weight and its scale may lie in two shards.
+        """
+        dtypes = {key: stored.dtype for file in files for key, stored in self.files[file][0].items()}
+        said = [self.files[file][1][METADATA] for file in files if METADATA in self.files[file][1]]
+        return quantised(dtypes, {METADATA: said[0]} if said else None).weights
+
     def _found(self, component: str | None, files: list[Path]) -> Iterator[Slot]:
         """Yields the slots of one component's files."""
         held = {path: one for file in files for path, one in _weights(file, self.files[file][0])}
-        scaled = {file: _scaled_prefixes(self.files[file][0]) for file in files}
+        scaled = self._quantised(files)
         for path, name in layer_names(held, component).items():
             one = held[path]
             if not 2 <= len(one.shape) <= 4 or math.prod(one.shape) == 0:  # a norm's, which no adapter is for
@@ -150,12 +159,10 @@ class Weights:
                     f"expected one of {', '.join(DTYPES)}, got {one.stored.dtype}. Use an unquantised base."
                 )
                 continue
-            layout, module = self.files[one.file][0], one.key.rpartition(".")[0]
-            fp8 = one.stored.dtype.startswith("F8") and any(one.key.startswith(prefix) for prefix in scaled[one.file])
-            if fp8 or any(f"{module}.{scale}" in layout for scale in _SCALES):
+            if one.key in scaled:
                 self._wrong[name] = (
                     "expected a weight as it is, got one stored with a scale of its own (scaled fp8, or another "
-                    "quantised form). Use the same model in fp16, bf16, or plain fp8."
+                    f'quantised form: "{scaled[one.key]}"). {REMEDY}'
                 )
             part, inner = checkpoint_place(unwrapped(path)) if component is None else (component, unwrapped(path))
             apart = re.match(r"lora_(unet|te\d)_", name)
@@ -173,8 +180,3 @@ def _weights(file: Path, layout: Mapping[str, Stored]) -> Iterator[tuple[str, _H
             for place, kind in enumerate(_FUSED):
                 rows = (place * third, (place + 1) * third)
                 yield key.removesuffix("in_proj_weight") + kind, _Held(file, key, stored, rows)
-
-
-def _scaled_prefixes(layout: Mapping[str, Stored]) -> list[str]:
-    """Returns the prefixes under which a file's fp8 weights are scaled: where its marker `scaled_fp8` lies."""
-    return [key.removesuffix("scaled_fp8") for key in layout if key.rpartition(".")[2] == "scaled_fp8"]
