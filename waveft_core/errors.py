@@ -1,13 +1,53 @@
-"""The one exception of waveft_core, and how its messages list names."""
+"""The one exception of waveft_core, how its messages list names, and how text that a file brought is shown."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
+# Unicode's controls, formats (the directions of text among them), surrogates, and its two line ends: what a terminal
+# obeys, or does not show at all.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+_LONGEST = 8000  # characters of a message
+
 
 class WaveFTError(ValueError):
-    """A refusal: what, which one, what was expected, what it got, and the remedy."""
+    """A refusal: what, which one, what was expected, what it got, and the remedy; one line, whatever a file is called.
+
+    Names out of a file are shown escaped (`printable`), whoever made the message; a name of megabytes is cut.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        text = str(message)
+        if len(text) > _LONGEST:  # the subject and the remedy are at its two ends
+            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+        super().__init__(printable(text))
+
+
+def printable(text: str, code: str = "") -> str:
+    r"""Returns `text` with what a terminal would obey or hide written out: `\x1b`, `\u202e`, `\n`.
+
+    Everything that comes out of a file (names, metadata, another library's words about it) is shown through this.
+
+    Args:
+        code: "json" to write as JSON does, for text that is JSON already.
+    """
+
+    def written(found: re.Match[str]) -> str:
+        letter = found[0]
+        if code != "json":
+            return letter.encode("unicode_escape").decode("ascii")
+        if ord(letter) < 2**16:
+            return f"\\u{ord(letter):04x}"
+        high, low = divmod(ord(letter) - 2**16, 2**10)
+        return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+
+    return _UNSEEN.sub(written, text)
 
 
 class Refusal:

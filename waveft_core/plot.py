@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from .adapter import Adapter
 from .atoms import IDENTITY, coeffs_shape
 from .container import atomic
-from .errors import Refusal, WaveFTError, listed, nearest
+from .errors import Refusal, WaveFTError, listed, nearest, printable
 from .summary import BANDS, kind_of, summarize
 
 _COLOURS = {"aa": "#1f5fbf", "ad": "#e08a1e", "da": "#3d9a5f", "dd": "#b03a5b", "": "#1f5fbf"}
@@ -55,8 +56,9 @@ def plot(
             axes.set_axis_off()
         else:
             _draw_map(bottom, axes, adapter, name)
-    figure.suptitle(_title(adapter, told), fontsize=12)
-    with atomic(Path(path)) as file:
+    figure.suptitle(_title(adapter, told), fontsize=12, parse_math=False)
+    with atomic(Path(path)) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+")  # a name in letters that the font lacks shows boxes
         figure.savefig(file, format="png", metadata={"Software": None})
 
 
@@ -75,7 +77,7 @@ def _chosen(adapter: Adapter, layers: Sequence[str] | None, told: Mapping[str, A
 
 
 def _title(adapter: Adapter, told: Mapping[str, Any]) -> str:
-    name = Path(adapter.source).name if adapter.source else "adapter"
+    name = _short(Path(adapter.source).name, 80) if adapter.source else "adapter"
     basis = adapter.wavelet if adapter.wavelet == IDENTITY else f"{adapter.wavelet}, {adapter.mode}"
     total = told["coefficients"]["total"]
     layers = "1 layer" if told["layers"] == 1 else f"{told['layers']} layers"
@@ -92,7 +94,7 @@ def _draw_blocks(axes: Any, energy: Mapping[str, Any]) -> None:
         share = np.array([100 * blocks[name][band or "total"] / total for name in names])
         axes.barh(range(len(names)), share, left=left, color=_COLOURS[band], label=band or None, height=0.75)
         left += share
-    axes.set_yticks(range(len(names)), [_short(name, 26) for name in names], fontsize=8)
+    axes.set_yticks(range(len(names)), [_short(name, 26) for name in names], fontsize=8, parse_math=False)
     axes.set_ylim(max(len(names), _ROWS) - 0.4, -0.6)
     axes.set(xlabel="percent of the energy", title="energy by block" + (" and sub-band" if bands != [""] else ""))
     axes.title.set_fontsize(10)
@@ -112,7 +114,7 @@ def _draw_kinds(axes: Any, energy: Mapping[str, Any]) -> None:
     kinds, total = energy["kind"], energy["total"] or 1.0
     names = [name for name in sorted(kinds) if name in set(sorted(kinds, key=lambda name: -kinds[name])[:16])]
     axes.barh(range(len(names)), [100 * kinds[name] / total for name in names], color="#6b7a8f", height=0.7)
-    axes.set_yticks(range(len(names)), [_short(name, 26) for name in names], fontsize=8)
+    axes.set_yticks(range(len(names)), [_short(name, 26) for name in names], fontsize=8, parse_math=False)
     axes.set_ylim(max(len(names), _ROWS) - 0.4, -0.6)
     axes.set(xlabel="percent of the energy", title="energy by kind of layer")
     axes.title.set_fontsize(10)
@@ -167,7 +169,7 @@ def _draw_map(figure: Any, axes: Any, adapter: Adapter, name: str) -> None:
         for band, (x, y) in zip(BANDS, ((0.02, 0.98), (0.52, 0.98), (0.02, 0.48), (0.52, 0.48)), strict=True):
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
             axes.text(x, y, band, transform=axes.transAxes, va="top", fontsize=9, bbox=box, fontweight="bold")
-    axes.set_title(f"{_broken(name)}\n{math.prod(layer.values.shape):,} coefficients", fontsize=8)
+    axes.set_title(f"{_broken(name)}\n{math.prod(layer.values.shape):,} coefficients", fontsize=8, parse_math=False)
     axes.tick_params(labelsize=8)
     figure.colorbar(points, ax=axes, shrink=0.75, extend="both").ax.tick_params(labelsize=7)
 
@@ -180,4 +182,6 @@ def _broken(name: str) -> str:
 
 
 def _short(text: str, most: int) -> str:
+    """Returns text out of a file as a label: printable, its middle left out where it is too long."""
+    text = printable(text[: 2 * most] + text[-2 * most :] if len(text) > 4 * most else text)
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most - most // 2) :]}"

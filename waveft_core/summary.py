@@ -151,7 +151,10 @@ def _base_norm(adapter: Adapter, name: str, layer: Layer, base: Source) -> float
         raise fail(name, "layer", "one that the base has", "no such layer there", remedy)
     if tuple(base.slots[name].shape) != layer.shape:
         raise fail(name, "weight of the base", list(layer.shape), list(base.slots[name].shape), remedy)
-    return float(torch.linalg.vector_norm(base.read(name).detach().to(torch.float32), dtype=torch.float64))
+    norm = float(torch.linalg.vector_norm(base.read(name).detach().to(torch.float32), dtype=torch.float64))
+    if not math.isfinite(norm):
+        raise fail(name, "weight of the base", "finite numbers", "NaN or infinity", "The base is damaged.")
+    return norm
 
 
 def _grouped(by_layer: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ..tree import check_new
 from .console import check_file, complain, count, progress_bar, say, size_text, stored_dtype, write_adapter
 
 
-def inspect(file: Path, json: bool, plot: Path | None, base: Path | None, overwrite: bool) -> None:
+def inspect(file: Path, json: bool, metadata: bool, plot: Path | None, base: Path | None, overwrite: bool) -> None:
     """Prints what an adapter is."""
     from ..summary import summarize
     from .report import as_json, as_text
@@ -23,7 +23,8 @@ def inspect(file: Path, json: bool, plot: Path | None, base: Path | None, overwr
         check_new(plot, overwrite)
     adapter = load(file)
     told = _against(adapter, base) if base is not None else summarize(adapter)
-    say(as_json(told) if json else as_text(told))
+    for line in (as_json(told) if json else as_text(told, metadata=metadata)).split("\n"):
+        say(line)
     if plot is not None:
         from ..plot import plot as draw
 

@@ -1,8 +1,13 @@
-"""What the command line says: lines on stdout, a progress bar on stderr, sizes as people read them."""
+"""What the command line says: lines on stdout, a progress bar on stderr, sizes as people read them.
+
+Nothing else of the package prints, and both functions that do write out what a terminal would obey (`printable`): a
+name or a title that a file brought is shown, never executed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,19 +15,26 @@ from pathlib import Path
 import torch
 
 from ..adapter import FILE_DTYPES, Adapter
-from ..errors import WaveFTError
+from ..errors import WaveFTError, printable
 from ..file import save
 from ..tree import check_new
 
 
 def say(text: str) -> None:
-    """Prints a line of the report."""
-    print(text, flush=True)  # noqa: T201 - the command line prints, nothing else of the core does
+    """Prints one line of the report."""
+    print(printable(text), flush=True)  # noqa: T201 - the command line prints, nothing else of the core does
 
 
 def complain(text: str) -> None:
-    """Prints a line on stderr."""
-    print(text, file=sys.stderr)  # noqa: T201
+    """Prints one line on stderr."""
+    print(printable(text), file=sys.stderr)  # noqa: T201
+
+
+def say_anything() -> None:
+    """Lets both streams take letters that their encoding lacks: they are written out, instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def check_file(out: Path, overwrite: bool) -> None:

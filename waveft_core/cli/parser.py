@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import WaveFTError
-from .console import complain
+from .console import complain, say_anything
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _MODEL = "a .safetensors file or a diffusers folder"
@@ -37,6 +37,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
+    say_anything()
     try:
         arguments = vars(parser().parse_args(argv))
         run: Callable[..., None] = arguments.pop("run")
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refused(message: str) -> int:
-    complain("waveft: " + " ".join(message.split()))
+    complain(f"waveft: {message}")
     return 2
 
 
@@ -114,6 +115,7 @@ def _inspect(commands: Any) -> None:
     made = _command(commands, "inspect", says, "dog.safetensors --plot dog.png", _lazily("inspect"))
     made.add_argument("file", metavar="FILE", type=Path, help="an adapter")
     made.add_argument("--json", action="store_true", help="print all of it as JSON, layer by layer")
+    made.add_argument("--metadata", action="store_true", help="also list the strings that its trainer wrote into it")
     made.add_argument("--plot", metavar="PNG", type=Path, help="also draw it (needs matplotlib)")
     made.add_argument("--base", metavar="MODEL", type=Path, help="also set dW against the weights it was trained on")
     _overwrite(made)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atoms import IDENTITY
+from ..errors import printable
 from .console import plural, size_text
 
 _BLOCKS = 40  # lines
@@ -15,17 +16,25 @@ _SHOWN = 90  # characters of a metadata value
 
 
 def as_json(told: Mapping[str, Any]) -> str:
-    """Returns a summary as JSON."""
-    return json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
+    """Returns a summary as JSON, in lines; what a terminal would obey is written as JSON escapes."""
+    text = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
+    return "\n".join(printable(line, "json") for line in text.split("\n"))  # a string holds no line end of its own
 
 
-def as_text(told: Mapping[str, Any], rest: str = " (--json lists all)") -> str:
+def as_text(told: Mapping[str, Any], rest: str = " (--json lists all)", metadata: bool = True) -> str:
     """Returns a summary in lines.
 
     Args:
         rest: where to look for what a long list leaves out.
+        metadata: whether all metadata are listed, not counted alone: trainers write sixty of them.
     """
-    return "\n".join([*_facts(told), *_energies(told["energy"], rest), *_metadata(told["metadata"])])
+    lines = list(_facts(told))
+    if told["metadata"] and not metadata:
+        lines.append(_row("metadata", f"{plural(len(told['metadata']), 'string')} (--metadata lists them)"))
+    lines += _energies(told["energy"], rest)
+    if metadata:
+        lines += _metadata(told["metadata"])
+    return "\n".join(map(printable, lines))
 
 
 def _facts(told: Mapping[str, Any]) -> Iterator[str]:
@@ -35,7 +44,7 @@ def _facts(told: Mapping[str, Any]) -> Iterator[str]:
     if told["source"]:
         size = f" ({size_text(told['bytes'])})" if told["bytes"] is not None else ""
         yield _row("file", f"{Path(told['source']).name}{size}")
-    yield _row("trained for", told["base_model"] or "its metadata do not say")
+    yield _row("trained for", _short(told["base_model"] or "its metadata do not say"))
     yield _row("basis", basis)
     yield _row("scaling", f"{told['scaling']:g}")
     yield _row("locations", told["locations"] or "not recorded")
@@ -55,7 +64,7 @@ def _energies(energy: Mapping[str, Any], rest: str) -> Iterator[str]:
     blocks = list(energy["block"].items())
     for name, held in blocks[:_BLOCKS]:
         bands = "   ".join(f"{band} {held[band] / whole:6.1%}" for band in energy["band"])
-        yield f"  {held['total'] / whole:7.2%}  {name:<24}{bands}".rstrip()
+        yield f"  {held['total'] / whole:7.2%}  {name:<22}  {bands}".rstrip()
     if len(blocks) > _BLOCKS:
         yield f"  ... and {len(blocks) - _BLOCKS} more{rest}"
     yield ""
@@ -71,8 +80,12 @@ def _metadata(metadata: Mapping[str, str]) -> Iterator[str]:
         yield ""
         yield "metadata"
     for key, value in sorted(metadata.items()):
-        line = " ".join(value.split())
-        yield f"  {key}: {line if len(line) <= _SHOWN else line[:_SHOWN] + ' ...'}"
+        yield f"  {_short(key)}: {_short(value)}"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]} ..."
 
 
 def _row(name: str, said: str) -> str:

@@ -133,9 +133,12 @@ def test_inspect_says_what_the_adapter_is(adapter, capsys):
         "3 layers",
         "24; 8 a layer",
         "blocks.0",
-        "ss_output_name: dog",
+        "1 string (--metadata lists them)",
     ):
         assert said in out
+    assert "ss_output_name" not in out
+    assert run("inspect", "dog.safetensors", "--metadata") == 0
+    assert "ss_output_name: dog" in capsys.readouterr().out
     assert f"{energy(adapter) ** 0.5:.4g}" in out
 
 
