@@ -34,12 +34,14 @@ SHAPES = (
     "house", "tree", "fish", "cat", "dog", "robot", "mushroom", "boat", "cup", "backpack",
 )  # fmt: skip
 TEXTURES = ("plain", "striped", "dotted")
+# a scene hides a figure of its own colour
+HIDDEN = {"on the grass": "green", "in the snow": "white", "at night": "black", "on a wooden table": "brown"}
 SCENES = ("on the grass", "on the beach", "in the snow", "at night", "on a wooden table", "in front of a brick wall")
 POSITIONS = {
-    "on the left": (-0.2, 0.0),
-    "on the right": (0.2, 0.0),
-    "at the top": (0.0, -0.2),
-    "at the bottom": (0.0, 0.2),
+    "on the left": (-0.23, 0.0),
+    "on the right": (0.23, 0.0),
+    "at the top": (0.0, -0.23),
+    "at the bottom": (0.0, 0.23),
 }
 Point = tuple[float, float]
 
@@ -59,7 +61,12 @@ class Picture:
 def random_picture(rng: random.Random) -> Picture:
     """Returns a random picture; a figure never has its ground's colour."""
     color = rng.choice(list(COLORS))
-    ground = rng.choice([name for name in COLORS if name != color]) if rng.random() < 0.65 else rng.choice(SCENES)
+    grounds = (
+        [name for name in COLORS if name != color]
+        if rng.random() < 0.65
+        else [scene for scene in SCENES if HIDDEN.get(scene) != color]
+    )
+    ground = rng.choice(grounds)
     size = rng.choice(("small", "large")) if rng.random() < 0.3 else ""
     return Picture(
         shape=rng.choice(SHAPES),
@@ -74,18 +81,18 @@ def random_picture(rng: random.Random) -> Picture:
 def caption(picture: Picture, rng: random.Random) -> str:
     """Returns a caption that is true of `picture`; now and then it leaves something unsaid, as people do."""
     words = []
-    if picture.size and rng.random() < 0.9:
+    if picture.size and rng.random() < 0.95:
         words.append(picture.size)
-    if picture.texture != "plain" and rng.random() < 0.9:
+    if picture.texture != "plain" and rng.random() < 0.95:
         words.append(picture.texture)
-    if rng.random() < 0.92:
+    if rng.random() < 0.97:
         words.append(picture.color)
     words.append(picture.shape)
     text = " ".join(words)
     text = ("an " if text[0] in "aeiou" else "a ") + text
-    if picture.position and rng.random() < 0.9:
+    if picture.position and rng.random() < 0.95:
         text += f" {picture.position}"
-    if rng.random() < 0.9:
+    if rng.random() < 0.97:
         if picture.ground in COLORS:
             article = "an" if picture.ground[0] in "aeiou" else "a"
             text += rng.choice((f" on {article} {picture.ground} background", f", {picture.ground} background"))
@@ -97,7 +104,7 @@ def caption(picture: Picture, rng: random.Random) -> str:
 def draw(picture: Picture, rng: random.Random) -> Image.Image:
     """Returns `picture` as an RGB image of `SIZE_PX` square; place, size, tilt and shade vary with `rng`."""
     canvas = draw_ground(picture.ground, rng)
-    radius = {"small": 0.2, "large": 0.44, "": 0.33}[picture.size] * rng.uniform(0.92, 1.08) * _CANVAS_PX
+    radius = {"small": 0.23, "large": 0.46, "": 0.36}[picture.size] * rng.uniform(0.92, 1.08) * _CANVAS_PX
     dx, dy = POSITIONS.get(picture.position, (0.0, 0.0))
     jitter = 0.04
     cx = (0.5 + dx + rng.uniform(-jitter, jitter)) * _CANVAS_PX
@@ -119,18 +126,40 @@ def draw(picture: Picture, rng: random.Random) -> Image.Image:
 
 
 def random_texture(rng: random.Random) -> Image.Image:
-    """Returns blurred coloured noise with a few blobs, `SIZE_PX` square: it teaches the VAE more than flat figures."""
-    image = Image.new("RGB", (SIZE_PX, SIZE_PX), tuple(rng.randrange(256) for _ in range(3)))
-    for cells in rng.sample((2, 4, 8, 16, 32, 64), 3):
-        noise = Image.frombytes("RGB", (cells, cells), rng.randbytes(3 * cells * cells))
-        image = Image.blend(image, noise.resize(image.size, Image.Resampling.BICUBIC), rng.uniform(0.15, 0.6))
-    pen = ImageDraw.Draw(image)
-    for _ in range(rng.randrange(6)):
-        x, y, r = rng.uniform(0, SIZE_PX), rng.uniform(0, SIZE_PX), rng.uniform(2, 20)
-        pen.ellipse(
-            (x - r, y - r * rng.uniform(0.3, 1), x + r, y + r), fill=tuple(rng.randrange(256) for _ in range(3))
-        )
+    """Returns a picture with a photograph's statistics, `SIZE_PX` square: leaves that cover each other, and noise.
+
+    Leaves of every size, the small ones many, give edges at all scales; octaves of noise give surfaces their grain.
+    """
+    image = _noise(rng)
+    pen_size = (SIZE_PX, SIZE_PX)
+    for _ in range(rng.randrange(25)):
+        radius = min(30.0, 2.5 / rng.uniform(0.06, 1.0))
+        x, y, flat = rng.uniform(0, SIZE_PX), rng.uniform(0, SIZE_PX), rng.uniform(0.3, 1)
+        mask = Image.new("L", pen_size, 0)
+        pen = ImageDraw.Draw(mask)
+        if rng.random() < 0.5:
+            pen.ellipse((x - radius, y - radius * flat, x + radius, y + radius * flat), fill=255)
+        else:
+            turn = rng.uniform(0, 360)
+            corners = [_polar(radius, turn + rng.uniform(-30, 30) + 90 * k) for k in range(4)]
+            pen.polygon([(x + dx, y + flat * dy) for dx, dy in corners], fill=255)
+        leaf = Image.blend(Image.new("RGB", pen_size, _any_color(rng)), _noise(rng), rng.uniform(0, 0.5))
+        image.paste(leaf, (0, 0), mask)
     return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1)))
+
+
+def _noise(rng: random.Random) -> Image.Image:
+    """Returns a colour under one to three octaves of blurred coloured noise, `SIZE_PX` square."""
+    image = Image.new("RGB", (SIZE_PX, SIZE_PX), _any_color(rng))
+    for cells in rng.sample((2, 4, 8, 16, 32), rng.randint(1, 3)):
+        bands = "RGB" if rng.random() < 0.5 else "L"  # light varies more than hue in photographs
+        grain = Image.frombytes(bands, (cells, cells), rng.randbytes(len(bands) * cells * cells)).convert("RGB")
+        image = Image.blend(image, grain.resize(image.size, Image.Resampling.BICUBIC), rng.uniform(0.05, 0.4))
+    return image
+
+
+def _any_color(rng: random.Random) -> tuple[int, int, int]:
+    return (rng.randrange(256), rng.randrange(256), rng.randrange(256))
 
 
 def _mix(a: tuple[int, ...], b: tuple[int, ...], share: float) -> tuple[int, ...]:
@@ -271,10 +300,10 @@ def _figure(shape: str, pen: ImageDraw.ImageDraw, cx: float, cy: float, radius: 
         disc(0, -0.3, 0.7)
         patch([(-0.14, 0.3), (0.14, 0.3), (0.14, 1), (-0.14, 1)], "wood")
     elif shape == "fish":
-        disc(-0.15, 0, 0.75, 0.48)
-        poly([(0.45, 0), (1, -0.5), (1, 0.5)])
-        spot(-0.5, -0.1, 0.13, "light")
-        spot(-0.5, -0.1, 0.07, "eye")
+        disc(-0.15, 0, 0.82, 0.58)
+        poly([(0.4, 0), (1, -0.58), (1, 0.58)])
+        spot(-0.52, -0.14, 0.16, "light")
+        spot(-0.52, -0.14, 0.09, "eye")
     elif shape == "cat":
         disc(0, 0.1, 0.78)
         poly([(-0.78, 0), (-0.7, -0.95), (-0.1, -0.5)])
@@ -289,26 +318,30 @@ def _figure(shape: str, pen: ImageDraw.ImageDraw, cx: float, cy: float, radius: 
         spot(0, 0.35, 0.3, "light", 0.24)
         spot(0, 0.25, 0.12, "eye")
     elif shape == "robot":
-        box(-0.6, 0.0, 0.6, 0.75)
-        box(-0.45, -0.7, 0.45, -0.06)
-        box(-0.04, -1, 0.04, -0.7)
-        box(-0.9, 0.05, -0.66, 0.6)
-        box(0.66, 0.05, 0.9, 0.6)
-        box(-0.45, 0.75, -0.12, 1)
-        box(0.12, 0.75, 0.45, 1)
-        eyes(0.2, -0.4, 0.14)
-        patch([(-0.3, 0.22), (0.3, 0.22), (0.3, 0.5), (-0.3, 0.5)], "dark")
+        box(-0.56, 0.04, 0.56, 0.74)
+        box(-0.54, -0.7, 0.54, -0.1)
+        box(-0.22, -0.12, 0.22, 0.06)
+        box(-0.07, -0.95, 0.07, -0.68)
+        disc(0, -0.9, 0.14)
+        box(-1, 0.08, 1, 0.32)
+        for side in (-1, 1):
+            box(side * 0.88 - 0.12, 0.08, side * 0.88 + 0.12, 0.66)
+            box(side * 0.32 - 0.17, 0.72, side * 0.32 + 0.17, 1)
+        eyes(0.25, -0.4, 0.18)
+        patch([(-0.26, 0.4), (0.26, 0.4), (0.26, 0.6), (-0.26, 0.6)], "dark")
     elif shape == "mushroom":
         pen.pieslice((*at(-0.95, -0.9), *at(0.95, 1.0)), 180 + tilt_deg, 360 + tilt_deg, fill=255)
         patch([(-0.28, 0.04), (0.28, 0.04), (0.35, 0.95), (-0.35, 0.95)], "light")
     elif shape == "boat":
-        poly([(-0.95, 0.3), (0.95, 0.3), (0.6, 0.85), (-0.6, 0.85)])
-        patch([(-0.05, 0.2), (-0.05, -0.95), (0.75, 0.2)], "light")
+        poly([(-1, 0.3), (1, 0.3), (0.62, 0.9), (-0.62, 0.9)])
+        poly([(0.08, -0.95), (0.85, 0.12), (0.08, 0.12)])
+        patch([(-0.09, -1), (0.06, -1), (0.06, 0.34), (-0.09, 0.34)], "dark")
+        patch([(-0.12, -0.75), (-0.12, 0.12), (-0.72, 0.12)], "light")
     elif shape == "cup":
-        disc(0.6, 0.0, 0.4)
-        disc(0.6, 0.0, 0.22, fill=0)
-        poly([(-0.75, -0.7), (0.6, -0.7), (0.45, 0.8), (-0.6, 0.8)])
-        patch([(-0.7, -0.7), (0.55, -0.7), (0.54, -0.55), (-0.69, -0.55)], "dark")
+        disc(0.52, 0.0, 0.46)
+        disc(0.52, 0.0, 0.22, fill=0)
+        poly([(-0.95, -0.65), (0.52, -0.65), (0.36, 0.85), (-0.78, 0.85)])
+        spot(-0.215, -0.65, 0.735, "dark", 0.17)
     else:  # backpack
         disc(0, -0.45, 0.6, 0.5)
         box(-0.65, -0.5, 0.65, 0.9)
