@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .patch import WaveFTPatch
+from .layerpatch import WaveFTPatch
 from .sockets import Carried
 
 

@@ -26,11 +26,13 @@ try:
             summarize,
         )
         from waveft_core.atoms import wavelets
+        from waveft_core.beside import added
         from waveft_core.cli.console import size_text
         from waveft_core.cli.report import as_text
         from waveft_core.container import read_layout
         from waveft_core.errors import listed, nearest
         from waveft_core.file import from_tensors, read_header, write_atomically
+        from waveft_core.gradient import Sampler
         from waveft_core.header import HEADER
         from waveft_core.interop.lora import deltas
         from waveft_core.plan import Plan
@@ -53,11 +55,13 @@ try:
             summarize,
         )
         from ..waveft_core.atoms import wavelets
+        from ..waveft_core.beside import added
         from ..waveft_core.cli.console import size_text
         from ..waveft_core.cli.report import as_text
         from ..waveft_core.container import read_layout
         from ..waveft_core.errors import listed, nearest
         from ..waveft_core.file import from_tensors, read_header, write_atomically
+        from ..waveft_core.gradient import Sampler
         from ..waveft_core.header import HEADER
         from ..waveft_core.interop.lora import deltas
         from ..waveft_core.plan import Plan
@@ -81,7 +85,9 @@ __all__ = [
     "SDXL_ATTENTION",
     "Adapter",
     "Plan",
+    "Sampler",
     "WaveFTError",
+    "added",
     "as_text",
     "combine",
     "deltas",

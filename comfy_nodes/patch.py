@@ -1,25 +1,23 @@
-"""A WaveFT adapter as patches on ComfyUI's models: how a layer is merged, and how a whole adapter is applied."""
+"""A whole WaveFT adapter on ComfyUI's models: fitted, put onto a clone of them, reported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.lora
 import torch
 from comfy.patcher_extension import CallbacksMP
-from comfy.weight_adapter import WeightAdapterBase
 
 from . import describe
 from .core import WaveFTError, listed
 from .filters import Emptied, Filter, kept
 from .fit import Target, check_strength, fit
-from .plans import Kept
+from .layerpatch import WaveFTPatch, forget
 from .sockets import Carried, present
 
 TEXT_ENCODERS = ("lora_te_", "lora_te1_", "lora_te2_")  # kohya's names for one encoder, and for SDXL's two
-_KEPT = Kept(256 << 20)  # SDXL's 560 layers at the paper's budget take 32 MB with db1, 127 MB with db2
 
 
 @dataclass(frozen=True)
@@ -29,53 +27,6 @@ class Part:
     carried: Carried
     strength_model: float
     strength_clip: float
-
-
-class WaveFTPatch(WeightAdapterBase):
-    """One layer of an adapter, in the form in which ComfyUI merges it into that layer's weight."""
-
-    name = "waveft"
-
-    def __init__(self, carried: Carried, layer: str) -> None:
-        self.carried = carried
-        self.layer = layer
-        self.loaded_keys = {f"{layer}.waveft_{part}" for part in ("values", "indices", "shape")}
-        held = carried.adapter.layers[layer]
-        self.weights = [held.values, held.indices]
-
-    def calculate_weight(
-        self,
-        weight: torch.Tensor,
-        key: str,
-        strength: float,
-        strength_model: float,
-        offset: tuple[int, int, int] | None,
-        function: Callable[[torch.Tensor], torch.Tensor],
-        intermediate_dtype: torch.dtype = torch.float32,
-        original_weight: Any = None,
-    ) -> torch.Tensor:
-        """Returns `weight + strength * function(dW)`, in place; dW is the core's, and the sum is made in float32.
-
-        `weight` is a copy that ComfyUI made for us, on the device of its choice: float32 when a model is loaded whole,
-        the storage dtype when it is merged at each forward to save memory. `strength_model` has been multiplied into
-        it and `offset` cut from it by the caller. `intermediate_dtype` is not used: in half precision dW would be
-        rounded twice.
-
-        Raises:
-            WaveFTError: the weight's shape is not the layer's.
-        """
-        adapter = self.carried.adapter
-        probe = torch.empty(weight.shape, device="meta")
-        if function(probe) is probe:  # the identity, in all but fused layers: touch the few entries that change
-            return adapter.add_(weight, self.layer, strength, _KEPT.plan(adapter, self.layer, weight))
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        delta = function(adapter.delta(self.layer, wide, weight.device))
-        if delta.shape != weight.shape:
-            raise WaveFTError(
-                f'adapter layer "{self.layer}", weight "{key}": expected shape {list(weight.shape)}, '
-                f"got {list(delta.shape)}. The file was trained for another model."
-            )
-        return weight.add_(delta, alpha=strength)  # torch adds in the wider dtype and rounds once
 
 
 def apply(model: Any, clip: Any, parts: Sequence[Part], filter: Filter | None = None) -> tuple[Any, Any, str]:
@@ -221,7 +172,7 @@ def patched(patcher: Any, patches: Mapping[str, WaveFTPatch], strength: float) -
     def unloaded(_patcher: Any, unpatch_all: bool) -> None:
         if unpatch_all:  # and not only exchanged for a clone with other patches
             for adapter in adapters:
-                _KEPT.drop(adapter)
+                forget(adapter)
 
     getattr(clone, "patcher", clone).add_callback(CallbacksMP.ON_DETACH, unloaded)  # a CLIP's patcher is inside it
     return clone

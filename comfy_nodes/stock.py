@@ -15,7 +15,7 @@ import comfy.weight_adapter
 from torch import Tensor
 
 from .core import HEADER, from_tensors
-from .patch import WaveFTPatch
+from .layerpatch import WaveFTPatch, untrainable
 from .sockets import Carried
 
 SWITCH = "WAVEFT_STOCK_LOADERS"
@@ -59,15 +59,18 @@ class WaveFTAdapter(WaveFTPatch):
 
         Args:
             lora: the file's tensors by name.
-            loaded_keys: the names that have found their use; ComfyUI logs the others.
+            alpha: of the names that a file with one has; ComfyUI's trainer, and it alone, gives one for every file.
+            loaded_keys: the names that have found their use; ComfyUI logs the others. Its trainer gives none.
 
         Raises:
-            WaveFTError: the tensors are a WaveFT file's, but not as docs/format.md says.
+            WaveFTError: the tensors are a WaveFT file's, but not as docs/format.md says; or the trainer asks.
         """
         name = f"{x}.waveft_values"
         if HEADER not in lora and name not in lora:
             return None
         carried = _carried(lora, x)
+        if loaded_keys is None and alpha is not None:  # said at once: what is not found it trains from nothing
+            raise untrainable(carried.title)
         if loaded_keys is not None:
             loaded_keys.add(HEADER)
         return cls(carried, x) if name in lora else None

@@ -18,6 +18,7 @@ CORE_IN_ONE_PLACE = {"waveft_core.plot": "matplotlib", "waveft_core.cli.console"
 COMFYUI = {
     "comfy": {
         "comfy_nodes.hooks",
+        "comfy_nodes.layerpatch",
         "comfy_nodes.patch",
         "comfy_nodes.progress",
         "comfy_nodes.stock",

@@ -125,7 +125,14 @@ class Adapter:
         found, wide = self._layer(layer), arithmetic_dtype(dtype)
         return make_plan(self.wavelet, self.mode, found.shape, found.indices, wide).to(device, wide)
 
-    def add_(self, weight: Tensor, layer: str, strength: float = 1.0, plan: Plan | None = None) -> Tensor:
+    def add_(
+        self,
+        weight: Tensor,
+        layer: str,
+        strength: float = 1.0,
+        plan: Plan | None = None,
+        values: Tensor | None = None,
+    ) -> Tensor:
         """Adds strength * dW to `weight` in place and returns it; only the touched entries are read and written.
 
         The arithmetic is that of `merge`, float32 (float64 on float64) and rounded once, without a ledger: for callers
@@ -133,6 +140,7 @@ class Adapter:
 
         Args:
             plan: this layer's own, from `plan`, on the weight's device and for its dtype; made anew by default.
+            values: this layer's own, where a copy lies on the weight's device already.
 
         Raises:
             WaveFTError: no such layer, or a weight of another shape.
@@ -145,7 +153,8 @@ class Adapter:
             )
         wide = arithmetic_dtype(weight.dtype)
         plan = self.plan(layer, weight.dtype, weight.device) if plan is None else plan
-        total = plan.sums(found.values.to(weight.device)).mul_(self.scaling * strength)
+        values = found.values if values is None else values
+        total = plan.sums(values.to(weight.device)).mul_(self.scaling * strength)
         if weight.is_contiguous():
             flat = weight.view(-1)
             total.add_(flat.index_select(0, plan.entries).to(wide))

@@ -52,9 +52,19 @@ class Beside(Coefficients):
         self._trains()
         if not self.shown:
             return output
-        x = layer_input(args, kwargs)
-        added: Tensor = _Added.apply(output, x, self.values, self.sampler)  # type: ignore[no-untyped-call]
-        return added
+        return added(output, layer_input(args, kwargs), self.values, self.sampler)
+
+
+def added(output: Tensor, x: Tensor, values: Tensor, sampler: Sampler) -> Tensor:
+    """Returns y + factor * x dW^T, [..., m], rounded once to y's dtype; differentiable in y, x and the values.
+
+    Args:
+        output: [..., m], y, what the linear layer gave.
+        x: [..., n], what it was called with.
+        values: [p], on the device of `x`.
+    """
+    found: Tensor = _Added.apply(output, x, values, sampler)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _Added(torch.autograd.Function):

@@ -197,7 +197,7 @@ def test_a_function_that_works_in_place_does_not_touch_the_weight_before_its_tur
 
 
 def test_plans_are_dropped_when_comfyui_unloads_the_model(comfy, apply, unet, small):
-    patch = comfy("patch")
+    patch = comfy("layerpatch")
     model = apply(unet, None, (small, "a", 1.0, 1.0))[0]
     for _ in range(2):
         model.merged(Q_KEY)

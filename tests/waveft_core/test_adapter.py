@@ -185,6 +185,10 @@ def test_add_writes_the_same_bits_whatever_the_strides_and_with_a_kept_plan(dtyp
     plan = adapter.plan("lora_x", dtype, weight.device)
     for _ in range(2):
         assert torch.equal(adapter.add_(weight.clone(), "lora_x", 0.7, plan).double(), expected.double())
+    values = adapter.layers["lora_x"].values.clone()
+    assert torch.equal(adapter.add_(weight.clone(), "lora_x", 0.7, values=values).double(), expected.double())
+    untouched = adapter.add_(weight.clone(), "lora_x", 0.7, values=values.zero_())  # those given, and no others
+    assert torch.equal(untouched.double(), weight.double())
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
