@@ -1,8 +1,9 @@
 """Installs what using WaveFT adapters misses, into the Python that runs this file: `python install.py`.
 
-ComfyUI-Manager and A1111 call it after cloning. It installs the packages of requirements.txt that are missing or too
-old, and nothing else; it never installs, upgrades or replaces torch; it can be run again at any time. Setting up a
-virtual environment to train in is another matter: see the README.
+ComfyUI-Manager calls it after cloning; A1111, Forge and their kin at every start, and show what it prints: where
+nothing is missing it says so at a terminal alone. It installs the packages of requirements.txt that are missing or too
+old, and nothing else; it never installs, upgrades or replaces torch, nor what the UI has pinned and is new enough; it
+can be run again at any time. Setting up a virtual environment to train in is another matter: see the README.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-OLDEST_PYTHON = (3, 11)
+OLDEST_PYTHON = (3, 10)
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements.txt"
 # They belong to one another and to the machine's driver: whatever is installed, pip is told to leave it so.
 UNTOUCHED = ("torch", "torchvision", "torchaudio")
@@ -55,6 +56,11 @@ def unmet(required: dict[str, str]) -> dict[str, str | None]:
         for name, version in versions.items()
         if version is None or release(version) < release(required[name])
     }
+
+
+def at_terminal() -> bool:
+    """Returns whether somebody reads what is printed, rather than a UI that shows it at each start."""
+    return sys.stdout.isatty()
 
 
 def installer() -> list[str]:
@@ -98,13 +104,15 @@ def main() -> int:
                 f'Then run: "{sys.executable}" -m pip install {asked}'
             )
             return status or 1
-    print("WaveFT: " + ", ".join(f"{name} {installed(name)}" for name in required) + " are in place.")
+    told = bool(wanted) or at_terminal()
+    if told:
+        print("WaveFT: " + ", ".join(f"{name} {installed(name)}" for name in required) + " are in place.")
     if torch_before is None:
         print(f"WaveFT: torch: expected an installed one, got none. Install the build for your machine: {TORCH_PAGE}")
     elif installed("torch") != torch_before:
         print(f"WaveFT: torch: expected {torch_before} untouched, got {installed('torch')}. Please report this.")
         return 1
-    else:
+    elif told:
         print(f"WaveFT: torch {torch_before} was left as it is.")
     return 0
 

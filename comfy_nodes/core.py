@@ -33,6 +33,7 @@ try:
         from waveft_core.errors import listed, nearest
         from waveft_core.file import from_tensors, read_header, write_atomically
         from waveft_core.gradient import Sampler
+        from waveft_core.hashes import sha256
         from waveft_core.header import HEADER
         from waveft_core.interop.lora import deltas
         from waveft_core.plan import Plan
@@ -62,6 +63,7 @@ try:
         from ..waveft_core.errors import listed, nearest
         from ..waveft_core.file import from_tensors, read_header, write_atomically
         from ..waveft_core.gradient import Sampler
+        from ..waveft_core.hashes import sha256
         from ..waveft_core.header import HEADER
         from ..waveft_core.interop.lora import deltas
         from ..waveft_core.plan import Plan
@@ -106,6 +108,7 @@ __all__ = [
     "rounded_to",
     "save",
     "scale",
+    "sha256",
     "size_text",
     "summarize",
     "wavelets",

@@ -1,6 +1,5 @@
 """Where adapter files lie: `models/waveft` and `output/waveft` first, then the WaveFT files among `models/loras`."""
 
-import hashlib
 import re
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path, PurePath
 
 import folder_paths
 
-from .core import WaveFTError, listed, load, nearest, read_header
+from .core import WaveFTError, listed, load, nearest, read_header, sha256
 from .sockets import Carried
 
 FOLDERS = ("waveft", "loras")
@@ -126,12 +125,6 @@ def _read(name: str, path: Path, _stamp: str) -> Carried:
     with _named(path, name):
         adapter = load(path)
     return Carried(adapter, name, {"file": name, "sha256": sha256(path)})
-
-
-def sha256(path: Path) -> str:
-    """Returns a file's SHA-256 in hexadecimal digits, by which hubs and UIs know a file: 6 ms for 12 MB."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def output_path(prefix: str) -> Path:

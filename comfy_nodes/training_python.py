@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +96,13 @@ def check(python: Python) -> None:
 
 def requirements() -> dict[str, str]:
     """Returns {package: lowest version} of all that training needs, as pyproject.toml lists it."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *project["optional-dependencies"]["train"]]
-    return dict(line.split(">=") for line in lines)
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")  # read by hand: a Python of 3.10 has no tomllib
+    found: dict[str, str] = {}
+    for name in ("dependencies", "train"):
+        listed = re.search(rf"^{name} = \[(.*?)\]", text, re.DOTALL | re.MULTILINE)
+        assert listed is not None
+        found |= dict(line.split(">=") for line in re.findall(r'"(.*?)"', listed[1]))
+    return found
 
 
 def environment(python: Python) -> dict[str, str]:

@@ -25,7 +25,7 @@ def world(install, monkeypatch):
     """An environment on paper, and an installer that brings the lowest version asked for and notes its calls."""
 
     class World:
-        packages = {"numpy": "1.26.4", "safetensors": "0.4.3", "PyWavelets": "1.9.0", "torch": "2.13.0+cpu"}
+        packages = {"numpy": "1.26.4", "safetensors": "0.4.2", "PyWavelets": "1.9.0", "torch": "2.13.0+cpu"}
         calls, pins, status, works = [], [], 0, True
 
         def run(self, command, check):
@@ -37,6 +37,7 @@ def world(install, monkeypatch):
             return subprocess.CompletedProcess(command, self.status)
 
     world = World()
+    monkeypatch.setattr(install, "at_terminal", lambda: True)
     world.packages, world.calls = dict(world.packages), []
     monkeypatch.setattr(install, "installed", lambda name: world.packages.get(name))
     monkeypatch.setattr(install.subprocess, "run", world.run)
@@ -59,6 +60,25 @@ def test_a_complete_environment_is_left_alone(install, world, capsys):
     assert "torch 2.13.0+cpu was left as it is" in said
 
 
+def test_at_every_start_of_a_web_ui_a_complete_environment_is_not_worth_a_word(install, world, capsys, monkeypatch):
+    monkeypatch.setattr(install, "at_terminal", lambda: False)
+    assert install.main() == 0
+    assert world.calls == []
+    assert capsys.readouterr().out == ""
+
+
+def test_what_was_installed_is_told_to_a_log_too(install, world, capsys, monkeypatch):
+    monkeypatch.setattr(install, "at_terminal", lambda: False)
+    del world.packages["PyWavelets"]
+    assert install.main() == 0
+    assert "are in place" in capsys.readouterr().out
+
+
+def test_the_oldest_python_is_that_of_pyproject(install):
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">={}.{}".format(*install.OLDEST_PYTHON)
+
+
 def test_only_what_is_missing_or_too_old_is_installed(install, world, capsys):
     del world.packages["PyWavelets"]
     world.packages["numpy"] = "1.25.2"
@@ -66,7 +86,7 @@ def test_only_what_is_missing_or_too_old_is_installed(install, world, capsys):
     (command,) = world.calls
     assert command[:4] == [sys.executable, "-m", "pip", "install"]
     assert sorted(word for word in command if ">=" in word) == ["PyWavelets>=1.6", "numpy>=1.26"]
-    assert sorted(world.pins) == ["safetensors==0.4.3", "torch==2.13.0+cpu"]
+    assert sorted(world.pins) == ["safetensors==0.4.2", "torch==2.13.0+cpu"]
     said = capsys.readouterr().out
     assert "PyWavelets: expected 1.6 or newer, got none: installing it" in said
     assert "numpy: expected 1.26 or newer, got 1.25.2: installing it" in said

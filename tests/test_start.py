@@ -63,9 +63,14 @@ def test_it_needs_the_standard_library_only():
         assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
 
 
-def test_the_oldest_python_is_that_of_pyproject():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["requires-python"] == ">={}.{}".format(*start.OLDEST)
+def test_the_oldest_python_trains_and_checks_and_the_core_asks_for_no_newer_one():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    tool = tomllib.loads(text)
+    cores = tuple(map(int, tool["project"]["requires-python"].removeprefix(">=").split(".")))
+    assert cores == (3, 10) < start.OLDEST
+    assert tool["tool"]["ruff"]["target-version"] == "py{}{}".format(*cores)
+    assert tool["tool"]["ruff"]["per-file-target-version"]["trainer/**"] == "py{}{}".format(*start.OLDEST)
+    assert tool["tool"]["mypy"]["python_version"] == "{}.{}".format(*start.OLDEST)
 
 
 def test_every_direct_dependency_is_pinned():

@@ -20,6 +20,7 @@ from .spec import Spec
 from .storage import can_hold, check_weight
 from .targets import Models, Target, check_trainable, parts, resolve, select
 from .tuning import Tuning, check_strength
+from .versions import check_torch_trains
 
 NAME = "waveft"
 
@@ -38,8 +39,9 @@ def attach(
 
     Raises:
         WaveFTError: no layer matched, a layer that cannot be trained, more coefficients than a layer's C has entries,
-            or a name that is taken.
+            a name that is taken, or a torch that is too old to train.
     """
+    check_torch_trains()
     if torch.is_inference_mode_enabled():
         raise WaveFTError(
             "attach: expected to be called outside torch.inference_mode, where no parameter can train, got a call "

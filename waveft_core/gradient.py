@@ -215,16 +215,17 @@ def _table(wavelet: str, mode: str, size: int, device: torch.device, dtype: torc
     return torch.from_numpy(side.positions.clip(min=0)).to(device), torch.from_numpy(side.taps).to(device, dtype)
 
 
-@torch.library.custom_op("waveft::coefficient_gradient", mutates_args=())
-def _in_graph(x: Tensor, grad: Tensor, handle: int, count: int, dtype: torch.dtype) -> Tensor:
-    """Returns a sampler's gradient, [count], as one step of a compiled graph, which its parts would break."""
-    return _SAMPLERS[handle](x, grad).to(dtype)
+if hasattr(torch.library, "custom_op"):  # older torches apply and merge adapters, and refuse to train: see `attach`
 
+    @torch.library.custom_op("waveft::coefficient_gradient", mutates_args=())
+    def _in_graph(x: Tensor, grad: Tensor, handle: int, count: int, dtype: torch.dtype) -> Tensor:
+        """Returns a sampler's gradient, [count], as one step of a compiled graph, which its parts would break."""
+        return _SAMPLERS[handle](x, grad).to(dtype)
 
-@_in_graph.register_fake
-def _(x: Tensor, grad: Tensor, handle: int, count: int, dtype: torch.dtype) -> Tensor:
-    _SAMPLERS[handle].in_graph = True
-    return x.new_empty(count, dtype=dtype)
+    @_in_graph.register_fake
+    def _(x: Tensor, grad: Tensor, handle: int, count: int, dtype: torch.dtype) -> Tensor:
+        _SAMPLERS[handle].in_graph = True
+        return x.new_empty(count, dtype=dtype)
 
 
 class Tap(torch.autograd.Function):

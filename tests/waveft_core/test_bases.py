@@ -11,6 +11,7 @@ from torch import nn
 
 from waveft_core import Spec, WaveFTError, attach, attached, merge
 from waveft_core.ledger import Ledger
+from waveft_core.versions import check_torch_trains
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("0", "2")
@@ -127,6 +128,7 @@ os._exit(0)  # gloo's threads may outlive Python's end, which then aborts; what 
 
 
 def test_two_ranks_have_one_models_gradients_and_equal_weights(tmp_path):
+    check_torch_trains()  # before two processes find out
     ranks = [subprocess.Popen([sys.executable, "-c", RANK, tmp_path, str(rank)], cwd=ROOT) for rank in (0, 1)]
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
