@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Report, Run, Times, arguments, ratio_text, table, take_turns, time_text
 from waveft_core import Adapter, Layer, Spec
-from waveft_core.atoms import coeffs_shape
-from waveft_core.locations import draw
+from waveft_core.basis.atoms import coeffs_shape
+from waveft_core.basis.locations import draw
 
 OURS, OURS_ZERO, PTWT, PEFT = "ours", "ours, zero mode", "ptwt", "PEFT"
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.gradient [--threads 1] [--wavelets db1 db2 coif2] [--json gradient.json]
 
-`waveft_core.gradient` holds the constants that the first lines print; the table says whether its choice is the faster.
+`waveft_core.update.gradient` holds the constants that the first lines print; the table says whether its choice is the
+faster.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import torch
 
 from benchmarks.measure import Report, arguments, ratio_text, table, take_turns, time_text
 from waveft_core import Spec
-from waveft_core.atoms import axis
-from waveft_core.gradient import Sampler
-from waveft_core.locations import draw
+from waveft_core.basis.atoms import axis
+from waveft_core.basis.locations import draw
+from waveft_core.update.gradient import Sampler
 
 SHAPES = ((640, 640, 1024), (1280, 1280, 256), (1280, 1280, 1024), (1280, 2048, 77), (64, 64, 64))  # m, n, tokens
 SAMPLED, DENSE = "sampled", "dense"

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Report, arguments, collected_by_hand, table, time_text
 from waveft_core import Adapter, Layer, Spec, attach, load, merge, save
-from waveft_core.locations import draw
-from waveft_core.targets import select
+from waveft_core.basis.locations import draw
+from waveft_core.update.targets import select
 
 SDXL_UNET: dict[str, Any] = {
     "sample_size": 128,

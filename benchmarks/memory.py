@@ -28,7 +28,7 @@ from benchmarks.load import SIZES
 from benchmarks.measure import Report, Run, arguments, attempt, size_text, table
 from benchmarks.step import COEFFICIENTS, FLOOR, METHODS, prepare, stack_case, step, unet_case
 from waveft_core import Spec, attach
-from waveft_core.tuning import Tuning
+from waveft_core.update.tuning import Tuning
 
 SDXL_LAYERS = (((640, 640), 60), ((640, 2048), 20), ((1280, 1280), 360), ((1280, 2048), 120))  # (m, n), how many
 KINDS = {

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from benchmarks.measure import Report, Run, Times, arguments, size_text, table, take_turns, time_text
 from benchmarks.memory import kept
 from waveft_core import Spec, attach
-from waveft_core.gradient import Sampler
-from waveft_core.locations import draw
-from waveft_core.tuning import Tuning
+from waveft_core.basis.locations import draw
+from waveft_core.update.gradient import Sampler
+from waveft_core.update.tuning import Tuning
 
 FROZEN, SAMPLED, DENSE, WRITE, DELTA = "frozen forward + backward", "sampled", "dense", "write", "dense dW"
 COEFFICIENTS = (64, 256, 1024, 4096, 16384, 65536)

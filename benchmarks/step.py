@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from benchmarks.load import SIZES, full_unet
 from benchmarks.measure import MIB, Report, Run, Times, arguments, attempt, ratio_text, table, take_turns, time_text
 from waveft_core import SDXL_ATTENTION, Spec, attach
-from waveft_core.targets import select
+from waveft_core.update.targets import select
 
 FLOOR, LORA, WAVEFT, OURS = "frozen", "PEFT LoRA r=1", "PEFT WaveFT", "WaveFT (ours)"
 METHODS = (FLOOR, LORA, "PEFT SHiRA", "PEFT FourierFT", WAVEFT, OURS)

@@ -1,6 +1,6 @@
 """The list of nodes, and the entry point that ComfyUI calls for it."""
 
-from . import folders, stock
+from . import folders
 from .api import ComfyExtension, io
 from .nodes.apply import WaveFTApply
 from .nodes.apply_stack import WaveFTApplyStack
@@ -18,6 +18,7 @@ from .nodes.schedule import WaveFTStrengthSchedule
 from .nodes.stack import WaveFTStack
 from .nodes.sweep import WaveFTStrengthSweep
 from .nodes.train import WaveFTTrain
+from .patching import stock
 
 NODES: list[type[io.ComfyNode]] = [
     WaveFTLoader,

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import folders
+from .adapters.filters import GROUPS
 from .api import io
 from .core import WaveFTError, listed
-from .filters import GROUPS
+from .patching.patch import STRENGTH_LIMIT
 from .sockets import WAVEFT, WAVEFT_FILTER
 
 NONE = "None"  # the first choice of a list that may stay empty, as ComfyUI's own nodes have it
-LIMIT = 100.0  # the stock LoRA loader's
 STEP = 0.01
 
 
@@ -38,7 +38,8 @@ def adapter(id: str = "adapter", tooltip: str = "The adapter.", **options: Any) 
 def strength(id: str, tooltip: str, **options: Any) -> Any:
     """Returns a strength widget, with the stock LoRA loader's range."""
     return io.Float.Input(
-        id, **{"default": 1.0, "min": -LIMIT, "max": LIMIT, "step": STEP, "tooltip": tooltip, **options}
+        id,
+        **{"default": 1.0, "min": -STRENGTH_LIMIT, "max": STRENGTH_LIMIT, "step": STEP, "tooltip": tooltip, **options},
     )
 
 

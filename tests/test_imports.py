@@ -1,4 +1,7 @@
-"""Law 1 of the house: waveft_core <- trainer, waveft_core <- comfy_nodes, nothing else, and no cycles."""
+"""Law 1 of the house: waveft_core <- trainer, waveft_core <- comfy_nodes, nothing else, and no cycles.
+
+Inside each of them imports run one way too: `STOREYS` is the table, CONTRIBUTING.md its picture.
+"""
 
 import ast
 import sys
@@ -13,16 +16,31 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("waveft_core", "trainer", "comfy_nodes")
 CORE_MAY_IMPORT = {"torch", "numpy", "safetensors", "pywt", "ptwt"}
 CORE_LAZILY = {"ptwt", "matplotlib", "tqdm"}  # optional: inside functions only
-CORE_IN_ONE_PLACE = {"waveft_core.plot": "matplotlib", "waveft_core.cli.console": "tqdm"}  # the command line's
+CORE_IN_ONE_PLACE = {"waveft_core.toolbox.plot": "matplotlib", "waveft_core.cli.console": "tqdm"}  # the command line's
+# Rooms (folders) and the modules beside them, from the ground up: each imports from itself and from those before it.
+STOREYS = {
+    "waveft_core": (
+        *("errors", "versions", "basis", "format", "update", "toolbox", "interop"),
+        *("__init__", "diffusers", "cli", "packs", "__main__"),
+    ),
+    "trainer": (
+        *("system", "job", "pictures", "base", "samples", "run", "preflight", "learning", "result"),
+        *("resume", "setup", "loop", "cli", "__init__", "__main__", "keys", "publish"),
+    ),
+    "comfy_nodes": (
+        *("core", "api", "sockets", "folders", "models", "messages"),
+        *("adapters", "patching", "drawing", "training", "widgets", "nodes", "extension", "__init__"),
+    ),
+}
 # ComfyUI's own modules, and who touches them: a node's own file does not.
 COMFYUI = {
     "comfy": {
-        "comfy_nodes.hooks",
-        "comfy_nodes.layerpatch",
-        "comfy_nodes.patch",
-        "comfy_nodes.progress",
-        "comfy_nodes.stock",
-        "comfy_nodes.weights",
+        "comfy_nodes.patching.hooks",
+        "comfy_nodes.patching.layerpatch",
+        "comfy_nodes.patching.patch",
+        "comfy_nodes.adapters.progress",
+        "comfy_nodes.patching.stock",
+        "comfy_nodes.adapters.weights",
     },
     "comfy_api": {"comfy_nodes.api"},
     "comfy_execution": set(),
@@ -94,6 +112,8 @@ def violations(modules: Mapping[str, str], packages: frozenset[str]) -> list[str
     for module, source in modules.items():
         home = module.partition(".")[0]
         graph[module] = set()
+        if room(module)[1] not in STOREYS[home]:
+            faults.append(f"{module}: {'/'.join(room(module))} has no place in STOREYS")
         for imported in imports(module, source, module in packages):
             # `from .. import trainer` names the package only after the `import`
             tops = {imported.name.partition(".")[0]} if imported.name else set(imported.names)
@@ -103,8 +123,24 @@ def violations(modules: Mapping[str, str], packages: frozenset[str]) -> list[str
                 faults += _core_faults(imported, tops, CORE_IN_ONE_PLACE.get(module), where)
             if home == "comfy_nodes":
                 faults += _pack_faults(module, imported, tops, where)
-            graph[module] |= targets(imported, modules) - {module}
+            graph[module] |= (read := targets(imported, modules) - {module})
+            faults += _upward(module, read, where)
     return faults + _cycles(graph)
+
+
+def room(module: str) -> tuple[str, str]:
+    """The package of a module and its room there: ("trainer", "job") for trainer.job.schema."""
+    home, _, inside = module.partition(".")
+    return home, inside.partition(".")[0] or "__init__"
+
+
+def _upward(module: str, read: set[str], where: str) -> Iterator[str]:
+    home, own = room(module)
+    order = STOREYS[home]
+    for other in sorted(read):
+        package, asked = room(other)
+        if package == home and {own, asked} <= set(order) and order.index(asked) > order.index(own):
+            yield f"{where}: {home}/{own} must not import {other}: {asked} lies above it"
 
 
 def _core_faults(imported: Import, tops: set[str], here: str | None, where: str) -> Iterator[str]:
@@ -164,52 +200,71 @@ def test_the_packages_keep_the_law():
     assert violations(modules, packages) == []
 
 
-CORE = {"waveft_core": "", "waveft_core.atoms": "import torch"}
+CORE = {"waveft_core": "", "waveft_core.basis.atoms": "import torch"}
 
 
 @pytest.mark.parametrize(
     ("extra", "expected"),
     [
-        ({"waveft_core.a": "import trainer"}, "waveft_core must not import trainer"),
-        ({"waveft_core.a": "def f():\n    from comfy_nodes.patch import x"}, "waveft_core must not import comfy_nodes"),
-        ({"waveft_core.a": "from .. import trainer"}, "waveft_core must not import trainer"),
-        ({"waveft_core.a": "import diffusers"}, "core must not import diffusers"),
-        ({"waveft_core.a": "import importlib\nimportlib.import_module('peft')"}, "core must not import peft"),
-        ({"waveft_core.a": "from waveft_core.atoms import x"}, "relatively"),
-        ({"waveft_core.a": "import ptwt"}, "only inside functions"),
-        ({"waveft_core.plot": "import matplotlib"}, "only inside functions"),
-        ({"waveft_core.a": "def f():\n    import matplotlib"}, "core must not import matplotlib"),
-        ({"waveft_core.plot": "def f():\n    import tqdm"}, "core must not import tqdm"),
-        ({"comfy_nodes": "", "comfy_nodes.a": "from waveft_core import x"}, "the nodes reach the core through"),
+        ({"waveft_core.format.a": "import trainer"}, "waveft_core must not import trainer"),
+        (
+            {"waveft_core.format.a": "def f():\n    from comfy_nodes.patching import x"},
+            "waveft_core must not import comfy_nodes",
+        ),
+        ({"waveft_core.format.a": "from ... import trainer"}, "waveft_core must not import trainer"),
+        ({"waveft_core.format.a": "import diffusers"}, "core must not import diffusers"),
+        ({"waveft_core.format.a": "import importlib\nimportlib.import_module('peft')"}, "core must not import peft"),
+        ({"waveft_core.format.a": "from waveft_core.basis.atoms import x"}, "relatively"),
+        ({"waveft_core.format.a": "import ptwt"}, "only inside functions"),
+        ({"waveft_core.toolbox.plot": "import matplotlib"}, "only inside functions"),
+        ({"waveft_core.format.a": "def f():\n    import matplotlib"}, "core must not import matplotlib"),
+        ({"waveft_core.toolbox.plot": "def f():\n    import tqdm"}, "core must not import tqdm"),
+        (
+            {"comfy_nodes": "", "comfy_nodes.adapters.a": "from waveft_core import x"},
+            "the nodes reach the core through",
+        ),
         ({"comfy_nodes": "", "comfy_nodes.nodes.a": "import comfy.utils"}, "comfy_nodes.nodes.a must not import comfy"),
-        ({"comfy_nodes": "", "comfy_nodes.a": "import pywt"}, "the nodes must not import pywt"),
+        ({"comfy_nodes": "", "comfy_nodes.adapters.a": "import pywt"}, "the nodes must not import pywt"),
         ({"comfy_nodes": "", "comfy_nodes.nodes.a": "import folder_paths"}, "must not import folder_paths"),
-        ({"trainer": "", "trainer.a": "from comfy_nodes import x"}, "trainer must not import comfy_nodes"),
-        ({"trainer": "", "trainer.a": "from ..comfy_nodes import x"}, "trainer must not import comfy_nodes"),
-        ({"comfy_nodes": "", "comfy_nodes.a": "from ..trainer import loop"}, "comfy_nodes must not import trainer"),
-        ({"waveft_core.a": "from .b import x", "waveft_core.b": "from . import a"}, "cycle"),
-        ({"waveft_core.a": "from .b import x", "waveft_core.b": "def f():\n    from .a import y"}, "cycle"),
-        ({"trainer": "from .a import x", "trainer.a": "from . import x"}, "cycle: trainer -> trainer.a -> trainer"),
+        ({"trainer": "", "trainer.job.a": "from comfy_nodes import x"}, "trainer must not import comfy_nodes"),
+        ({"trainer": "", "trainer.job.a": "from ...comfy_nodes import x"}, "trainer must not import comfy_nodes"),
+        (
+            {"comfy_nodes": "", "comfy_nodes.adapters.a": "from ...trainer import loop"},
+            "comfy_nodes must not import trainer",
+        ),
+        ({"waveft_core.format.a": "from .b import x", "waveft_core.format.b": "from . import a"}, "cycle"),
+        (
+            {"waveft_core.format.a": "from .b import x", "waveft_core.format.b": "def f():\n    from .a import y"},
+            "cycle",
+        ),
+        (
+            {"trainer.job": "from .a import x", "trainer.job.a": "from . import x"},
+            "cycle: trainer.job -> trainer.job.a",
+        ),
+        ({"waveft_core.format.a": "from ..update.b import x", "waveft_core.update.b": ""}, "update lies above it"),
+        ({"trainer.job.a": "def f():\n    from .. import loop", "trainer.loop": ""}, "loop lies above it"),
+        ({"trainer.attic.a": ""}, "trainer/attic has no place"),
     ],
 )
 def test_a_breach_is_found(extra, expected):
     modules = CORE | extra
-    faults = violations(modules, frozenset(name for name in modules if "." not in name))
+    packages = {name for name in modules if any(other.startswith(f"{name}.") for other in modules)}
+    faults = violations(modules, frozenset(packages))
     assert len(faults) == 1, faults
     assert expected in faults[0]
 
 
 def test_what_the_law_allows_is_let_through():
     modules = CORE | {
-        "waveft_core": "from .atoms import x",
-        "waveft_core.delta": "import math\nfrom .atoms import x\ndef f():\n    import ptwt",
-        "waveft_core.plot": "def f():\n    from matplotlib.figure import Figure",
+        "waveft_core": "from .basis.atoms import x",
+        "waveft_core.basis.delta": "import math\nfrom .atoms import x\ndef f():\n    import ptwt",
+        "waveft_core.toolbox.plot": "def f():\n    from matplotlib.figure import Figure",
         "waveft_core.cli.console": "def f():\n    import tqdm",
         "trainer": "",
         "trainer.loop": "from waveft_core import x\nimport diffusers",
         "comfy_nodes": "",
         "comfy_nodes.core": "from ..waveft_core import x",
-        "comfy_nodes.patch": "import comfy.utils",
+        "comfy_nodes.patching.patch": "import comfy.utils",
     }
     assert violations(modules, frozenset({"waveft_core", "trainer", "comfy_nodes"})) == []
 

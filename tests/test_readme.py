@@ -131,7 +131,7 @@ def attention_layers():
 
 @pytest.mark.parametrize("page", ["README.md", "docs/training.md"])
 def test_every_job_that_a_page_shows_is_a_job(page):
-    from trainer.schema import Job
+    from trainer.job.schema import Job
 
     jobs = [job for job in blocks_of("toml", (ROOT / page).read_text(encoding="utf-8")) if "[model]" in job]
     assert jobs

@@ -13,12 +13,13 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import console, dryrun, estimate, newjob, preflight
-from .console import clock, say
-from .errors import TrainingStopped, UserError
-from .files import readable_size
-from .runfolder import RunFolder
-from .schema import Job
+from .job.schema import Job
+from .preflight import dryrun, estimate, newjob, preflight
+from .run.runfolder import RunFolder
+from .system import console
+from .system.console import clock, say
+from .system.errors import TrainingStopped, UserError
+from .system.files import readable_size
 
 LATEST = "latest"
 
@@ -115,14 +116,15 @@ def train(ready: preflight.Ready, resume: Path | None, began: float) -> int:
         UserError: machine, base, adapter settings or state do not fit the job; nothing was trained.
         TrainingStopped: it did not get further, whatever the job says.
     """
-    from .models import quiet_libraries
+    from .base.models import quiet_libraries
 
     quiet_libraries(ready.job.model.allow_download)
     import torch
 
     from waveft_core import WaveFTError
 
-    from . import loop, state
+    from . import loop
+    from .run import state
 
     try:
         outcome = loop.run(ready, state.load(resume) if resume else None)

@@ -13,16 +13,21 @@ import torch
 
 from waveft_core import WaveFTError
 
-from . import adapterfile, ending, estimate, resume, sampling, state, validation
-from .console import say
-from .diary import Diary, Outcome
-from .errors import TrainingStopped, UserError, not_finite, reason
-from .interrupt import StopRequest, deferred
-from .parts import Parts
-from .plan import micro_batches
-from .preflight import Ready
+from . import resume
+from .learning import validation
+from .pictures.plan import micro_batches
+from .preflight import estimate
+from .preflight.preflight import Ready
+from .result import adapterfile, artifacts
+from .result.runlog import Outcome, RunLog
+from .result.runparts import Parts
+from .run import state
+from .samples import sampling
 from .setup import build
-from .world import rank
+from .system.console import say
+from .system.distributed import rank
+from .system.errors import TrainingStopped, UserError, not_finite, reason
+from .system.interrupt import StopRequest, deferred
 
 # What a machine, its libraries and a disk raise once a run has begun; a bug of the trainer's shows itself in full.
 FAILURES = (WaveFTError, TrainingStopped, UserError, RuntimeError, OSError, MemoryError)
@@ -51,18 +56,18 @@ def locked_run(ready: Ready, saved: dict | None) -> Outcome:
             ready.folder.clear()
     say(f"training {parts.tuning.numel} coefficients in {len(parts.tuning)} layers")
     outcome = Outcome(saved["step"] if saved else 0)
-    with Diary(parts, outcome.steps) as diary:
+    with RunLog(parts, outcome.steps) as log:
         if not saved:
-            look(parts, outcome, diary, sampling.BEFORE)  # the coefficients are zero: this is the base
-        train(parts, outcome, diary)
+            look(parts, outcome, log, sampling.BEFORE)  # the coefficients are zero: this is the base
+        train(parts, outcome, log)
         if outcome.steps and parts.world.is_main:  # the adapter comes first: whatever fails after it, it is safe
             save_at_the_end(parts, outcome)
         if not outcome.exit_status:
-            look(parts, outcome, diary, sampling.AFTER)
+            look(parts, outcome, log, sampling.AFTER)
     if parts.world.is_main:
         outcome.wrote(ready.folder.metrics)
         try:
-            for path in ending.write(parts, outcome, diary, time.perf_counter() - began):
+            for path in artifacts.write(parts, outcome, log, time.perf_counter() - began):
                 outcome.wrote(path)
         except FAILURES as error:
             outcome.stop(f"the report could not be written: {reason(error)}", 1)
@@ -70,7 +75,7 @@ def locked_run(ready: Ready, saved: dict | None) -> Outcome:
     return outcome
 
 
-def train(parts: Parts, outcome: Outcome, diary: Diary) -> None:
+def train(parts: Parts, outcome: Outcome, log: RunLog) -> None:
     """Trains the coefficients; whatever ends the training, those of the last whole step stand."""
     total, begun_at = parts.ready.steps, outcome.steps
     with StopRequest() as request:
@@ -90,12 +95,12 @@ def train(parts: Parts, outcome: Outcome, diary: Diary) -> None:
                 parts.schedule.step()
                 if parts.ema is not None:
                     parts.ema.step(parts.tuning.parameters())
-                diary.step(outcome.steps, loss, norm, rates[0])
+                log.step(outcome.steps, loss, norm, rates[0])
                 if wish:
                     why = f"stopped on request after step {outcome.steps}; --resume latest goes on from there"
                     outcome.stop(why, 128 + (request.signal_number or signal.SIGTERM))
                     break
-                milestones(parts, outcome, diary)
+                milestones(parts, outcome, log)
             except FAILURES as error:
                 parts.world = parts.world.alone()  # the others do not know, and would be waited for in vain
                 out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
@@ -159,17 +164,17 @@ def share_out(parts: Parts, sums: torch.Tensor) -> torch.Tensor:
     return sums
 
 
-def milestones(parts: Parts, outcome: Outcome, diary: Diary) -> None:
+def milestones(parts: Parts, outcome: Outcome, log: RunLog) -> None:
     """Saves, validates and samples after the step that was just done, where the job asks for it."""
     job, step = parts.ready.job, outcome.steps
     if step == parts.ready.steps:
         return  # the run's end does all of it
     if is_due(parts, step, job.save.save_every_n_steps, job.save.save_every_n_epochs):
-        checkpoint(parts, outcome, diary)
+        checkpoint(parts, outcome, log)
     if is_due(parts, step, job.validation.validate_every_n_steps):
-        validate(parts, outcome, diary)
+        validate(parts, outcome, log)
     if is_due(parts, step, job.sample.sample_every_n_steps, job.sample.sample_every_n_epochs):
-        draw(parts, outcome, diary, sampling.at_step(step))
+        draw(parts, outcome, log, sampling.at_step(step))
 
 
 def is_due(parts: Parts, step: int, steps: int, epochs: int = 0) -> bool:
@@ -181,13 +186,13 @@ def is_due(parts: Parts, step: int, steps: int, epochs: int = 0) -> bool:
     return bool(epochs) and after // epochs > before // epochs
 
 
-def checkpoint(parts: Parts, outcome: Outcome, diary: Diary) -> None:
+def checkpoint(parts: Parts, outcome: Outcome, log: RunLog) -> None:
     """Saves on the way; what cannot be written is a notice: the last good one stays, and the training goes on."""
     if parts.world.is_main:
         try:
             save(parts, outcome)
         except FAILURES as error:
-            diary.notice(f"the checkpoint of step {outcome.steps} was not saved: {reason(error)}")
+            log.notice(f"the checkpoint of step {outcome.steps} was not saved: {reason(error)}")
     parts.world.wait()
 
 
@@ -229,26 +234,26 @@ def save_at_the_end(parts: Parts, outcome: Outcome) -> None:
         outcome.stop(f"the adapter is written, but not the state to resume from: {reason(error)}", 1)
 
 
-def look(parts: Parts, outcome: Outcome, diary: Diary, moment: str) -> None:
+def look(parts: Parts, outcome: Outcome, log: RunLog, moment: str) -> None:
     """Validates and draws the samples before or after training."""
-    validate(parts, outcome, diary)
+    validate(parts, outcome, log)
     if moment == sampling.AFTER or parts.ready.job.sample.sample_at_first:
-        draw(parts, outcome, diary, moment)
+        draw(parts, outcome, log, moment)
 
 
-def validate(parts: Parts, outcome: Outcome, diary: Diary) -> None:
+def validate(parts: Parts, outcome: Outcome, log: RunLog) -> None:
     """Measures the loss on the pictures that are never trained, where there are any; a failure is a notice."""
     if parts.world.is_main and validation.pictures(parts.ready):
         try:
             with parts.shipped():
                 loss = validation.measure(parts.forward)
-            diary.validation(outcome.steps, loss)
+            log.validation(outcome.steps, loss)
         except FAILURES as error:
-            diary.notice(f"the validation after step {outcome.steps} failed: {reason(error)}")
+            log.notice(f"the validation after step {outcome.steps} failed: {reason(error)}")
     parts.world.wait()
 
 
-def draw(parts: Parts, outcome: Outcome, diary: Diary, moment: str) -> None:
+def draw(parts: Parts, outcome: Outcome, log: RunLog, moment: str) -> None:
     """Draws and writes the job's samples; a failure is a notice, since the training needs none of them."""
     if parts.world.is_main and parts.shots:
         say(f"drawing {len(parts.shots)} samples ({moment})")
@@ -257,7 +262,7 @@ def draw(parts: Parts, outcome: Outcome, diary: Diary, moment: str) -> None:
                 drawn = sampling.draw(parts.forward.base, parts.shots, parts.forward.sources.texts, parts.forward.place)
             folder = parts.ready.folder
             sampling.save_all(drawn, folder.samples, f"{folder.name}-{moment}")
-            diary.samples(outcome.steps, drawn)
+            log.samples(outcome.steps, drawn)
         except FAILURES as error:
-            diary.notice(f"the samples ({moment}) failed: {reason(error)}")
+            log.notice(f"the samples ({moment}) failed: {reason(error)}")
     parts.world.wait()

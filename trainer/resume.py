@@ -13,12 +13,13 @@ import torch
 
 import waveft_core
 
-from . import jobtext, state
-from .config import map_paths
-from .errors import UserError
-from .parts import Parts
-from .picture import Picture
-from .preflight import Ready
+from .job import jobtext
+from .job.config import map_paths
+from .pictures.picture import Picture
+from .preflight.preflight import Ready
+from .result.runparts import Parts
+from .run import state
+from .system.errors import UserError
 
 NAMED = 3  # pictures in a message
 

@@ -10,15 +10,19 @@ import torch
 
 import waveft_core
 
-from . import classimages, encode, layers, models, optim, precision, preflight, prompts, resume, sources
-from .console import say
-from .forward import Forward
-from .models import Base
-from .noising import Noising
-from .parts import Parts
-from .plan import Micro
-from .preflight import Ready
-from .world import World, join
+from . import resume
+from .base import encode, models, precision
+from .base.models import Base
+from .learning import classimages, layers, optim, sources
+from .learning.forward import Forward
+from .learning.noising import Noising
+from .pictures.plan import Micro
+from .preflight import preflight
+from .preflight.preflight import Ready
+from .result.runparts import Parts
+from .samples import prompts
+from .system.console import say
+from .system.distributed import World, join
 
 BEFORE_THE_FIRST = -1  # the optimizer step under which the noise is drawn for batches that place the coefficients
 
@@ -40,10 +44,10 @@ def build(ready: Ready, saved: dict[str, Any] | None = None) -> Parts:
         say(f"notice      {text}")
     say(f"loading the base (device {place.device}, mixed_precision {place.name})")
     base = models.load(job.model, place, ready.facts, job.train.attention)
-    drawn = begin(ready, base)
-    train(ready, base, drawn)[0].detach()  # what does not fit is refused now, not after minutes of encoding
+    drawn = initial_adapter(ready, base)
+    attach_adapter(ready, base, drawn)[0].detach()  # what does not fit is refused now, not after minutes of encoding
 
-    ready, forward, shots = see(ready, base, place, world)
+    ready, forward, shots = encode_inputs(ready, base, place, world)
     base.unet.to(place.device)
     if job.train.gradient_checkpointing is True or (
         job.train.gradient_checkpointing == "auto" and place.device.type == "cuda"
@@ -55,7 +59,7 @@ def build(ready: Ready, saved: dict[str, Any] | None = None) -> Parts:
         drawn = resume.positions(saved, drawn)
     elif job.network.locations.startswith("gradient:") and not job.network.network_weights:
         drawn = place_by_gradient(forward, world)
-    tuning, optimizer, schedule = train(ready, base, drawn)
+    tuning, optimizer, schedule = attach_adapter(ready, base, drawn)
     ema = running_mean(job.train.ema_decay, tuning)
     notices = [*ready.notices, *notices]
     parts = Parts(ready, world, forward, tuning, optimizer, schedule, place.scaler(), ema, shots, notices)
@@ -64,7 +68,7 @@ def build(ready: Ready, saved: dict[str, Any] | None = None) -> Parts:
     return parts
 
 
-def begin(ready: Ready, base: Base) -> waveft_core.Adapter:
+def initial_adapter(ready: Ready, base: Base) -> waveft_core.Adapter:
     """Returns the adapter that the run begins with: zeros where the job draws them, or another run's file."""
     network = ready.job.network
     if network.network_weights:
@@ -72,7 +76,7 @@ def begin(ready: Ready, base: Base) -> waveft_core.Adapter:
     return layers.zeros(network, layers.choose(layers.models(base, network), network))
 
 
-def train(
+def attach_adapter(
     ready: Ready, base: Base, adapter: waveft_core.Adapter
 ) -> tuple[waveft_core.Tuning, torch.optim.Optimizer, Any]:
     """Returns the adapter's coefficients in the base's weights, their optimizer, and the schedule of its rates."""
@@ -82,7 +86,7 @@ def train(
     return tuning, *optim.make(ready.job.optimizer, groups, ready.steps)
 
 
-def see(
+def encode_inputs(
     ready: Ready, base: Base, place: precision.Precision, world: World
 ) -> tuple[Ready, Forward, list[prompts.Shot]]:
     """Returns what the base is trained on and drawn with, encoded; class pictures that are missing are drawn first."""

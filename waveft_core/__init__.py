@@ -1,19 +1,19 @@
 """WaveFT's core: the wavelet update of a weight, its training, its merging and its file."""
 
-from .adapter import Adapter, Layer
-from .algebra import combine, energy, prune, reproject
-from .attach import attach, attached
-from .checkpoint import merge_files
 from .errors import WaveFTError
-from .extract import extract, extract_deltas
-from .file import load, save
-from .locate import Probe, locate
-from .merge import Merged, merge
-from .scale import scale
-from .spec import SDXL_ATTENTION, Spec
-from .summary import summarize
-from .tuning import Tuning
-from .weights import Weights
+from .format.adapter import Adapter, Layer
+from .format.file import load, save
+from .toolbox.algebra import combine, energy, prune, reproject
+from .toolbox.checkpoint import merge_files
+from .toolbox.extract import extract, extract_deltas
+from .toolbox.scale import scale
+from .toolbox.summary import summarize
+from .update.attach import attach, attached
+from .update.locate import Probe, locate
+from .update.merge import Merged, merge
+from .update.spec import SDXL_ATTENTION, Spec
+from .update.tuning import Tuning
+from .update.weights import Weights
 
 __all__ = [
     "SDXL_ATTENTION",

@@ -16,14 +16,14 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from .adapter import Adapter
-from .attach import attach
 from .errors import WaveFTError, listed
-from .file import load as load_file
-from .merge import merge
-from .storage import can_hold
-from .targets import resolve
-from .tuning import Tuning
+from .format.adapter import Adapter
+from .format.file import load as load_file
+from .update.attach import attach
+from .update.merge import merge
+from .update.storage import can_hold
+from .update.targets import resolve
+from .update.tuning import Tuning
 
 COMPONENTS = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
 

@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from trainer import encode, images, modelcheck, models, plan, precision, rng
-from trainer.noising import Noising
-from trainer.schema import Model
+from trainer.base import encode, modelcheck, models, precision
+from trainer.job.schema import Model
+from trainer.learning.noising import Noising
+from trainer.pictures import images, plan
+from trainer.system import rng
 from waveft_core import SDXL_ATTENTION, Adapter, Layer, Probe, Spec
-from waveft_core.locations import draw
-from waveft_core.targets import select
+from waveft_core.basis.locations import draw
+from waveft_core.update.targets import select
 
 from .subjects import Captioned, ordinary, photographs, robots, square, totems
 

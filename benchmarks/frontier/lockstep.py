@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from waveft_core import Adapter
-from waveft_core.atoms import axis, coeffs_shape
-from waveft_core.targets import Target
+from waveft_core.basis.atoms import axis, coeffs_shape
+from waveft_core.update.targets import Target
 
 
 class Lockstep:

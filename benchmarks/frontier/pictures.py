@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer import encode, images
+from trainer.base import encode
+from trainer.pictures import images
 
 from .bench import Bench, Samples
 from .lockstep import Lockstep

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from tools import draw_robot, nano_pictures
-from trainer import images
+from trainer.pictures import images
 
 Captioned = list[tuple[Image.Image, str]]
 

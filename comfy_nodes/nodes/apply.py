@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import patch, widgets
+from .. import widgets
+from ..adapters.filters import Filter
 from ..api import io
-from ..filters import Filter
+from ..patching import patch
 from ..sockets import Carried
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .. import arithmetic, describe, progress, widgets
+from .. import widgets
+from ..adapters import arithmetic, describe, progress
 from ..api import io
 from ..sockets import WAVEFT, Carried, present
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import extracting, folders, models, widgets
+from .. import folders, models, widgets
+from ..adapters import extracting
+from ..adapters.weights import Merged
 from ..api import io
 from ..core import WaveFTError, wavelets
 from ..sockets import WAVEFT, present
-from ..weights import Merged
 
 
 class WaveFTExtract(io.ComfyNode):

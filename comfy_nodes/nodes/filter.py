@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import filters, widgets
+from .. import widgets
+from ..adapters import filters
 from ..api import io
 from ..sockets import WAVEFT_FILTER
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .. import montage
 from ..api import io
+from ..drawing import montage
 
 
 class WaveFTGrid(io.ComfyNode):

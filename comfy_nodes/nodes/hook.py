@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import hooks, widgets
+from .. import widgets
+from ..adapters.filters import Filter, kept
 from ..api import io
-from ..filters import Filter, kept
+from ..patching import hooks
 from ..sockets import Carried
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import drawing, inspecting, messages, widgets
+from .. import messages, widgets
 from ..api import io, ui
 from ..core import WaveFTError
+from ..drawing import drawing, inspecting
 from ..sockets import Carried
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import describe, folders, widgets
+from .. import folders, widgets
+from ..adapters import describe
 from ..api import io
 from ..sockets import WAVEFT
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from .. import folders, patch, widgets
+from .. import folders, widgets
+from ..adapters.filters import Emptied, Filter, kept
 from ..api import io
-from ..filters import Emptied, Filter, kept
+from ..patching import patch
 from ..sockets import WAVEFT
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import carrying, folders, messages, recipe, saving, widgets
+from .. import folders, messages, widgets
+from ..adapters import saving
+from ..adapters.weights import graph_metadata
 from ..api import io, ui
 from ..core import WaveFTError
+from ..patching import carrying
 from ..sockets import Carried
-from ..weights import graph_metadata
 
 
 class WaveFTSave(io.ComfyNode):
@@ -83,7 +85,7 @@ class WaveFTSave(io.ComfyNode):
             carried, remarks = adapter, []
         else:
             found = carrying.carried_by(model, clip)
-            carried, remarks = recipe.total(found), carrying.left_out(found, model, clip)
+            carried, remarks = carrying.total(found), carrying.left_out(found, model, clip)
         path = folders.output_path(filename_prefix)
         report = saving.save(carried, path, dtype, note, graph_metadata(cls.hidden), remarks)
         messages.show(cls.hidden, report)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import hooks, widgets
+from .. import widgets
 from ..api import io
+from ..patching import hooks
 
 
 class WaveFTStrengthSchedule(io.ComfyNode):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .. import describe, folders, widgets
+from .. import folders, widgets
+from ..adapters import describe
 from ..api import io
 from ..core import WaveFTError
 from ..sockets import WAVEFT_STACK, Row

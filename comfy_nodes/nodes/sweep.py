@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import sweep, widgets
+from .. import widgets
+from ..adapters.filters import Filter, kept
 from ..api import io
-from ..filters import Filter, kept
+from ..patching import sweep
 from ..sockets import Carried, present
 
 

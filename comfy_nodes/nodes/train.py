@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import messages, training, training_places, widgets
+from .. import messages, widgets
 from ..api import io, ui
 from ..core import WaveFTError
 from ..sockets import WAVEFT
-from ..training_job import Wanted
+from ..training import paths, train
+from ..training.job import Wanted
 
 LARGEST_SEED = 2**32 - 1
 
@@ -49,7 +50,7 @@ class WaveFTTrain(io.ComfyNode):
         """
         try:
             if image_folder is not None:
-                training_places.pictures(image_folder)
+                paths.pictures(image_folder)
         except WaveFTError as error:
             return str(error)
         return True
@@ -61,7 +62,7 @@ class WaveFTTrain(io.ComfyNode):
         """Returns what changes when the base, a picture or a caption does; NaN, which equals nothing, while linked."""
         if checkpoint_name is None or image_folder is None:
             return float("nan")
-        return training_places.stamp(checkpoint_name, image_folder)
+        return paths.stamp(checkpoint_name, image_folder)
 
     @classmethod
     def execute(cls, python: str, resume: bool, **settings: Any) -> io.NodeOutput:
@@ -71,7 +72,7 @@ class WaveFTTrain(io.ComfyNode):
             WaveFTError: base, pictures, Python or settings will not do, or the training failed.
         """
         hidden = cls.hidden
-        carried, report, samples = training.train(
+        carried, report, samples = train.train(
             Wanted(**settings), python, resume, lambda text: messages.show(hidden, text)
         )
         messages.show(hidden, report)
@@ -83,7 +84,7 @@ def _of_what() -> list[Any]:
     return [
         io.Combo.Input(
             "checkpoint_name",
-            options=training_places.bases(),
+            options=paths.bases(),
             tooltip="The SDXL base: a .safetensors file in models/checkpoints, or a folder in models/diffusers.",
         ),
         io.String.Input(

@@ -11,7 +11,7 @@ Q_KEY = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight
 @pytest.fixture
 def multipliers(comfy):
     """Returns a function from the widgets that were changed to all of them."""
-    names = comfy("filters").GROUPS
+    names = comfy("adapters.filters").GROUPS
     return lambda **changed: {**dict.fromkeys(names, 1.0), "only_layers": "", "except_layers": "", **changed}
 
 
@@ -43,7 +43,7 @@ def test_apply_merges_what_it_is_given(comfy, carry, unet, small):
     close(model.merged(Q_KEY), unet.model.state_dict()[Q_KEY] + 0.5 * small.delta(Q))
     assert clip is None and report.startswith("2/2 layers of a.safetensors")
     assert node.execute(unet, carry(small), 0.0)[0] is unet
-    filtered = node.execute(unet, carry(small), 1.0, filter=comfy("filters").Filter({"attn2": 0.0}))[0]
+    filtered = node.execute(unet, carry(small), 1.0, filter=comfy("adapters.filters").Filter({"attn2": 0.0}))[0]
     assert list(filtered.patches) == [Q_KEY]
 
 
@@ -92,7 +92,7 @@ def test_another_wavelet_is_refused_or_rewritten(comfy, carry, small, make_adapt
     made, report = node.execute(carry(small), 1.0, 1.0, 1.0, 1.0, 0, "reproject", other)
     assert made.adapter.wavelet == "db1"
     assert "b: db2 periodization -> db1 periodization, relative error" in report
-    bar = comfy("progress").comfy.utils.ProgressBar
+    bar = comfy("adapters.progress").comfy.utils.ProgressBar
     assert bar.seen == [1], "a bar, of the one layer"
     with pytest.raises(comfy("core").WaveFTError, match=r"^other_basis: expected one of .*, got 'merge'"):
         node.execute(carry(small), 1.0, 1.0, 1.0, 1.0, 0, "merge", other)
@@ -108,7 +108,7 @@ def test_rewriting_can_be_cancelled(comfy, carry, small, make_adapter, monkeypat
         raise Cancelled
 
     node = comfy("nodes.combine").WaveFTCombine
-    management = comfy("progress").comfy.model_management
+    management = comfy("adapters.progress").comfy.model_management
     monkeypatch.setattr(management, "throw_exception_if_processing_interrupted", cancel)
     other = carry(make_adapter({Q: (8, 8)}, wavelet="db2"), "b")
     with pytest.raises(Cancelled):
@@ -129,9 +129,9 @@ def test_a_sum_that_cancels_or_fits_few_models_is_warned_of(comfy, carry, small,
 def test_reports_show_the_trigger_where_the_file_says_one(comfy, carry, make_adapter, unet):
     said = {"modelspec.trigger_phrase": "a photo of sks dog"}
     carried = carry(make_adapter({Q: (8, 8)}, metadata=said))
-    assert "trigger: a photo of sks dog" in comfy("describe").adapter(carried).splitlines()
+    assert "trigger: a photo of sks dog" in comfy("adapters.describe").adapter(carried).splitlines()
     assert "trigger: a photo of sks dog" in comfy("nodes.apply").WaveFTApply.execute(unet, carried, 1.0)[2].splitlines()
-    assert "trigger" not in comfy("describe").adapter(carry(make_adapter({Q: (8, 8)})))
+    assert "trigger" not in comfy("adapters.describe").adapter(carry(make_adapter({Q: (8, 8)})))
 
 
 def test_errors_call_files_what_the_graph_calls_them(comfy, carry, models, small, make_adapter):

@@ -15,8 +15,8 @@ from tests.comfyui.weights import (
     write_adapter,
 )
 from waveft_core import load
-from waveft_core.checkpoint import merge_files
 from waveft_core.interop.diff import write_diff
+from waveft_core.toolbox.checkpoint import merge_files
 
 pytestmark = pytest.mark.comfyui
 

@@ -12,7 +12,7 @@ from tests.comfyui.weights import assert_same, largest_error
 pytestmark = [
     pytest.mark.comfyui,
     pytest.mark.skipif(
-        not (Path(__file__).parents[2] / "comfy_nodes/stock.py").exists(), reason="the pack has no stock.py"
+        not (Path(__file__).parents[2] / "comfy_nodes/patching/stock.py").exists(), reason="the pack has no stock.py"
     ),
 ]
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import waveft_core
-from trainer import cli, console, loop, state
+from trainer import cli, loop
+from trainer.run import state
+from trainer.system import console
 
 REFUSE = """
 import sys, time

@@ -9,7 +9,7 @@ import toml
 import torch
 
 import waveft_core
-from trainer.modelfacts import ASSETS
+from trainer.base.modelfacts import ASSETS
 
 pytestmark = pytest.mark.slow
 PICTURE_PX = 256

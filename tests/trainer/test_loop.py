@@ -10,10 +10,15 @@ import pytest
 import torch
 
 import waveft_core
-from trainer import batch, diary, ending, loop, preflight, sampling, setup, sources, state
-from trainer.diary import Diary, Outcome
-from trainer.errors import TrainingStopped
-from trainer.plan import micro_batches
+from trainer import loop, setup
+from trainer.learning import batch, sources
+from trainer.pictures.plan import micro_batches
+from trainer.preflight import preflight
+from trainer.result import artifacts, runlog
+from trainer.result.runlog import Outcome, RunLog
+from trainer.run import state
+from trainer.samples import sampling
+from trainer.system.errors import TrainingStopped
 
 # diffusers' Euler scheduler, with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -37,7 +42,7 @@ def tensors_of(path):
 def train(parts):
     """Trains to the end of the run; returns the losses and what came of it."""
     outcome = Outcome()
-    with Diary(parts, 0) as notes:
+    with RunLog(parts, 0) as notes:
         loop.train(parts, outcome, notes)
         return notes.losses, outcome
 
@@ -91,7 +96,7 @@ def test_the_same_job_gives_the_same_file(ready, tmp_path):
 
 def test_samples_do_not_change_what_is_trained(ready):
     plain, sampled = setup.build(ready()), setup.build(ready(*PROMPTS))
-    with Diary(sampled, 0) as notes:
+    with RunLog(sampled, 0) as notes:
         loop.draw(sampled, Outcome(), notes, "before")
     train(plain)
     train(sampled)
@@ -307,7 +312,7 @@ def test_a_full_disk_during_the_training_saves_what_was_trained(ready, monkeypat
     def full(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(diary.Progress, "step", full)
+    monkeypatch.setattr(runlog.Progress, "step", full)
     outcome = loop.run(ready())
     assert (outcome.steps, outcome.exit_status, outcome.warning) == (1, 1, "stopped after step 1: disk full")
     assert waveft_core.load(outcome.files[0]).layers
@@ -345,7 +350,7 @@ def test_a_report_that_fails_leaves_the_adapter(ready, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(ending.report, "page", fail)
+    monkeypatch.setattr(artifacts.report, "page", fail)
     outcome = loop.run(ready())
     assert (outcome.exit_status, outcome.warning) == (1, "the report could not be written: disk full")
     assert waveft_core.load(outcome.files[0]).layers
@@ -415,7 +420,7 @@ def test_a_process_that_fails_ends_without_the_others(ready, monkeypatch):
     parts.world = type(parts.world)(0, 2)  # the other one never comes
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_: (_ for _ in ()).throw(RuntimeError("lost")))
     monkeypatch.setattr(torch.distributed, "barrier", lambda: waited.append(1))
-    with Diary(parts, 0) as notes, pytest.raises(RuntimeError, match="lost"):
+    with RunLog(parts, 0) as notes, pytest.raises(RuntimeError, match="lost"):
         loop.train(parts, Outcome(), notes)
     parts.world.wait()
     parts.world.leave()

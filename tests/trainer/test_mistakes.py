@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from trainer import preflight
-from trainer.errors import UserError
+from trainer.preflight import preflight
+from trainer.system.errors import UserError
 
 INPAINTING = '{"_class_name": "StableDiffusionXLInpaintPipeline"}'
 

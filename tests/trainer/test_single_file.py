@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer import modelcheck, modelfacts, models, schema
-from trainer.errors import UserError
-from trainer.precision import Precision
+from trainer.base import modelcheck, modelfacts, models
+from trainer.base.precision import Precision
+from trainer.job import schema
+from trainer.system.errors import UserError
 from waveft_core import Spec, attach
 
 RESNET = {
@@ -151,7 +152,7 @@ def test_a_single_file_trains_with_the_shipped_configs_alone(single_file, base_f
         (assets / name).parent.mkdir(parents=True, exist_ok=True)
         tiny = "config.json" in name.name and "tokenizer" not in name.name and "scheduler" not in name.name
         (assets / name).write_bytes(((base_folder if tiny else modelfacts.ASSETS) / name).read_bytes())
-    for module in ("trainer.modelfacts", "trainer.modelfiles"):
+    for module in ("trainer.base.modelfacts", "trainer.base.modelfiles"):
         monkeypatch.setattr(f"{module}.ASSETS", assets)
     monkeypatch.setattr(modelcheck, "DEEPEST", modelcheck.FIRST)
     base = load(schema.Model(pretrained_model_name_or_path=str(single_file), tokenizer=str(base_folder)))

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from waveft_core import Adapter, Layer
-from waveft_core.atoms import axis, matrix_shape
+from waveft_core.basis.atoms import axis, matrix_shape
 from waveft_core.versions import OLDEST_TO_TRAIN
 
 # On a torch that is too old to train (`nox -s old`), what trains is skipped, and so is what asks a library that such an

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from waveft_core import Spec, WaveFTError, attach, attached, merge
-from waveft_core.ledger import Ledger
+from waveft_core.update.ledger import Ledger
 from waveft_core.versions import check_torch_trains
 
 ROOT = Path(__file__).resolve().parents[2]

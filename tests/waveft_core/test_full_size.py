@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.load import full_adapter, full_unet
 from waveft_core import Spec, attach, load, merge, save
-from waveft_core.targets import select
+from waveft_core.update.targets import select
 
 pytestmark = pytest.mark.slow
 

@@ -28,8 +28,8 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from waveft_core import Adapter, Layer, WaveFTError, load, save
-from waveft_core.container import read_layout
-from waveft_core.file import read_header
+from waveft_core.format.container import read_layout
+from waveft_core.format.file import read_header
 
 QUICK, THOROUGH = 300, 10_000
 PYTHON_BYTES = 2**17  # the constant beside the file's own size: parsed headers, messages

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from waveft_core import Spec, attach, gradient
-from waveft_core.gradient import Sampler
+from waveft_core import Spec, attach
+from waveft_core.update import gradient
+from waveft_core.update.gradient import Sampler
 
 M, N, TOKENS = 96, 64, 40  # no activation has M * N entries
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from ..adapter import Adapter
-from ..file import load
-from ..tree import check_new
+from ..format.adapter import Adapter
+from ..format.file import load
+from ..toolbox.tree import check_new
 from .console import check_file, complain, count, progress_bar, say, size_text, stored_dtype, write_adapter
 
 
 def inspect(file: Path, json: bool, metadata: bool, plot: Path | None, base: Path | None, overwrite: bool) -> None:
     """Prints what an adapter is."""
-    from ..summary import summarize
+    from ..toolbox.summary import summarize
     from .report import as_json, as_text
 
     if plot is not None:
@@ -26,15 +26,15 @@ def inspect(file: Path, json: bool, metadata: bool, plot: Path | None, base: Pat
     for line in (as_json(told) if json else as_text(told, metadata=metadata)).split("\n"):
         say(line)
     if plot is not None:
-        from ..plot import plot as draw
+        from ..toolbox.plot import plot as draw
 
         draw(adapter, plot, summary=told)
         (complain if json else say)(f"drew {plot}")  # stdout stays JSON
 
 
 def _against(adapter: Adapter, base: Path) -> dict[str, Any]:
-    from ..summary import summarize
-    from ..weights import Weights
+    from ..toolbox.summary import summarize
+    from ..update.weights import Weights
 
     with progress_bar("reading", "layer") as tell:
         return summarize(adapter, Weights.open(base), tell)
@@ -42,7 +42,7 @@ def _against(adapter: Adapter, base: Path) -> dict[str, Any]:
 
 def merge(base: Path, adapters: Sequence[tuple[Path, float]], out: Path, overwrite: bool) -> None:
     """Writes a base model with adapters in it."""
-    from ..checkpoint import merge_files
+    from ..toolbox.checkpoint import merge_files
 
     parts = [(load(file), strength) for file, strength in adapters]
     with progress_bar("merging", "B") as tell:
@@ -57,7 +57,7 @@ def merge(base: Path, adapters: Sequence[tuple[Path, float]], out: Path, overwri
 
 def combine(files: Sequence[tuple[Path, float]], out: Path, reproject: bool, overwrite: bool) -> None:
     """Writes the weighted sum of adapters."""
-    from ..algebra import combine as add_up
+    from ..toolbox.algebra import combine as add_up
 
     check_file(out, overwrite)
     parts = [(load(file), weight) for file, weight in files]
@@ -71,7 +71,7 @@ def combine(files: Sequence[tuple[Path, float]], out: Path, reproject: bool, ove
 
 def _in_one_basis(parts: Sequence[tuple[Adapter, float]]) -> Iterator[tuple[Adapter, float]]:
     """Yields the parts in the first one's wavelet; says the error that this made."""
-    from ..algebra import reproject
+    from ..toolbox.algebra import reproject
 
     bases = {(adapter.wavelet, adapter.mode) for adapter, _ in parts}
     wavelet = parts[0][0].wavelet
@@ -89,8 +89,8 @@ def prune(
     file: Path, coefficients: int | None, keep: float | None, energy: float | None, out: Path, overwrite: bool
 ) -> None:
     """Writes an adapter's largest coefficients."""
-    from ..algebra import energy as energy_of
-    from ..algebra import prune as pruned
+    from ..toolbox.algebra import energy as energy_of
+    from ..toolbox.algebra import prune as pruned
 
     check_file(out, overwrite)
     adapter = load(file)

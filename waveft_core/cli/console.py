@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from ..adapter import FILE_DTYPES, Adapter
 from ..errors import WaveFTError, printable
-from ..file import save
-from ..tree import check_new
+from ..format.adapter import FILE_DTYPES, Adapter
+from ..format.file import save
+from ..toolbox.tree import check_new
 
 
 def say(text: str) -> None:

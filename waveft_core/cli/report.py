@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..atoms import IDENTITY
+from ..basis.atoms import IDENTITY
 from ..errors import printable
 from .console import plural, size_text
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..adapter import Adapter
-from ..container import read_layout
 from ..errors import Refusal, WaveFTError
-from ..file import load
-from ..header import HEADER
-from ..tree import check_new, check_space, replacing_folder
-from ..weights import Weights
+from ..format.adapter import Adapter
+from ..format.container import read_layout
+from ..format.file import load
+from ..format.header import HEADER
+from ..toolbox.tree import check_new, check_space, replacing_folder
+from ..update.weights import Weights
 from .console import check_file, count, progress_bar, say, size_text, stored_dtype, write_adapter
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -37,7 +37,7 @@ def extract(
     overwrite: bool,
 ) -> None:
     """Writes the adapter that comes closest to the difference of two models."""
-    from ..extract import extract_deltas
+    from ..toolbox.extract import extract_deltas
 
     check_file(out, overwrite)
     told: list[tuple[str, float, float]] = []
@@ -71,8 +71,8 @@ def extract(
 def _differences(base: Weights, tuned: Path, targets: tuple[str, ...] | None) -> Iterator[tuple[str, Tensor]]:
     """Returns each layer's name and dW, of whatever kind the tuned one is."""
     from ..interop.lora import deltas
-    from ..sources import differences, matches
-    from ..spec import SDXL_ATTENTION
+    from ..toolbox.sources import differences, matches
+    from ..update.spec import SDXL_ATTENTION
 
     folder = (tuned / _CONFIG).is_file()
     names = [] if tuned.is_dir() else list(read_layout(tuned)[0])

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..adapter import Adapter
-from ..container import Entry, write_container
+from ..basis.plan import arithmetic_dtype
 from ..errors import WaveFTError
-from ..plan import arithmetic_dtype
+from ..format.adapter import Adapter
+from ..format.container import Entry, write_container
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 

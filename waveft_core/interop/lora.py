@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..container import Stored, read_layout, read_tensor
+from ..basis.plan import arithmetic_dtype
 from ..errors import WaveFTError, listed
-from ..plan import arithmetic_dtype
-from ..sources import Source, Weighted, opened
+from ..format.container import Stored, read_layout, read_tensor
+from ..toolbox.sources import Source, Weighted, opened
 from .names import Names, pattern_value
 from .products import product
 

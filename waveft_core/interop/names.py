@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 
 from ..errors import WaveFTError, listed, nearest
-from ..keys import original_paths
-from ..sources import Slot
+from ..format.keys import original_paths
+from ..toolbox.sources import Slot
 
 _COMPONENTS = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
 _DIFFUSERS_ROOTS = ("down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "time_embedding", "add_embedding")

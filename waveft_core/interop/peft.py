@@ -19,13 +19,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..adapter import Adapter, Layer
-from ..atoms import IDENTITY, coeffs_shape
-from ..container import Entry, Stored, atomic, read_layout, read_tensor, write_container
+from ..basis.atoms import IDENTITY, coeffs_shape
+from ..basis.locations import parse_locations, peft_order
 from ..errors import WaveFTError, listed
-from ..keys import layer_names
-from ..locations import parse_locations, peft_order
-from ..sources import Slot, Source, Weighted, opened
+from ..format.adapter import Adapter, Layer
+from ..format.container import Entry, Stored, atomic, read_layout, read_tensor, write_container
+from ..format.keys import layer_names
+from ..toolbox.sources import Slot, Source, Weighted, opened
 from .names import Names, diffusers_path
 from .peft_config import CONFIG, WORKING, read_config, written_config
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from ..adapter import Adapter
-from ..atoms import IDENTITY
+from ..basis.atoms import IDENTITY
 from ..errors import WaveFTError
+from ..format.adapter import Adapter
 from .names import pattern_value
 
 CONFIG = "adapter_config.json"

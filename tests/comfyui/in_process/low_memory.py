@@ -82,7 +82,7 @@ def figures_of(dtype: torch.dtype, node: Any, adapter: Any, kept: Any) -> dict[s
 def main() -> None:
     nodes, package = inside.load_pack(PACK)
     adapter = inside.read_adapter(package, str(Path(MODELS, "waveft", ADAPTER)))
-    kept = sys.modules[f"{package.__name__}.layerpatch"]._KEPT
+    kept = sys.modules[f"{package.__name__}.patching.layerpatch"]._KEPT
     print(json.dumps({str(dtype): figures_of(dtype, nodes["WaveFTLoader"], adapter, kept) for dtype in DTYPES}))
 
 

@@ -51,7 +51,7 @@ def cost_us(keys: dict[str, str]) -> float:
 
 def main() -> None:
     nodes, package = inside.load_pack(PACK)
-    stock = importlib.import_module(f"{package.__name__}.stock")
+    stock = importlib.import_module(f"{package.__name__}.patching.stock")
     twin = Path(MODELS).parent / "twin"
     twin.symlink_to(PACK)
     inside.load_pack(str(twin))

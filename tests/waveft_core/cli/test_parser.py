@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from waveft_core import Spec, attach, load, save
-from waveft_core.algebra import combine, energy, prune
-from waveft_core.checkpoint import merge_files
 from waveft_core.cli.console import progress_bar, size_text
 from waveft_core.cli.parser import main, parser, weighted
+from waveft_core.toolbox.algebra import combine, energy, prune
+from waveft_core.toolbox.checkpoint import merge_files
 
 ROOT = Path(__file__).resolve().parents[3]
 DOC = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")

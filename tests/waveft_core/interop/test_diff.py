@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from waveft_core import Adapter, Layer, WaveFTError, merge
-from waveft_core.container import read_layout
+from waveft_core.format.container import read_layout
 from waveft_core.interop import diff
 from waveft_core.interop.diff import diff_size, write_diff
 from waveft_core.interop.lora import deltas

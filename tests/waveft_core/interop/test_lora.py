@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from waveft_core import WaveFTError
-from waveft_core.extract import extract_deltas
+from waveft_core.format.keys import layer_names
 from waveft_core.interop.lora import deltas
-from waveft_core.keys import layer_names
+from waveft_core.toolbox.extract import extract_deltas
 
 ORIGINAL = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 DIFFUSERS = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from waveft_core import Adapter, Layer, Spec, WaveFTError, attach, load, merge, save
+from waveft_core.basis.locations import draw
 from waveft_core.interop.peft import WORKING, _order, read_peft, write_peft
-from waveft_core.locations import draw
 
 EVEN = {"a": (12, 8), "b": (8, 20)}
 ODD = {"a": (13, 8), "b": (9, 7), "c": (10, 12)}

@@ -1,0 +1,1 @@
+"""Adapters and samples as pictures."""

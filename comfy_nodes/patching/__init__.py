@@ -1,0 +1,1 @@
+"""How ComfyUI is handed an adapter: as patches, as hooks, through its own LoRA nodes."""

@@ -1,0 +1,185 @@
+"""The estimates on a full-size SDXL whose layers are on the meta device: shapes, and not a number."""
+
+import dataclasses
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from trainer.base import layershapes, modelfacts
+from trainer.job import schema
+from trainer.preflight import estimate, preflight
+from waveft_core.format import keys
+
+SIDE = (1024, 1024)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(str(modelfacts.ASSETS / "unet")))
+
+
+@pytest.fixture(scope="module")
+def facts(unet):
+    return facts_of({name: tuple(weight.shape) for name, weight in unet.state_dict().items()})
+
+
+def facts_of(shapes):
+    count = sum(layershapes.numel(shape) for shape in shapes.values())
+    return modelfacts.ModelFacts(
+        resolution=1024, multiple=32, unet_parameters=count, unet_bytes=2 * count, text_parameters=817_057_280,
+        vae_parameters=83_653_863, unet_shapes=shapes,
+    )  # fmt: skip
+
+
+def job(**sections):
+    return schema.Job.model_validate(
+        {"model": {"pretrained_model_name_or_path": "b"}, "datasets": [{"subsets": [{"image_dir": "d"}]}], **sections}
+    )
+
+
+def setting(made, **other):
+    return dataclasses.replace(estimate.setting(made, SIDE, 1), **other)
+
+
+def test_a_single_files_layers_are_called_as_diffusers_calls_them(unet):
+    paths = [name.removesuffix(".weight") for name in unet.state_dict() if name.endswith(".weight")]
+    originals = keys.original_paths(paths)
+    attention = [path for path in paths if ".attentions." in path]
+    assert len(attention) > 700
+    assert all(layershapes.diffusers_path(originals[path]) == path for path in attention)
+    # the rest keeps its name, and is as deep by either
+    assert all(layershapes.diffusers_path(originals[path]) == originals[path] for path in set(paths) - set(attention))
+    assert all(layershapes.level(originals[path], 2) == layershapes.level(path, 2) for path in paths)
+    assert layershapes.deepest(dict.fromkeys(paths)) == layershapes.deepest(dict.fromkeys(originals.values())) == 2
+
+
+def test_the_papers_adapter_is_counted(facts):
+    made = job()
+    layers = layershapes.layers(facts, made.model, made.network)
+    assert (len(layers), sum(layer.coefficients for layer in layers)) == (560, 1_451_520)
+    assert estimate.file_bytes(made, facts) == pytest.approx(11.9e6, rel=0.02)  # as measured
+    assert estimate.state_bytes(made, facts) == 12 * 1_451_520
+
+
+@pytest.mark.parametrize(
+    ("network", "count"),
+    [
+        ({"exclude": ["attn2"]}, 280),
+        ({"include": ["^mid_block"]}, 80),
+        ({"targets": ["attn1.to_q"]}, 70),
+        ({"targets": r".*\.attn2\.to_[kv]"}, 140),
+        # 12 and 32 blocks of four layers beside the UNet's
+        ({"train_text_encoder": True}, 560 + 4 * 44),
+    ],
+)
+def test_targets_and_patterns_choose_layers(facts, network, count):
+    made = job(network=network)
+    assert len(layershapes.layers(facts, made.model, made.network)) == count
+
+
+def test_coefficients_follow_patterns_and_sides(facts):
+    made = job(network={"coefficients": 100, "coefficients_pattern": {"^mid_block": 7}})
+    found = {layer.path[:3]: layer.coefficients for layer in layershapes.layers(facts, made.model, made.network)}
+    assert found == {"dow": 100, "mid": 7, "up_": 100}
+    made = job(network={"coefficients": 1000, "allocation": "proportional"})
+    layers = layershapes.layers(facts, made.model, made.network)
+    assert sum(layer.coefficients for layer in layers) / len(layers) == pytest.approx(1000, abs=1)
+    one, other = layers[0], next(layer for layer in layers if layer.rows == 1280)
+    ratio = other.coefficients / one.coefficients
+    assert ratio == pytest.approx((other.rows + other.columns) / (one.rows + one.columns), rel=0.01)
+
+
+def test_a_hub_id_tells_nothing():
+    made, unknown = job(), modelfacts.ModelFacts()
+    assert layershapes.layers(unknown, made.model, made.network) is None
+    assert estimate.memory(made, unknown, setting(made)) is None
+    assert estimate.file_bytes(made, unknown) is estimate.state_bytes(made, unknown) is None
+    assert estimate.levers(made, unknown, SIDE) == []
+
+
+def test_the_papers_recipe_takes_8_to_11_gb(facts):
+    made = job()
+    given = setting(made)
+    assert (given.checkpointing, given.compute) == (True, 2)
+    found = estimate.memory(made, facts, given)
+    assert found.weights == 2 * facts.unet_parameters == pytest.approx(5.14e9, rel=0.01)
+    assert 8e9 < found.total < 11e9
+    assert 13e9 < estimate.memory(made, facts, setting(made, checkpointing=False)).total < 20e9
+
+
+def test_what_takes_memory_and_what_saves_it(facts):
+    made = job()
+    base = estimate.memory(made, facts, setting(made))
+    for other in ({"compute": 4}, {"batch": 2}, {"width": 1536}, {"text": (True, False)}, {"vae": True}):
+        assert estimate.memory(made, facts, setting(made, **other)).total > base.total, other
+    for other in ({"base": "fp8"}, {"base": "nf4"}, {"height": 512}):
+        assert estimate.memory(made, facts, setting(made, **other)).total < base.total, other
+    # four times the pixels, four times the activations, but for what a level computes again
+    small = estimate.activations(facts, setting(made, width=512, height=512))
+    assert estimate.activations(facts, setting(made)) == pytest.approx(4 * small)
+
+
+def test_nf4_and_fp8_by_hand():
+    shapes = {
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight": (10, 10),
+        "time_embedding.linear_1.weight": (10, 20),
+        "conv_in.weight": (10, 4, 3, 3),
+        "conv_in.bias": (10,),
+    }
+    facts = facts_of(shapes)
+    made = job()
+    rest = 2 * (360 + 10)
+    assert estimate.unet_bytes(facts, setting(made)) == 2 * (100 + 200) + rest
+    assert estimate.unet_bytes(facts, setting(made, base="fp8")) == 100 + 200 + rest
+    assert estimate.unet_bytes(facts, setting(made, base="nf4")) == pytest.approx(0.53 * 100 + 2 * 200 + rest)
+    assert estimate.unet_bytes(facts, setting(made, base="fp32")) == 4 * 670
+
+
+def test_the_setting_is_the_jobs():
+    cpu = estimate.setting(job(train={"device": "cpu"}), SIDE, 1)
+    assert (cpu.checkpointing, cpu.compute) == (False, 4)
+    trained = estimate.setting(job(network={"train_text_encoder": True}), SIDE, 1)
+    assert trained.text == (True, True)
+    assert estimate.setting(job(general={"random_crop": True}), SIDE, 1).vae
+    assert estimate.setting(job(cache={"cache_text_encoder_outputs": False}), SIDE, 1).text == (True, False)
+
+
+def test_the_work_of_a_forward_pass(facts):
+    made = job()
+    # 2.98 T multiply-adds for a picture of 1024 px without attention's own products, as is commonly counted
+    assert 6e12 < estimate.flops(facts, setting(made)) < 7e12
+    assert estimate.seconds(facts, setting(made), 20)["an H100"] == pytest.approx(
+        10 * estimate.seconds(facts, setting(made), 2)["an H100"]
+    )
+
+
+def test_levers_come_with_figures_the_largest_first(facts):
+    made = job(
+        train={"gradient_checkpointing": False, "mixed_precision": "no"},
+        general={"batch_size": 4},
+        network={"train_text_encoder": True},
+    )
+    found = estimate.levers(made, facts, SIDE)
+    savings = [float(text.split("about ")[1].split(" GB")[0]) for text in found]
+    assert savings == sorted(savings, reverse=True)
+    for part in ("gradient_checkpointing = true", "batch_size = 1", "resolution = 768", '"bf16"', "train_text_encoder"):
+        assert any(part in text for text in found), part
+
+
+def test_levers_that_are_pulled_are_not_told_again(facts):
+    made = job(model={"pretrained_model_name_or_path": "b", "base_dtype": "nf4"}, general={"resolution": 512})
+    assert estimate.levers(made, facts, (512, 512)) == []
+
+
+def test_what_is_said_when_memory_runs_out(facts):
+    made = job(train={"gradient_checkpointing": False})
+    ready = preflight.Ready(made, (), (), SIDE, 32, facts)
+    said = estimate.out_of_memory(MemoryError("CUDA out of memory. Tried\nmore"), ready)
+    assert said.startswith(
+        "CUDA out of memory. Tried What would take less memory: [train] gradient_checkpointing = true"
+    )
+    assert "GB less); " in said
+    unknown = dataclasses.replace(ready, facts=modelfacts.ModelFacts())
+    assert "[general] batch_size = 1; a smaller" in estimate.out_of_memory(MemoryError(), unknown)

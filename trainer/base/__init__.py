@@ -1,0 +1,1 @@
+"""The frozen SDXL: found, checked, loaded, and its encodings kept."""

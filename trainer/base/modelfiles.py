@@ -1,0 +1,129 @@
+"""Reads the frozen SDXL from a diffusers folder, a single file or, where the job allows it, the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from ..job.config import is_hub_id
+from ..job.schema import Model
+from ..system.errors import UserError
+from . import headers, vocabulary
+from .modelcheck import EMBEDDING
+from .modelfacts import ASSETS
+from .precision import Precision
+
+LOADING = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)  # what the model libraries raise
+
+
+def load(model: Model, place: Precision) -> Any:
+    """Returns the job's pipeline on the CPU, the VAE in fp32 and the rest in its dtypes.
+
+    Raises:
+        UserError: the model libraries cannot load it.
+    """
+    name = model.pretrained_model_name_or_path
+    given = {"vae": load_vae(model)} if model.vae else {}
+    try:
+        return (load_single_file if Path(name).is_file() else load_folder)(model, place, given)
+    except UserError:
+        raise
+    except LOADING as error:
+        raise UserError(f'base "{name}": cannot be loaded: {told(error)}') from error
+
+
+def told(error: Exception) -> str:
+    """Returns an error of the model libraries in words; they say "meta tensor" where a file lacks weights."""
+    if "meta tensor" not in str(error):
+        return str(error)
+    return (
+        "it lacks weights of layers that its configs have. Fetch it again; if it has fewer layers than SDXL 1.0, name "
+        "its configs in [model] config."
+    )
+
+
+def dtype_keyword() -> str:
+    """Returns how this diffusers calls the dtype to load in."""
+    import diffusers
+
+    major, minor = (int(part) for part in diffusers.__version__.split(".")[:2])
+    return "dtype" if (major, minor) >= (0, 42) else "torch_dtype"
+
+
+def load_folder(model: Model, place: Precision, given: dict[str, Any]) -> Any:
+    """Returns the pipeline of a diffusers folder or a hub id; fp16 files are taken where there are no others."""
+    from diffusers import StableDiffusionXLPipeline
+
+    name = model.pretrained_model_name_or_path
+    local = Path(name).exists() or not model.allow_download
+    files = headers.weight_files(Path(name) / "unet") if local else []
+    dtypes = {"default": place.dtype, "unet": place.unet_dtype(model), "vae": torch.float32}
+    return StableDiffusionXLPipeline.from_pretrained(
+        name,
+        variant="fp16" if files and headers.is_half(files[0]) else None,
+        **{dtype_keyword(): dtypes},
+        **given,
+        local_files_only=local,
+        add_watermarker=False,
+    )
+
+
+def load_single_file(model: Model, place: Precision, given: dict[str, Any]) -> Any:
+    """Returns the pipeline of an original-layout checkpoint, with the configs of a folder or our own.
+
+    UNet and VAE are loaded by themselves: diffusers has one dtype for a whole file.
+    """
+    from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+
+    file = model.pretrained_model_name_or_path
+    # without a local config, diffusers asks the hub whatever local_files_only says
+    source: dict[str, Any] = {"config": model.config or str(ASSETS), "local_files_only": True}
+    rows = headers.read(Path(file)).tensors.get(EMBEDDING, {}).get("shape", [None])[0]
+    first, second = vocabulary.tokenizers(vocabulary.find(model, rows))
+    dtype = dtype_keyword()
+    if "vae" not in given:
+        vae = AutoencoderKL.from_single_file(file, subfolder="vae", **source, **{dtype: torch.float32})
+        given = {**given, "vae": vae}
+    return StableDiffusionXLPipeline.from_single_file(
+        file,
+        unet=UNet2DConditionModel.from_single_file(
+            file, subfolder="unet", **source, **{dtype: place.unet_dtype(model)}
+        ),
+        tokenizer=first,
+        tokenizer_2=second,
+        **given,
+        **source,
+        **{dtype: place.dtype},
+        add_watermarker=False,
+    )
+
+
+def load_vae(model: Model) -> Any:
+    """Returns the VAE that [model] vae names, in fp32: of a folder, a file in either layout, or the hub.
+
+    Raises:
+        UserError: it cannot be loaded, or is not whole.
+    """
+    from diffusers import AutoencoderKL
+
+    path, dtype = Path(model.vae), {dtype_keyword(): torch.float32}
+    base = Path(model.pretrained_model_name_or_path)
+    try:
+        if path.is_file():
+            config = model.config or str(base if base.is_dir() else ASSETS)
+            vae = AutoencoderKL.from_single_file(
+                model.vae, config=config, subfolder="vae", local_files_only=True, **dtype
+            )
+        else:
+            files = headers.weight_files(path) if path.is_dir() else []
+            variant = "fp16" if files and headers.is_half(files[0]) else None
+            local = path.is_dir() or not (model.allow_download and is_hub_id(model.vae))
+            vae = AutoencoderKL.from_pretrained(model.vae, variant=variant, local_files_only=local, **dtype)
+    except LOADING as error:
+        raise UserError(f'[model] vae "{model.vae}": cannot be loaded: {told(error)}') from error
+    if absent := [key for key, parameter in vae.named_parameters() if parameter.is_meta]:
+        raise UserError(f'[model] vae "{model.vae}": has no weights for {", ".join(absent[:3])}. Name a whole VAE.')
+    return vae

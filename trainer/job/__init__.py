@@ -1,0 +1,1 @@
+"""A job.toml, read and checked word by word."""

@@ -1,0 +1,1 @@
+"""From folders to the pictures and captions of every step."""

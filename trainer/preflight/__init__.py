@@ -1,0 +1,1 @@
+"""All that is known of a run before torch is imported."""

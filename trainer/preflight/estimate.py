@@ -1,0 +1,253 @@
+"""How much memory and time a run will take, from headers and the job alone: estimates, not promises. No torch.
+
+Weights are counted. Activations follow from the layers' shapes: what autograd keeps of one transformer block or resnet
+is `BLOCK` or `RESNET` bytes for each number that goes through it, whole without gradient checkpointing, inputs and one
+block at a time with it. The rest, `OVERHEAD`, is the driver's context, cuDNN's workspaces and gaps between allocations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from ..base import layershapes
+from ..base.modelfacts import ModelFacts
+from ..job.schema import Job
+from ..system.errors import reason
+from .preflight import Ready
+
+GB = 1e9
+BLOCK = 70  # bytes by token and width: two attentions, a gated feed-forward of 4 times the width, three fp32 norms
+RESNET = 10  # bytes by pixel and channel, in and out: fp32 around each norm, then what the convolution reads
+KEPT = 4  # bytes of a checkpointed block's input
+AGAIN = 2  # a block that is computed again is there twice: what it keeps, and the gradients of it
+OVERHEAD = 2.0 * GB
+CONTEXT = 0.3 * GB  # of a caption in trained text encoders of SDXL's size
+TOKENS = 77
+A_COEFFICIENT = 64  # bytes: the touched entries' places and original values, for db1
+MOMENTS = {"SGD": 4, "Lion": 4, "Lion8bit": 4, "Adafactor": 4, "Prodigy": 16}  # bytes by coefficient; 8 otherwise
+NF4 = 0.53  # bytes by weight, its block's scale among them
+SMALLEST = 0.05 * GB  # of a saving that is worth telling
+STEPS_DOWN = (1024, 768, 512)  # px that are proposed instead
+# TFLOP/s that a run of SDXL's reaches in practice, base frozen, bf16 on the GPUs; rough
+REACHED = {"an H100": 65.0, "an RTX 4090": 27.0, "an RTX 3090": 12.0, "8 CPU cores": 0.3}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What memory and time depend on.
+
+    Attributes:
+        width, height: px of the largest bucket.
+        batch: pictures at a time.
+        checkpointing: whether blocks are computed again in the backward pass.
+        compute: bytes of a number that the base computes in.
+        base: `base_dtype` of the job.
+        text: whether text encoders stay on the device, and whether they train.
+        vae: whether the VAE stays on the device.
+    """
+
+    width: int
+    height: int
+    batch: int
+    checkpointing: bool
+    compute: int
+    base: str
+    text: tuple[bool, bool]
+    vae: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device at the peak of training.
+
+    Attributes:
+        weights: of the frozen base.
+        coefficients: trained ones, their gradients, the optimizer's state, the entries they touch.
+        activations: what the forward pass leaves for the backward pass.
+    """
+
+    weights: float
+    coefficients: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + self.coefficients + self.activations + OVERHEAD
+
+
+def setting(job: Job, size: tuple[int, int], batch: int) -> Setting:
+    """Returns what the job says; "auto" is taken for a GPU that computes in bf16, unless the job names the CPU."""
+    cpu, train = job.train.device == "cpu", job.train
+    compute = {"no": 4, "fp16": 2, "bf16": 2, "auto": 4 if cpu else 2}[train.mixed_precision]
+    checkpointing = not cpu if train.gradient_checkpointing == "auto" else train.gradient_checkpointing
+    trained, cache = job.network.train_text_encoder, job.cache
+    views = any(subset.color_aug or subset.random_crop for subset in job.subsets())
+    text = (trained or not cache.cache_text_encoder_outputs, trained)
+    base = job.model.base_dtype
+    return Setting(*size, batch, bool(checkpointing), compute, base, text, views or not cache.cache_latents)
+
+
+def memory(job: Job, facts: ModelFacts, given: Setting) -> Memory | None:
+    """Returns the peak while training, None where the files do not tell how large the base is."""
+    if not facts.unet_shapes:
+        return None
+    weights = unet_bytes(facts, given) + given.text[0] * facts.text_parameters * given.compute
+    weights += 4 * facts.vae_parameters if given.vae else 0
+    return Memory(weights, coefficient_bytes(job, facts), activations(facts, given))
+
+
+def unet_bytes(facts: ModelFacts, given: Setting) -> float:
+    """Returns what the UNet's weights take on the device."""
+    if given.base == "fp32":
+        return 4 * facts.unet_parameters
+    shapes = layershapes.shapes(facts)
+    linear = {path: layershapes.numel(shape) for path, shape in shapes.items() if len(shape) == 2}
+    if given.base == "fp8":
+        eased = sum(linear.values())
+        return eased + given.compute * (facts.unet_parameters - eased)
+    if given.base == "nf4":
+        eased = sum(size for path, size in linear.items() if "attentions." in path)
+        return NF4 * eased + given.compute * (facts.unet_parameters - eased)
+    return given.compute * facts.unet_parameters
+
+
+def coefficient_bytes(job: Job, facts: ModelFacts) -> float:
+    """Returns what training the coefficients takes beside the base."""
+    count = coefficients(job, facts) or 0
+    each = 8 + MOMENTS.get(job.optimizer.optimizer_type, 8) + (4 if job.train.ema_decay else 0)
+    return count * (each + A_COEFFICIENT)
+
+
+def coefficients(job: Job, facts: ModelFacts) -> int | None:
+    """Returns how many are trained, None where the files do not tell."""
+    found = layershapes.layers(facts, job.model, job.network)
+    return sum(layer.coefficients for layer in found) if found else None
+
+
+def activations(facts: ModelFacts, given: Setting) -> float:
+    """Returns what a forward pass leaves for the backward pass, at its peak."""
+    whole, inputs, largest = 0.0, 0.0, 0.0
+    shapes, pixels = layershapes.shapes(facts), seen(facts, given)
+    for path, shape in shapes.items():
+        if path.endswith("attn1.to_q"):  # one for each transformer block
+            through = pixels(path) * shape[0]
+            block, entry = BLOCK * through, KEPT * through
+        elif path.endswith((".conv1", ".in_layers.2")):  # one for each resnet
+            block, entry = RESNET * pixels(path) * (shape[0] + shape[1]), KEPT * pixels(path) * shape[1]
+        else:
+            continue
+        whole, inputs, largest = whole + block, inputs + entry, max(largest, block)
+    text = CONTEXT * facts.text_parameters / 0.82e9 if given.text[1] else 0.0
+    vae = 6 * 4 * 128 * given.width * given.height if given.vae else 0.0  # its widest layers, one picture at a time
+    return given.batch * ((inputs + AGAIN * largest if given.checkpointing else whole) * given.compute / 2 + text) + vae
+
+
+def seen(facts: ModelFacts, given: Setting) -> Callable[[str], float]:
+    """Returns the function that tells how many places of the picture a layer sees, by its path."""
+    deepest = layershapes.deepest(layershapes.shapes(facts))
+    factor = max(1, (facts.multiple or 32) // 2**deepest)  # px of a latent
+    whole = given.width * given.height / factor**2
+    return lambda path: whole / 4 ** layershapes.level(path, deepest)
+
+
+def flops(facts: ModelFacts, given: Setting) -> float:
+    """Returns the floating-point operations of the UNet's forward pass on one picture."""
+    pixels, total = seen(facts, given), 0.0
+    for path, shape in layershapes.shapes(facts).items():
+        places = pixels(path)
+        if path.endswith(("attn2.to_k", "attn2.to_v")):
+            places = TOKENS
+        elif "emb" in path:
+            places = 1
+        total += 2 * layershapes.numel(shape) * places
+        if path.endswith("attn1.to_q"):
+            total += 4 * places**2 * shape[0]
+        elif path.endswith("attn2.to_q"):
+            total += 4 * places * TOKENS * shape[0]
+    return total
+
+
+def seconds(facts: ModelFacts, given: Setting, pictures: int) -> dict[str, float]:
+    """Returns device -> how long training on so many views takes: forward, backward to the inputs, and blocks again."""
+    work = flops(facts, given) * (3 if given.checkpointing else 2) * pictures
+    return {device: work / (rate * 1e12) for device, rate in REACHED.items()}
+
+
+def file_bytes(job: Job, facts: ModelFacts) -> int | None:
+    """Returns the adapter file's size without its metadata, None where the files do not tell."""
+    found = layershapes.layers(facts, job.model, job.network)
+    value = 4 if job.save.save_precision == "float" else 2
+    header = 400  # a layer's entries: names, shapes, offsets
+    return sum(layer.coefficients * (value + 4) + header for layer in found) if found else None
+
+
+def state_bytes(job: Job, facts: ModelFacts) -> int | None:
+    """Returns the size of what a run keeps to be resumed, None where the files do not tell."""
+    count = coefficients(job, facts)
+    each = 4 + MOMENTS.get(job.optimizer.optimizer_type, 8) + (4 if job.train.ema_decay else 0)
+    return None if count is None else count * each
+
+
+def levers(job: Job, facts: ModelFacts, resolution: tuple[int, int]) -> list[str]:
+    """Returns what would take less memory, each with what it saves, the largest saving first.
+
+    Args:
+        job: as it ran out of memory.
+        facts: of its base.
+        resolution: (width, height) px.
+    """
+    batch = max(dataset_batches(job))
+    given = setting(job, resolution, batch)
+    now = memory(job, facts, given)
+    if now is None:
+        return []
+    found = []
+    for text, other in options(given, batch):
+        changed = memory(job, facts, other)
+        saved = now.total - changed.total if changed else 0.0
+        if saved >= SMALLEST:
+            found.append((saved, f"{text} (about {saved / GB:.1f} GB less)"))
+    return [text for _, text in sorted(found, key=lambda pair: -pair[0])]
+
+
+def out_of_memory(error: Exception, ready: Ready) -> str:
+    """Returns what is said when the device's memory was too small, with the levers there are and what each saves."""
+    found = levers(ready.job, ready.facts, ready.resolution)
+    plain = ["[train] gradient_checkpointing = true", "[general] batch_size = 1", "a smaller [general] resolution"]
+    return f"{reason(error)} What would take less memory: {'; '.join(found or plain)}."
+
+
+def options(given: Setting, batch: int) -> Iterable[tuple[str, Setting]]:
+    """Yields what could be changed, as a job writes it, with the setting that comes of it."""
+    if not given.checkpointing:
+        yield "[train] gradient_checkpointing = true", replace(given, checkpointing=True)
+    if batch > 1:
+        yield (
+            f"[general] batch_size = 1 with gradient_accumulation_steps {batch} times as many",
+            replace(given, batch=1),
+        )
+    side = math.isqrt(given.width * given.height)
+    if lower := next((px for px in STEPS_DOWN if px < side), None):
+        yield f"[general] resolution = {lower}", replace(given, width=lower, height=lower)
+    if given.compute == 4 or given.base == "fp32":
+        yield (
+            '[train] mixed_precision = "bf16" and [model] base_dtype = "auto"',
+            replace(given, compute=2, base="auto"),
+        )
+    for base in ("fp8", "nf4"):
+        if given.base in ("auto", "fp32"):
+            yield f'[model] base_dtype = "{base}"', replace(given, base=base)
+    if given.text[1]:
+        yield "[network] train_text_encoder = false", replace(given, text=(False, False))
+    elif given.text[0]:
+        yield "[cache] cache_text_encoder_outputs = true", replace(given, text=(False, False))
+    if given.vae:
+        yield "[cache] cache_latents = true, without color_aug and random_crop", replace(given, vae=False)
+
+
+def dataset_batches(job: Job) -> list[int]:
+    """Returns how many pictures each dataset has at a time."""
+    return [dataset.batch_size or job.general.batch_size or 1 for dataset in job.datasets]

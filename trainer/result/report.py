@@ -1,0 +1,127 @@
+"""The page that a run leaves behind: one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from ..pictures import images
+from ..pictures.buckets import View
+from ..preflight.preflight import Ready
+from ..samples import grid
+from ..samples.prompts import Shot
+from ..samples.sampling import Drawn
+from ..system.files import readable_size
+from . import chart, metadata
+from .runfacts import Run, bucket_rows, captions, facts
+
+if TYPE_CHECKING:
+    from .runparts import Parts
+
+MOST_THUMBNAILS = 12
+THUMBNAIL_PX, SAMPLE_PX, NARROW_PX = 160, 400, 240  # shown width at most; narrow where samples have many moments
+SMALL_PX = 128  # up to it a picture is kept exact and shown with hard pixels
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:900px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
+h1,h2{line-height:1.2} h2{margin-top:2.5rem} table{border-collapse:collapse}
+td,th{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top;overflow-wrap:anywhere}
+th{font-weight:600;white-space:nowrap} tbody th{color:#555} td.n{text-align:right;font-variant-numeric:tabular-nums}
+.wide{overflow-x:auto} svg{max-width:100%;height:auto}
+figure{display:inline-block;margin:0 1rem 1rem 0;vertical-align:top} figcaption{font-size:.85rem;color:#555}
+.small{image-rendering:pixelated} .warn{background:#fff3cd;padding:.6rem 1rem} small{color:#555}
+pre{background:#f5f5f5;padding:1rem;overflow:auto;font-size:.85rem}
+"""
+
+
+def page(parts: Parts, run: Run) -> str:
+    """Returns the report as HTML."""
+    ready = parts.ready
+    name, trigger = ready.job.metadata.metadata_title or ready.job.save.output_name, ready.job.metadata.trigger_phrase
+    blocks = [
+        f"<h1>{escape(name)}</h1>",
+        f'<p class="warn">{escape(run.warning)}</p>' if run.warning else "",
+        f"<p>{escape(ready.job.metadata.metadata_description)}</p>",
+        f"<p>Trigger phrase: <b>{escape(trigger)}</b></p>" if trigger else "",
+        samples(run.samples),
+        "<h2>What was trained</h2>",
+        table((facts(parts, run) | captions(ready)).items()),
+        "<h2>Loss</h2>",
+        chart.draw(run.losses, run.rates, run.validation, run.resumed_at, run.first_step),
+        "<h2>Pictures</h2>",
+        thumbnails(ready),
+        table(bucket_rows(ready), ("trained at", "pictures", "seen an epoch")),
+        *(f"<p>{escape(notice)}</p>" for notice in parts.notices),
+        "<h2>Files</h2>",
+        table([(path.name, readable_size(path)) for path in run.files if path.exists()]),
+        "<p>ComfyUI finds the <code>.safetensors</code> file in its <code>models/loras</code>.</p>",
+        "<h2>The job, with every default</h2>",
+        f"<pre>{escape(metadata.public_toml(ready))}</pre>",
+    ]
+    body = "\n".join(block for block in blocks if block != "<p></p>" and block)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{escape(name)} - WaveFT</title>'
+        f"<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
+    )
+
+
+def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """Returns a table, the first cell of each row its title; cells of digits alone stand to the right."""
+    top = f"<thead><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr></thead>" if head else ""
+    lines = "".join(
+        f"<tr><th>{escape(row[0])}</th>"
+        + "".join(f"<td{' class=n' if cell.isdigit() else ''}>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    return f"<table>{top}<tbody>{lines}</tbody></table>"
+
+
+def inline(image: Image.Image, caption: str, width: int) -> str:
+    """Returns a figure with the picture in the page itself, shown `width` px wide."""
+    small = max(image.size) <= SMALL_PX
+    if not small:
+        image = image.copy()
+        image.thumbnail((2 * width, 2 * width))  # twice what is shown, for screens with fine pixels
+    content = images.png_bytes(image) if small else images.jpeg_bytes(image)
+    source = f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(content).decode()}"
+    kind = ' class="small"' if small else ""
+    return (
+        f'<figure><img src="{source}" width="{width}"{kind} alt="{escape(caption, quote=True)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def samples(moments: Mapping[str, Sequence[Drawn]]) -> str:
+    """Returns the samples over time: a row for each prompt and seed, a column for each moment."""
+    moments = {when: drawn for when, drawn in moments.items() if drawn}
+    if not moments:
+        return ""
+    rows: dict[Shot, dict[str, Image.Image]] = {}
+    for when, drawn in moments.items():
+        for sample in drawn:
+            rows.setdefault(sample.shot, {})[when] = sample.image
+    width = SAMPLE_PX if len(moments) <= 2 else NARROW_PX
+    blocks = ["<h2>Samples</h2>"]
+    for shot, row in rows.items():
+        negative = f", without “{escape(shot.negative_prompt)}”" if shot.negative_prompt else ""
+        blocks.append(f"<p>{escape(shot.prompt)} <small>(seed {shot.seed}{negative})</small></p>")
+        cells = "".join(
+            f"<td>{inline(row[when], grid.label(when), width) if when in row else ''}</td>" for when in moments
+        )
+        blocks.append(f'<div class="wide"><table><tr>{cells}</tr></table></div>')
+    return "".join(blocks)
+
+
+def thumbnails(ready: Ready) -> str:
+    """Returns the first pictures as they are trained, with their captions."""
+    figures = [
+        inline(images.from_tensor(images.pixels(picture, View())), picture.caption.plain(), THUMBNAIL_PX)
+        for picture in ready.pictures[:MOST_THUMBNAILS]
+    ]
+    rest = len(ready.pictures) - MOST_THUMBNAILS
+    return "".join(figures) + (f"<p>and {rest} more</p>" if rest > 0 else "")

@@ -1,0 +1,1 @@
+"""Processes, signals, files that are whole or absent, random draws."""

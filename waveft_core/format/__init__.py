@@ -1,0 +1,1 @@
+"""The adapter, its file, and the names of its layers."""

@@ -1,0 +1,68 @@
+"""What the packs for other programs (ComfyUI, web UIs) take from the core, listed once.
+
+Each pack has a shim that decides which copy of the core is meant and hands on these names.
+"""
+
+from . import (
+    SDXL_ATTENTION,
+    Adapter,
+    WaveFTError,
+    combine,
+    energy,
+    extract_deltas,
+    load,
+    prune,
+    reproject,
+    save,
+    scale,
+    summarize,
+)
+from .basis.atoms import wavelets
+from .basis.plan import Plan
+from .cli.console import size_text
+from .cli.report import as_text
+from .errors import listed, nearest
+from .format.container import read_layout
+from .format.file import from_tensors, read_header, write_atomically
+from .format.hashes import sha256
+from .format.header import HEADER
+from .interop.lora import deltas
+from .toolbox.rounding import rounded_to
+from .toolbox.sources import differences, matches
+from .toolbox.summary import BANDS
+from .update.beside import added
+from .update.gradient import Sampler
+
+__all__ = [
+    "BANDS",
+    "HEADER",
+    "SDXL_ATTENTION",
+    "Adapter",
+    "Plan",
+    "Sampler",
+    "WaveFTError",
+    "added",
+    "as_text",
+    "combine",
+    "deltas",
+    "differences",
+    "energy",
+    "extract_deltas",
+    "from_tensors",
+    "listed",
+    "load",
+    "matches",
+    "nearest",
+    "prune",
+    "read_header",
+    "read_layout",
+    "reproject",
+    "rounded_to",
+    "save",
+    "scale",
+    "sha256",
+    "size_text",
+    "summarize",
+    "wavelets",
+    "write_atomically",
+]

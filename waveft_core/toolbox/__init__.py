@@ -1,0 +1,1 @@
+"""Arithmetic on adapters and whole checkpoints."""

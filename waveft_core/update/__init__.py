@@ -1,0 +1,1 @@
+"""The update in a model's weights: put in, trained, dialled, taken out."""

@@ -1,0 +1,277 @@
+"""The gradient of the loss with respect to a layer's coefficients, from the layer's input and its output's gradient.
+
+    dL/dC = factor * D_m (dL/dW) D_n^T,   dL/dW = sum over tokens t of dy_t x_t^T
+
+Two ways to the same numbers: `sampled` transforms dy and x and takes p dot products over tokens; `dense` makes dL/dW
+with one GEMM (a convolution's own backward) and gathers each atom's k*k entries.  Neither makes a tensor of the
+weight's size that outlives its layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
+
+from ..basis.atoms import axis, coeffs_shape, matrix_shape
+from ..basis.plan import arithmetic_dtype
+
+TOKENS_PER_CHUNK = 64  # two transposed slices of this many tokens stay in a core's cache at SDXL's widths
+
+GATHERED_AT_ONCE = 2**16  # entries of dL/dW: 0.8 MB of places and values, well below a weight
+KEPT = 2**14  # entries of a layer's atoms whose places and taps are kept from step to step: 128 kB
+
+# Nanoseconds on one CPU core, read off SDXL's shapes (python -m benchmarks.gradient): one token of one channel, read
+# and transposed; a filter tap applied to it; a term of a dot product; a multiply-add of the GEMM. Only ratios matter.
+_CHANNEL_NS, _TAP_NS, _TERM_NS, _GEMM_NS = 1.2, 0.4, 0.4, 0.0155
+
+
+@dataclass(eq=False)
+class Sampler:
+    """What one layer's gradient needs to know.
+
+    Attributes:
+        wavelet, mode, shape: the basis; `shape` is the weight's own.
+        indices: [p] int32, flat in C, ascending.
+        factor: scaling * strength.
+        convolution: the layer where it is one, for its stride, padding and dilation.
+        handle: names this sampler to a compiled graph.
+        in_graph: whether one was compiled.
+    """
+
+    wavelet: str
+    mode: str
+    shape: tuple[int, ...]
+    indices: Tensor
+    factor: float
+    convolution: nn.Conv2d | None = None
+    handle: int = field(default_factory=itertools.count().__next__)
+    in_graph: bool = False
+    _pattern: tuple[Tensor, Tensor] | None = None
+    _kept: tuple[Tensor, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        _SAMPLERS[self.handle] = self
+
+    def __call__(self, x: Tensor, grad: Tensor) -> Tensor:
+        """Returns dL/dvalues, [p] in float32 (float64 where the input is).
+
+        Args:
+            x: [..., n], the layer's input; a convolution's is [B, in, h, w] (or without B).
+            grad: [..., m], the gradient of its output; a convolution's is [B, out, h', w'].
+        """
+        x, grad = x.detach(), grad.detach()
+        kind = x.device.type
+        rounding = torch.is_autocast_enabled(kind)  # of a backward pass that is run within autocast
+        with torch.autocast(kind, enabled=False) if rounding else contextlib.nullcontext():
+            if self.convolution is not None:
+                weight_grad = _convolution_weight_grad(self.convolution, self.shape, x, grad)
+                return self.gathered(weight_grad.reshape(self.matrix)).mul_(self.factor)
+            m, n = self.matrix
+            x, grad = x.reshape(-1, n), grad.reshape(-1, m)  # [T, n], [T, m]
+            way = self.sampled if x.device.type == "cpu" and self.sampling_pays() else self.dense
+            return way(x, grad).mul_(self.factor)
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """The shape (m, n) that the weight is seen in."""
+        return matrix_shape(self.shape)
+
+    def sampling_pays(self) -> bool:
+        """Returns whether the sampled way is the cheaper one on a CPU, per token."""
+        m, n = self.matrix
+        taps = int(axis(self.wavelet, self.mode, n).positions.shape[1])
+        transform = (m + n) * (_CHANNEL_NS + taps * _TAP_NS)
+        return transform + self.indices.numel() * _TERM_NS < m * n * _GEMM_NS
+
+    def sampled(self, x: Tensor, grad: Tensor) -> Tensor:
+        """Returns sum_t (D_m dy_t)_i (D_n x_t)_j at the p positions, [p]; x: [T, n], grad: [T, m]."""
+        m, n = self.matrix
+        wide = arithmetic_dtype(x.dtype)
+        rows, columns = axis(self.wavelet, self.mode, m), axis(self.wavelet, self.mode, n)
+        total = self.plane(x.new_zeros(self.indices.numel(), dtype=wide))
+        left = right = x.new_empty(0, dtype=wide)
+        for start in range(0, x.shape[0], TOKENS_PER_CHUNK):
+            some = slice(start, start + TOKENS_PER_CHUNK)
+            tokens = x[some].shape[0]
+            if left.shape[1:] != (tokens,):  # made for the first chunk, and for a shorter last one
+                left, right = (
+                    x.new_empty(rows.count, tokens, dtype=wide),
+                    x.new_empty(columns.count, tokens, dtype=wide),
+                )
+            rows.unscaled(grad[some].to(wide), left)  # [M, T]
+            columns.unscaled(x[some].to(wide), right)  # [N, T]
+            torch.sparse.sampled_addmm(total, left, right.t(), out=total)
+        return total.values().mul_(self._scales(x.device, wide))
+
+    def dense(self, x: Tensor, grad: Tensor) -> Tensor:
+        """Returns the same from dL/dW = dy^T x, [m, n], which lives for this call alone."""
+        wide = arithmetic_dtype(x.dtype)
+        if grad.dtype != x.dtype:
+            grad, x = grad.to(wide), x.to(wide)
+        if x.dtype != wide and x.device.type == "cuda":
+            weight_grad = torch.mm(grad.t(), x, out_dtype=wide)  # 16-bit inputs, accumulated and kept in float32
+        else:
+            weight_grad = grad.to(wide).t() @ x.to(wide)
+        return self.gathered(weight_grad)
+
+    def gathered(self, weight_grad: Tensor) -> Tensor:
+        """Returns D_m (dL/dW) D_n^T at the p positions, [p]; weight_grad: [m, n] contiguous."""
+        device, wide, flat = weight_grad.device, weight_grad.dtype, weight_grad.view(-1)
+        indices = self._moved(device)
+        width = _table(self.wavelet, self.mode, self.matrix[1], device, wide)[1].shape[1] ** 2
+        if len(indices) * width > KEPT:  # longer filters: a part at a time, and nothing kept
+            parts = torch.split(indices, max(1, GATHERED_AT_ONCE // width))
+            return torch.cat([_dots(flat, *self._atoms(part, wide)) for part in parts])
+        if self._kept is None or self._kept[1].device != device or self._kept[1].dtype != wide:
+            self._kept = self._atoms(indices, wide)
+        return _dots(flat, *self._kept)
+
+    def _atoms(self, indices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Returns the entries of coefficients' atoms, flat in the weight, and their taps: [p * k * k], [p, k * k]."""
+        m, n = self.matrix
+        along = coeffs_shape(self.wavelet, self.mode, self.shape)[1]
+        row_places, row_taps = _table(self.wavelet, self.mode, m, indices.device, dtype)
+        column_places, column_taps = _table(self.wavelet, self.mode, n, indices.device, dtype)
+        i, j = indices // along, indices % along
+        entries = row_places[i][:, :, None] * n + column_places[j][:, None, :]  # [p, k, k]
+        taps = row_taps[i][:, :, None] * column_taps[j][:, None, :]
+        return entries.view(-1).int(), taps.view(len(indices), -1)
+
+    def plane(self, values: Tensor) -> Tensor:
+        """Returns C [M, N] in CSR form, `values` [p] at the p positions."""
+        across, along = coeffs_shape(self.wavelet, self.mode, self.shape)
+        indices = self._moved(values.device)
+        if self._pattern is None or self._pattern[0].device != values.device:
+            edges = torch.arange(across + 1, device=values.device) * along
+            self._pattern = torch.searchsorted(indices, edges, out_int32=True), indices % along
+        starts, columns = self._pattern
+        _warn_once()
+        return torch.sparse_csr_tensor(starts, columns, values, (across, along), check_invariants=False)
+
+    def _scales(self, device: torch.device, dtype: torch.dtype) -> Tensor | float:
+        """Returns what `Axis.unscaled` leaves out, for each coefficient [p], or for all where it is one number."""
+        leads = axis(self.wavelet, self.mode, self.matrix[0]).leads()
+        products = [row * column for row in leads for column in leads]  # of aa, ad, da, dd
+        if len(set(products)) == 1:
+            return products[0]
+        across, along = coeffs_shape(self.wavelet, self.mode, self.shape)
+        indices = self._moved(device)
+        bands = (indices >= across // 2 * along).int() * 2 + (indices % along >= along // 2).int()
+        return torch.tensor(products, dtype=dtype).to(device).index_select(0, bands)
+
+    def _moved(self, device: torch.device) -> Tensor:
+        """Returns the indices on `device`, moved there once."""
+        if self.indices.device != device:
+            self.indices = self.indices.to(device)
+        return self.indices
+
+
+@cache
+def _warn_once() -> None:
+    """Lets PyTorch say, once a process and to nobody, that its CSR tensors are in beta."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1), check_invariants=True)
+
+
+def _dots(flat: Tensor, entries: Tensor, taps: Tensor) -> Tensor:
+    """Returns each coefficient's sum of taps times entries, [p]."""
+    return (flat.index_select(0, entries).view_as(taps) * taps).sum(dim=1)
+
+
+_SAMPLERS: WeakValueDictionary[int, Sampler] = WeakValueDictionary()
+
+
+def _convolution_weight_grad(layer: nn.Conv2d, shape: tuple[int, ...], x: Tensor, grad: Tensor) -> Tensor:
+    """Returns dL/dW of a convolution, [out, in / groups, kh, kw] in float32 (float64): PyTorch's own backward."""
+    wide = arithmetic_dtype(x.dtype)
+    x, grad = x.to(wide), grad.to(wide)
+    if x.dim() == 3:
+        x, grad = x.unsqueeze(0), grad.unsqueeze(0)
+    padding: tuple[int, ...] | str = layer.padding
+    if isinstance(padding, str) or layer.padding_mode != "zeros":
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = nn.functional.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+        padding = (0, 0)
+    stride, dilation, groups = layer.stride, layer.dilation, layer.groups
+    found: Tensor = conv2d_weight(x, shape, grad, stride, padding, dilation, groups)  # type: ignore[no-untyped-call]
+    return found
+
+
+@lru_cache(maxsize=64)
+def _table(wavelet: str, mode: str, size: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Returns an axis's positions (cropped ones at 0, their taps being 0) and its taps, on `device`."""
+    side = axis(wavelet, mode, size)
+    return torch.from_numpy(side.positions.clip(min=0)).to(device), torch.from_numpy(side.taps).to(device, dtype)
+
+
+if hasattr(torch.library, "custom_op"):  # older torches apply and merge adapters, and refuse to train: see `attach`
+
+    @torch.library.custom_op("waveft::coefficient_gradient", mutates_args=())
+    def _in_graph(x: Tensor, grad: Tensor, handle: int, count: int, dtype: torch.dtype) -> Tensor:
+        """Returns a sampler's gradient, [count], as one step of a compiled graph, which its parts would break."""
+        return _SAMPLERS[handle](x, grad).to(dtype)
+
+    @_in_graph.register_fake
+    def _(x: Tensor, grad: Tensor, handle: int, count: int, dtype: torch.dtype) -> Tensor:
+        _SAMPLERS[handle].in_graph = True
+        return x.new_empty(count, dtype=dtype)
+
+
+class Tap(torch.autograd.Function):
+    """Hands the layer's output on unchanged, and gives the coefficients their gradient on the way back."""
+
+    @staticmethod
+    def forward(ctx, output: Tensor, x: Tensor, values: Tensor, handle: int) -> Tensor:  # type: ignore[no-untyped-def]
+        """Returns `output`, the same memory; saves the layer's input `x`."""
+        ctx.save_for_backward(x)
+        ctx.handle, ctx.count, ctx.dtype = handle, values.numel(), values.dtype
+        if not torch.compiler.is_compiling():
+            ctx.sampler = _SAMPLERS[handle]  # kept by the graph: a backward pass may come after the hooks are gone
+        return output.detach()  # not a view for autograd: the model may go on to change it in place
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        """Returns the output's gradient unchanged and the values' own."""
+        (x,) = ctx.saved_tensors
+        if torch.compiler.is_compiling():
+            return grad, None, _in_graph(x, grad, ctx.handle, ctx.count, ctx.dtype), None
+        return grad, None, ctx.sampler(x, grad).to(ctx.dtype), None
+
+
+def tap(values: Tensor, sampler: Sampler) -> Callable[..., Tensor]:
+    """Returns a forward hook (with kwargs) through which `values` get their gradient."""
+
+    def after_forward(module: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return output
+        return tapped(args, kwargs, output, values, sampler)
+
+    return after_forward
+
+
+def layer_input(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
+    """Returns what a layer was called with, whatever its forward calls it (`input`, or bitsandbytes' `x`)."""
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+def tapped(
+    args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor, values: Tensor, sampler: Sampler
+) -> Tensor:
+    """Returns a layer's output with `values` tapped into its gradient; args, kwargs: what the layer was called with."""
+    x = layer_input(args, kwargs)
+    if x.dtype != output.dtype:
+        x = x.detach().to(output.dtype)  # autocast: what the matmul saw, and half the memory to keep
+    out: Tensor = Tap.apply(output, x, values, sampler.handle)  # type: ignore[no-untyped-call]
+    return out

@@ -1,0 +1,274 @@
+"""One ledger per weight: W0's original bits at the touched entries, and the updates that are active there.
+
+    entry = round(W0 + sum over active updates of factor * IDWT(C))      factor = scaling * strength
+
+in float32 (float64 on float64), rounded once to the weight's dtype.  Every attach, merge, change of strength, detach
+and undo, in any order, goes through here and rewrites the touched entries from their originals; when the last update
+leaves, W0 is back bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from ..basis.plan import Plan, arithmetic_dtype, rounded
+from ..errors import WaveFTError
+from . import storage
+
+
+class Update:
+    """One adapter's share in one weight.
+
+    Attributes:
+        layer: the layer's name, for messages.
+        plan: where its coefficients fall.
+        values: [p]; read at every write, so a trained tensor may change in place.
+        factor: scaling * strength. Zero leaves the update out altogether, so that W0's bits stand.
+    """
+
+    def __init__(self, layer: str, plan: Plan, values: Tensor, factor: float) -> None:
+        self.layer, self.plan, self.values, self.factor = layer, plan, values, factor
+
+    def fits(self, weight: Tensor) -> bool:
+        """Returns whether the plan is on the device and in the arithmetic of `weight`."""
+        return self.plan is self.plan.to(weight.device, arithmetic_dtype(weight.dtype))
+
+    def contribution(self, weight: Tensor) -> Tensor:
+        """Returns factor * IDWT(C) at the plan's entries, [E], in the arithmetic of `weight` and on its device."""
+        self.plan = self.plan.to(weight.device, arithmetic_dtype(weight.dtype))
+        return self.plan.sums(self.values.detach().to(weight.device)).mul_(self.factor)
+
+
+class Ledger:
+    """The touched entries of one weight. Found by `ledger_of`; lives as long as someone holds it."""
+
+    def __init__(self, weight: Tensor, layer: str) -> None:
+        self.weight = weight
+        self.layer = layer
+        self.updates: list[Update] = []
+        self.entries = self._offsets = torch.empty(0, dtype=torch.int32, device=weight.device)
+        self.originals = self.written = torch.empty(0, dtype=weight.dtype, device=weight.device)
+        self._places: list[Tensor | None] = []
+        self._behind = False  # the weight was cast, and not yet written in its new dtype
+        self._frozen_by, self._required_grad = 0, False
+        self._seen: tuple[Any, ...] = ()
+        self._where: tuple[Any, ...] = ()
+        self.mark()
+
+    def add(self, update: Update, place: int | None = None) -> None:
+        """Makes `update` active, the last of the updates or at `place` among them."""
+        updates = list(self.updates)
+        updates.insert(len(updates) if place is None else place, update)
+        self._regroup(updates)
+
+    def remove(self, update: Update) -> None:
+        """Takes `update` out; the last one out leaves W0."""
+        self._regroup([other for other in self.updates if other is not update])
+
+    def write(self) -> None:
+        """Rewrites the touched entries from their originals and the active updates.
+
+        Waits for the device only where the weight was cast, moved or written to since.
+        """
+        if storage.fingerprint(self.weight) != self._seen:
+            self.follow()
+        if self.entries.numel():
+            self.put(self.planned())
+
+    def planned(self) -> Tensor:
+        """Returns what `write` would put at the touched entries, [E] in the weight's dtype."""
+        wide = arithmetic_dtype(self.weight.dtype)
+        active = [
+            (update, place) for update, place in zip(self.updates, self._places, strict=True) if update.factor != 0.0
+        ]
+        if not active:
+            return self.originals
+        if len(self.updates) == 1:
+            total = active[0][0].contribution(self.weight)
+        else:
+            total = torch.zeros(self.entries.numel(), dtype=wide, device=self.weight.device)
+            for update, place in active:  # places are unique within an update: no two adds meet
+                assert place is not None
+                total.index_add_(0, place, update.contribution(self.weight))
+        return rounded(total.add_(self.originals.to(wide)), self.weight.dtype)
+
+    def changed(self) -> bool:
+        """Returns whether the weight was cast, moved or written by someone else since it was last written here."""
+        return self._behind or storage.fingerprint(self.weight) != self._seen
+
+    def follow(self) -> None:
+        """Moves with a weight that was cast or sent to another device; refuses one whose content someone else wrote.
+
+        Compares the touched entries whatever the version counter says, since writes through `.data` leave it alone:
+        this waits for the device.
+
+        Raises:
+            WaveFTError: the touched entries are not those that were last written.
+        """
+        cast = storage.fingerprint(self.weight) != self._seen
+        device, dtype = self.weight.device, self.weight.dtype
+        storage.check_weight(self.weight, self.layer)
+        if cast:
+            self.entries = self.entries.to(device)
+        expected = self.written.to(device, dtype)
+        offsets = storage.offsets_of(self.weight, self.entries) if cast else self._offsets
+        if self.entries.numel() and not storage.same_bits(storage.read(self.weight, offsets), expected):
+            raise WaveFTError(
+                f'layer "{self.layer}": expected the weight as it was last written, got another content: '
+                "something else wrote to it while an adapter was in it. Detach or undo the adapter before you change "
+                "its base weights."
+            )
+        if cast:
+            self._behind |= dtype != self.written.dtype  # the same bits elsewhere need no rewriting
+            self._offsets = offsets
+            self.originals, self.written = self.originals.to(device, dtype), expected
+            self._places = [None if place is None else place.to(device) for place in self._places]
+            self.mark()
+
+    def behind(self) -> bool:
+        """Returns whether the weight was cast since it was last written; follows one that somebody else moved.
+
+        Raises:
+            WaveFTError: as `follow`.
+        """
+        if storage.fingerprint(self.weight) != self._seen:
+            self.follow()
+        return self._behind
+
+    def take(self, weight: Tensor) -> None:
+        """Goes over to `weight`, which has come in the place of its own, where it holds what was last written.
+
+        Raises:
+            WaveFTError: as `follow`.
+        """
+        if weight is self.weight:
+            return
+        if weight.shape != self.weight.shape:
+            raise WaveFTError(
+                f'layer "{self.layer}": expected a weight of {list(self.weight.shape)}, got one of '
+                f"{list(weight.shape)} in its place. Put the attached weight back, then detach."
+            )
+        own, self.weight = self.weight, weight
+        try:
+            self.follow()
+        except BaseException:
+            self.weight = own
+            raise
+        _BY_TENSOR.pop(id(own), None)  # nobody holds it any more: its id may be used again
+        _BY_TENSOR[id(weight)] = self
+        if self._frozen_by:
+            weight.requires_grad_(False)
+        self.mark()
+
+    def recapture(self) -> None:
+        """Takes what a state dict brought into the weight as a new W0 and puts the updates into it."""
+        if storage.fingerprint(self.weight) == self._seen:
+            return  # the load failed here, or another tuning of this weight has done it
+        self.entries = self.entries.to(self.weight.device)
+        self._offsets = storage.offsets_of(self.weight, self.entries)
+        self.originals = self.written = storage.read(self.weight, self._offsets)
+        self.mark()
+        self.write()
+
+    def original_weight(self) -> Tensor:
+        """Returns a copy of W0."""
+        self.follow()
+        copy = self.weight.detach().clone()
+        storage.write(copy, storage.offsets_of(copy, self.entries), self.originals)
+        return copy
+
+    def freeze(self) -> None:
+        """Keeps the weight from requiring a gradient until as many calls of `thaw` have been made."""
+        if not self._frozen_by:
+            self._required_grad = self.weight.requires_grad
+        self._frozen_by += 1
+        self.weight.requires_grad_(False)
+
+    def thaw(self) -> None:
+        """Takes one `freeze` back; the last one restores the flag."""
+        self._frozen_by -= 1
+        if not self._frozen_by:
+            self.weight.requires_grad_(self._required_grad)
+
+    def _regroup(self, updates: list[Update]) -> None:
+        self.follow()
+        device, wide = self.weight.device, arithmetic_dtype(self.weight.dtype)
+        plans = [update.plan.to(device, wide) for update in updates]
+        entries = torch.empty(0, dtype=torch.int32, device=device)
+        places: list[Tensor | None] = [None]
+        if len(plans) == 1:
+            entries = plans[0].entries
+        elif plans:
+            entries = torch.unique(torch.cat([plan.entries for plan in plans]))
+            places = [torch.searchsorted(entries, plan.entries) for plan in plans]
+        offsets = storage.offsets_of(self.weight, entries)
+        if self.entries.numel():  # from here on nothing but a few copies can fail
+            self.put(self.originals)
+        for update, plan in zip(updates, plans, strict=True):
+            update.plan = plan
+        self.updates, self.entries, self._offsets, self._places = updates, entries, offsets, places if updates else []
+        self.originals = self.written = storage.read(self.weight, offsets)
+        self.write()
+
+    def put(self, content: Tensor) -> None:
+        """Writes `content`, [E] in the weight's dtype, to the touched entries."""
+        with torch.no_grad():  # not through .data: autograd must see a rewrite between a forward and its backward
+            storage.write(self.weight, self._offsets, content)
+        self.written, self._behind = content, False
+        self.mark()
+
+    def mark(self) -> None:
+        """Takes the weight as it is for seen."""
+        before, self._seen = self._seen, storage.fingerprint(self.weight)
+        if before and before[:1] + before[2:] == self._seen[:1] + self._seen[2:]:
+            return  # all but the version
+        _BY_TENSOR[id(self.weight)] = self
+        if _BY_MEMORY.get(self._where) is self:
+            del _BY_MEMORY[self._where]  # a weight that is moved for every forward leaves no trail of addresses
+        self._where = storage.where(self.weight)
+        _BY_MEMORY[self._where] = self
+
+
+_BY_TENSOR: WeakValueDictionary[int, Ledger] = WeakValueDictionary()  # a ledger holds its weight: no id is used twice
+_BY_MEMORY: WeakValueDictionary[tuple[Any, ...], Ledger] = WeakValueDictionary()
+
+
+def ledger_of(weight: Tensor, layer: str) -> Ledger:
+    """Returns the ledger of `weight`, the one that is alive or a new one.
+
+    Raises:
+        WaveFTError: `weight` cannot hold an update.
+    """
+    storage.check_weight(weight, layer)
+    found = _BY_TENSOR.get(id(weight))
+    if found is None:  # another tensor over the same memory, as a state dict holds
+        found = _BY_MEMORY.get(storage.where(weight))
+        if found is not None and storage.where(found.weight) != storage.where(weight):
+            found = None  # it was moved since
+    if found is not None:
+        if isinstance(weight, torch.nn.Parameter) and not isinstance(found.weight, torch.nn.Parameter):
+            found.take(weight)  # found by a state dict's alias of it: the module's own is the one that moves
+        found.follow()
+        return found
+    return Ledger(weight, layer)
+
+
+def refuse_overflow(ledgers: Iterable[Ledger]) -> None:
+    """Refuses weights in which a written entry is not finite and its original was; waits for the device.
+
+    Raises:
+        WaveFTError: naming the first such layer.
+    """
+    for ledger in ledgers:
+        wide = arithmetic_dtype(ledger.written.dtype)
+        broken = ~torch.isfinite(ledger.written.to(wide)) & torch.isfinite(ledger.originals.to(wide))
+        if bool(broken.any()):
+            raise WaveFTError(
+                f'layer "{ledger.layer}": expected a finite merged weight, got {int(broken.sum())} entries beyond '
+                f"{str(ledger.weight.dtype).removeprefix('torch.')}. Use a smaller strength, or a wider dtype."
+            )

@@ -1,0 +1,110 @@
+"""Merges an adapter into a model's weights or a state dict, in place, and takes it out again bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ..basis.plan import arithmetic_dtype, make_plan
+from ..format.adapter import Adapter, check_adapter
+from .ledger import Ledger, Update, ledger_of, refuse_overflow
+from .storage import check_weight
+from .targets import Models, StateDict, Target, resolve
+
+
+class Merged:
+    """An adapter that is in some weights. Drop it to keep the merge for good; `undo` takes it out.
+
+    Attributes:
+        layers: names of the merged layers.
+    """
+
+    def __init__(self, placed: list[tuple[Ledger, Update]], strength: float, scaling: float) -> None:
+        self._placed = placed
+        self._strength, self._scaling = strength, scaling
+        self.layers = tuple(update.layer for _, update in placed)
+
+    def __repr__(self) -> str:
+        state = f"{len(self._placed)} layers, strength {self._strength:g}" if self._placed else "undone"
+        return f"<Merged {state}>"
+
+    @property
+    def strength(self) -> float:
+        """The dial: dW is multiplied by it. Setting it rewrites the touched entries; 0 gives W0's own bits."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, strength: float) -> None:
+        for ledger, _ in self._placed:
+            ledger.follow()
+        before = self._strength
+        try:
+            self._set(strength)
+            refuse_overflow([ledger for ledger, _ in self._placed])
+        except BaseException:
+            self._set(before)
+            raise
+
+    def _set(self, strength: float) -> None:
+        self._strength = strength
+        for ledger, update in self._placed:
+            update.factor = self._scaling * strength
+            ledger.write()
+
+    def undo(self) -> None:
+        """Takes the adapter out; the last one out leaves W0 bit for bit. A second call does nothing.
+
+        Raises:
+            WaveFTError: something else wrote to one of the weights meanwhile; nothing is changed then.
+        """
+        undone: list[tuple[Ledger, Update, int]] = []
+        try:
+            for ledger, update in self._placed:
+                place = ledger.updates.index(update)
+                ledger.remove(update)  # looks at the weight first: one pass over memory that is far away
+                undone.append((ledger, update, place))
+        except BaseException:
+            for ledger, update, place in undone:
+                ledger.add(update, place)  # where it was: three updates summed in another order round otherwise
+            raise
+        self._placed = []
+
+
+def merge(
+    target: Models | StateDict, adapter: Adapter, strength: float = 1.0, leave_out: Collection[str] = ()
+) -> Merged:
+    """Writes W0 + strength * dW into the target's weights, whole or not at all.
+
+    Args:
+        target: a model, a mapping of components (`{"unet": ..., "te1": ...}`), or a state dict whose weights are
+            `<module path>.weight`.
+        strength: the user's dial.
+        leave_out: components of the adapter that are not applied, by name.
+
+    Raises:
+        WaveFTError: a layer that the target lacks or of another shape, a weight that cannot hold the update, or a
+            merged weight that is not finite.
+    """
+    check_adapter(adapter)
+    places = resolve(target, adapter, leave_out)
+    for place in places:
+        check_weight(place.weight, place.path)
+    placed: list[tuple[Ledger, Update]] = []
+    try:
+        for place in places:
+            placed.append(_place(place, adapter, strength))
+        refuse_overflow([ledger for ledger, _ in placed])
+    except BaseException:
+        for ledger, update in placed:
+            ledger.remove(update)
+        raise
+    return Merged(placed, strength, adapter.scaling)
+
+
+def _place(place: Target, adapter: Adapter, strength: float) -> tuple[Ledger, Update]:
+    layer = adapter.layers[place.name]
+    wide = arithmetic_dtype(place.weight.dtype)
+    plan = make_plan(adapter.wavelet, adapter.mode, layer.shape, layer.indices, wide)
+    update = Update(place.name, plan, layer.values.to(place.weight.device), adapter.scaling * strength)
+    ledger = ledger_of(place.weight, place.path)
+    ledger.add(update)
+    return ledger, update

@@ -1,0 +1,111 @@
+"""A weight in memory: which ones can hold an update, and their bits, read and written wherever and however they lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import WaveFTError
+
+WEIGHT_DTYPES = (
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.float64,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+)
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def check_weight(weight: Tensor, layer: str) -> None:
+    """Refuses a weight that cannot hold an update.
+
+    Raises:
+        WaveFTError: a meta tensor, a dtype without the arithmetic, or a weight whose entries share memory.
+    """
+    if weight.is_meta:
+        raise WaveFTError(f'layer "{layer}": expected a weight with data, got a meta tensor. Load the model first.')
+    if not can_hold(weight):
+        expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in WEIGHT_DTYPES)
+        got = type(weight).__name__ if weight.dtype in WEIGHT_DTYPES else str(weight.dtype).removeprefix("torch.")
+        raise WaveFTError(
+            f'layer "{layer}": expected a weight of {expected}, got {got}. '
+            "Load the model without quantisation, or attach the adapter: it then runs beside the weight."
+        )
+    if weight.is_inference() and not torch.is_inference_mode_enabled():
+        raise WaveFTError(
+            f'layer "{layer}": expected a weight that can be written, got one made under torch.inference_mode. '
+            "Load the model outside it, or merge inside it."
+        )
+    if not weight.is_contiguous() and _overlaps(weight):
+        raise WaveFTError(
+            f'layer "{layer}": expected a weight whose entries have memory of their own, got strides '
+            f"{weight.stride()} over {list(weight.shape)}. Call .contiguous()."
+        )
+
+
+def can_hold(weight: Tensor) -> bool:
+    """Returns whether a weight is stored as plain numbers; quantised ones are not, and run beside (`beside.py`)."""
+    return weight.dtype in WEIGHT_DTYPES and type(weight) in (Tensor, torch.nn.Parameter)
+
+
+def where(weight: Tensor) -> tuple[Any, ...]:
+    """Returns where and how a weight lies in memory: a fused one and its first slice share the address alone."""
+    return weight.data_ptr(), weight.dtype, weight.shape, weight.stride()
+
+
+def fingerprint(weight: Tensor) -> tuple[Any, ...]:
+    """Returns what changes when a weight is moved, cast or, as far as PyTorch knows, written to."""
+    version = -1 if weight.is_inference() else weight._version
+    return weight.data_ptr(), version, weight.dtype, weight.device, weight.stride()
+
+
+def offsets_of(weight: Tensor, entries: Tensor) -> Tensor:
+    """Returns where `entries`, flat in the weight, lie in its memory, [E]: themselves unless it is strided."""
+    if weight.is_contiguous():
+        return entries
+    rest = entries.long()
+    places = torch.zeros_like(rest)
+    for size, stride in zip(reversed(weight.shape), reversed(weight.stride()), strict=True):
+        places += rest % size * stride
+        rest = rest // size
+    return places
+
+
+def _memory(weight: Tensor) -> Tensor:
+    """Returns the weight's bits as they lie in memory, one axis; a channels_last weight is not in its own order."""
+    if weight.is_contiguous():
+        flat = weight.detach().view(-1)
+    else:
+        span = 1 + sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
+        flat = weight.detach().as_strided((span,), (1,))
+    return flat.view(_BITS[flat.element_size()])  # as whole numbers: not every float has the kernels
+
+
+def read(weight: Tensor, offsets: Tensor) -> Tensor:
+    """Returns the entries at `offsets` in memory, in the weight's dtype."""
+    return _memory(weight).take(offsets.long()).view(weight.dtype)
+
+
+def write(weight: Tensor, offsets: Tensor, content: Tensor) -> None:
+    """Writes `content`, in the weight's dtype, to the entries at `offsets` in memory."""
+    memory = _memory(weight)
+    memory.index_copy_(0, offsets.long(), content.view(memory.dtype))  # not put_, which has no deterministic form
+
+
+def _overlaps(weight: Tensor) -> bool:
+    """Returns whether two entries may share memory."""
+    reach = 0
+    for stride, size in sorted(zip(weight.stride(), weight.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            return True
+        reach += (size - 1) * stride
+    return False
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Returns whether two tensors of one dtype hold the same bits: -0.0 is not 0.0, and a NaN is itself."""
+    return torch.equal(a.view(_BITS[a.element_size()]), b.view(_BITS[b.element_size()]))

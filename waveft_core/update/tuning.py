@@ -1,0 +1,305 @@
+"""Coefficients that train in a model's own weights: what `attach` hands out.
+
+The frozen layer's weight holds round(W0 + factor * dW) all the while, so the forward is the model's own matmul and what
+is trained is bit for bit what is merged.  Values that changed are written before the next forward needs them: after the
+step of any torch optimizer that holds them, and by a check of version and memory before each layer's forward.  A layer
+whose weight is quantised runs its update beside it instead (`Tuning.ways` tells which).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from ..errors import WaveFTError, listed
+from ..format.adapter import Adapter, Layer
+from .batch import Batch
+from .coefficients import Coefficients, InWeight
+from .ledger import refuse_overflow
+from .spec import Spec
+from .targets import Target
+
+
+class Tuning:
+    """The coefficients that train in a model. Made by `attach`; ended by `detach`.
+
+    Attributes:
+        name: of this tuning among those that are attached to the same model.
+    """
+
+    def __init__(
+        self, name: str, layers: Sequence[tuple[Target, Coefficients]], basis: Spec | Adapter, strength: float
+    ) -> None:
+        self.name = name
+        self._targets = [target for target, _ in layers]
+        self._layers = [layer for _, layer in layers]
+        self._basis = basis
+        self._strength = float(strength)
+        self._disabled = 0
+        self._checked = False
+        self._batches: dict[object, Batch] = {}
+        self._handles: list[Any] = []
+        for target, layer in layers:
+            assert target.module is not None
+            self._handles += layer.hook(target.module, name)
+            layer.owner, layer.shown = self, strength != 0.0
+        _watch_optimizers()
+        _TUNINGS.add(self)
+
+    @property
+    def names(self) -> list[str]:
+        """The layers' names in the file, in the order of `parameters`."""
+        return [target.name for target in self._targets]
+
+    @property
+    def ways(self) -> dict[str, str]:
+        """Where each layer's update is: in its "weight", or "beside" one that cannot hold it."""
+        return {name: layer.way for name, layer in zip(self.names, self._layers, strict=True)}
+
+    @property
+    def numel(self) -> int:
+        """The number of coefficients in all layers."""
+        return sum(layer.values.numel() for layer in self._layers)
+
+    def __repr__(self) -> str:
+        return f'<Tuning "{self.name}", {len(self)} layers, {self.numel:,} coefficients, strength {self._strength:g}>'
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Returns each layer's values, [p] float32 (float64 on a float64 base)."""
+        return [layer.values for layer in self._layers]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns the values by layer name, detached and sharing memory with the parameters."""
+        return {name: layer.values.detach() for name, layer in zip(self.names, self._layers, strict=True)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes the values from `state` and writes the weights.
+
+        Raises:
+            WaveFTError: other layers, or other numbers of values, than this tuning's.
+        """
+        own = self.state_dict()
+        if own.keys() != state.keys():
+            odd = sorted(own.keys() ^ state.keys())
+            raise WaveFTError(
+                f"state dict: expected the tuning's {len(own)} layers, got a difference in {listed(odd)}."
+            )
+        for name, values in own.items():
+            if state[name].shape != values.shape:
+                got = list(state[name].shape)
+                raise WaveFTError(f'state dict, layer "{name}": expected {list(values.shape)} values, got {got}.')
+        with torch.no_grad():
+            for name, values in own.items():
+                values.copy_(state[name])
+        self.refresh()
+
+    def adapter(self) -> Adapter:
+        """Returns the present values as an adapter, copied."""
+        basis = self._basis
+        layers = {
+            target.name: Layer(layer.values.detach().clone(), layer.indices.clone(), target.shape)
+            for target, layer in zip(self._targets, self._layers, strict=True)
+        }
+        return Adapter(layers, basis.wavelet, basis.mode, basis.scaling, basis.locations)
+
+    @property
+    def strength(self) -> float:
+        """A dial on dW, 1 by default. Setting it rewrites the weights; 0 gives W0's own bits."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, strength: float) -> None:
+        check_strength(strength)
+        for layer in self._layers:
+            layer.check()
+        before, self._strength = self._strength, float(strength)
+        try:
+            self.refresh()
+            refuse_overflow(layer.ledger for layer in self._layers if isinstance(layer, InWeight))
+        except BaseException:
+            self._strength = before
+            self.refresh()
+            raise
+
+    def refresh(self) -> None:
+        """Writes every layer's weight from the present values.
+
+        Needed only after values were changed behind PyTorch's back: through `.data`, as diffusers' `EMAModel.copy_to`
+        does.
+        """
+        factor = self._basis.scaling * self._strength
+        for layer in self._layers:
+            layer.set_factor(factor, 0.0 if self._disabled else factor)
+        self._write(self._layers)
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Inside, the weights are W0 bit for bit (as far as this tuning goes).
+
+        Entering and leaving rewrite the weights, so that a forward pass before it cannot be followed by its backward
+        pass after it: PyTorch refuses. Where the base's output is wanted too, compute it first.
+        """
+        self._disabled += 1
+        try:
+            self.refresh()
+            yield
+        finally:
+            self._disabled -= 1
+            self.refresh()
+
+    @contextlib.contextmanager
+    def swapped(self, values: Sequence[Tensor]) -> Iterator[None]:
+        """Inside, the layers hold `values` (an EMA's, say), in the order of `parameters`; afterwards their own again.
+
+        Raises:
+            WaveFTError: another number of tensors, or of values in one.
+        """
+        shapes = [list(value.shape) for value in values]
+        expected = [list(layer.values.shape) for layer in self._layers]
+        if shapes != expected:
+            raise WaveFTError(
+                f"swapped: expected {len(expected)} tensors shaped as parameters(), got {len(shapes)} others."
+            )
+        own = [layer.values.detach().clone() for layer in self._layers]
+        try:
+            self._fill(values)
+            yield
+        finally:
+            self._fill(own)
+
+    def detach(self) -> None:
+        """Takes the update out: W0's bits, flags and hooks as before `attach`. A second call does nothing.
+
+        Raises:
+            WaveFTError: something else wrote to one of the weights meanwhile; the tuning then stays attached.
+        """
+        for layer in self._layers:
+            layer.check()
+        for handle in self._handles:
+            handle.remove()
+        for target, layer in zip(self._targets, self._layers, strict=True):
+            assert target.module is not None
+            layer.unhook(target.module)
+            layer.release()
+        if any(layer.sampler.in_graph for layer in self._layers):
+            torch.compiler.reset()  # compiled graphs do not notice that a hook is gone, nor that one has come
+        self._handles, self._layers, self._targets, self._batches = [], [], [], {}
+        _TUNINGS.discard(self)
+
+    def _write(self, layers: Sequence[Coefficients]) -> None:
+        """Puts the values of `layers` to use, all weights of one device and dtype together."""
+        groups: dict[object, list[InWeight]] = {}
+        for layer in layers:
+            if isinstance(layer, InWeight):
+                layer.take()
+                groups.setdefault((layer.ledger.weight.device, layer.ledger.weight.dtype), []).append(layer)
+        for key, group in groups.items():
+            batch = self._batches.get(key)
+            if batch is None or not batch.holds(group):
+                self._batches.pop(key, None)
+                batch = Batch(group)
+                if batch.holds(group):
+                    self._batches[key] = batch
+            if key in self._batches:
+                batch.write()
+            else:  # a weight that two adapters share, or that was moved: each by itself, with a look at its weight
+                for layer in group:
+                    layer.forget()  # where one is refused, the next forward must still write the others
+                for layer in group:
+                    layer.write()
+
+    def watch(self, entrance: nn.Module) -> None:
+        """Writes the layers whose values changed, as far as PyTorch knows, whenever `entrance` is called."""
+
+        def before_forward(module: nn.Module, args: Any) -> None:
+            for layer in self._layers:
+                if isinstance(layer, InWeight):
+                    layer.catch_up()
+
+        self._handles.append(entrance.register_forward_pre_hook(before_forward))
+
+    def _fill(self, values: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for layer, value in zip(self._layers, values, strict=True):
+                layer.values.copy_(value)
+        self.refresh()
+
+    def _held_by(self, optimizer: torch.optim.Optimizer) -> list[Coefficients]:
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        return [layer for layer in self._layers if id(layer.values) in held]
+
+    def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before the first step, says which layers have no gradient, and why."""
+        layers = [] if self._checked else self._held_by(optimizer)
+        if not layers:
+            return
+        self._checked = True
+        frozen = [layer.path for layer in layers if not layer.values.requires_grad]
+        if frozen:
+            raise WaveFTError(
+                f"layers {listed(frozen)}: expected values that require grad, got frozen ones. Call "
+                "model.requires_grad_(False) before attach, not after it."
+            )
+        idle = [layer for layer in layers if layer.values.grad is None]
+        unrun = [layer.path for layer in idle if not (layer.ran_with_grad or layer.ran_without_grad)]
+        off = [layer.path for layer in idle if not layer.shown]
+        blocked = [layer.path for layer in idle if layer.shown and layer.ran_without_grad and not layer.ran_with_grad]
+        if len(off) == len(layers):
+            raise WaveFTError(
+                f'tuning "{self.name}": expected a strength other than 0 to train at, got {self._strength}'
+                f"{' and a step within disabled()' if self._disabled else ''}. Set it to 1."
+            )
+        if len(idle) == len(layers) and blocked:
+            raise WaveFTError(
+                f"layers {listed(blocked)}: expected gradients after the backward pass, got none, since they ran "
+                "under no_grad only. With reentrant gradient checkpointing an input must require grad: use "
+                "use_reentrant=False."
+            )
+        for names, why in ((unrun, "did not run"), (blocked, "ran under no_grad only (reentrant checkpointing?)")):
+            if names:
+                text = f"WaveFT: {len(names)} attached layers {why} before the first step: {listed(names)}"
+                warnings.warn(text, stacklevel=2)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self._write(self._held_by(optimizer))  # fused optimizers leave the version counter as it was
+
+
+_TUNINGS: weakref.WeakSet[Tuning] = weakref.WeakSet()
+
+
+@cache
+def _watch_optimizers() -> None:
+    """Registers, once a process, PyTorch's hooks on the steps of all optimizers."""
+
+    def before(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for tuning in list(_TUNINGS):
+            tuning._before_step(optimizer)
+
+    def after(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for tuning in list(_TUNINGS):
+            tuning._after_step(optimizer)
+
+    register_optimizer_step_pre_hook(before)
+    register_optimizer_step_post_hook(after)
+
+
+def check_strength(strength: float) -> None:
+    """Refuses a dial that is not finite.
+
+    Raises:
+        WaveFTError: NaN or infinity.
+    """
+    if not math.isfinite(strength):
+        raise WaveFTError(f"strength: expected a finite number, got {strength!r}. Give, say, 1.")
