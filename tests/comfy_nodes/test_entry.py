@@ -56,13 +56,13 @@ STUBS = dict.fromkeys(
 )
 
 
-def core_stubs():
-    """Yields the files that the shim imports from the core."""
-    tree = ast.parse((REPOSITORY / "comfy_nodes/core.py").read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 2:
-            _, *inner = node.module.split(".")
-            yield "/".join(inner) + ".py" if inner else "__init__.py"
+def core_stub():
+    """The list of names that the shim takes from the core, with anything behind each."""
+    tree = ast.parse((REPOSITORY / "waveft_core/packs.py").read_text())
+    (names,) = (
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    return f"{ANYTHING}\n__all__ = {ast.literal_eval(names)!r}\n"
 
 
 @pytest.fixture
@@ -72,10 +72,8 @@ def pack(tmp_path):
     (clone / "waveft_core").mkdir(parents=True)
     shutil.copy(REPOSITORY / "__init__.py", clone)
     shutil.copytree(REPOSITORY / "comfy_nodes", clone / "comfy_nodes", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in core_stubs():
-        path = clone / "waveft_core" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(ANYTHING)
+    (clone / "waveft_core/__init__.py").write_text("")
+    (clone / "waveft_core/packs.py").write_text(core_stub())
     return clone
 
 

@@ -161,10 +161,10 @@ def train(comfy, fake, monkeypatch):
 def clone(comfy, fake, monkeypatch, small):
     """A clone whose trainer is `TRAINER`: what it makes is `small`."""
     folder = fake.output.parents[2]
-    for name in ("trainer", "comfy_nodes"):
+    for name in ("trainer", "comfy_nodes/training"):
         (folder / "clone" / name).mkdir(parents=True)
     (folder / "clone/trainer/__main__.py").write_text(TRAINER)
-    shutil.copy(REPOSITORY / "comfy_nodes/training/child.py", folder / "clone/comfy_nodes")
+    shutil.copy(REPOSITORY / "comfy_nodes/training/child.py", folder / "clone/comfy_nodes/training")
     save(small, folder / "made.safetensors")
     Image.new("RGB", (64, 48), "#336699").save(folder / "sample.png")
     run = comfy("training.run")
