@@ -16,6 +16,7 @@ import torch
 
 from ..errors import WaveFTError, printable
 from ..format.adapter import FILE_DTYPES, Adapter
+from ..format.disk import exists, is_file, size_of
 from ..format.file import save
 from ..toolbox.tree import check_new
 
@@ -46,14 +47,14 @@ def check_file(out: Path, overwrite: bool) -> None:
     if out.suffix != ".safetensors":
         raise WaveFTError(f'out "{out}": expected a name that ends in .safetensors, got another. Change it.')
     check_new(out, overwrite)
-    if out.is_dir():
-        raise WaveFTError(f'out "{out}": expected a file, got a folder of that name. Choose another name.')
+    if exists(out) and not is_file(out):
+        raise WaveFTError(f'out "{out}": expected a file, got something else of that name. Choose another name.')
 
 
 def write_adapter(adapter: Adapter, out: Path, dtype: torch.dtype) -> None:
     """Writes an adapter, and says so."""
     save(adapter, out, dtype=dtype)
-    size = size_text(out.stat().st_size)
+    size = size_text(size_of(out) or 0)
     say(f"wrote {out}: {plural(len(adapter.layers), 'layer')}, {count(adapter):,} coefficients ({size})")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import WaveFTError
+from ..format.disk import exists
 from .console import complain, say_anything
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -68,7 +69,7 @@ def weighted(text: str) -> tuple[Path, float]:
     name is that file.
     """
     file, _, number = text.rpartition(":")
-    if not file or not _NUMBER.fullmatch(number) or Path(text).exists():
+    if not file or not _NUMBER.fullmatch(number) or exists(text):
         return Path(text), 1.0
     return Path(file), float(number)
 

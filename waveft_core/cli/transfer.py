@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import Refusal, WaveFTError
 from ..format.adapter import Adapter
 from ..format.container import read_layout
+from ..format.disk import exists, is_file, is_folder, size_of
 from ..format.file import load
 from ..format.header import HEADER
 from ..toolbox.tree import check_new, check_space, replacing_folder
@@ -74,8 +75,8 @@ def _differences(base: Weights, tuned: Path, targets: tuple[str, ...] | None) ->
     from ..toolbox.sources import differences, matches
     from ..update.spec import SDXL_ATTENTION
 
-    folder = (tuned / _CONFIG).is_file()
-    names = [] if tuned.is_dir() else list(read_layout(tuned)[0])
+    folder = is_file(tuned / _CONFIG)
+    names = [] if is_folder(tuned) else list(read_layout(tuned)[0])
     if HEADER in names:
         found: Iterator[tuple[str, Tensor]] = _deltas(load(tuned), base)
     elif folder or any(_is_foreign(name) for name in names):
@@ -119,11 +120,11 @@ def convert(source: Path, to: str, base: Path | None, dtype: str | None, out: Pa
     say(f"writing {size_text(size)} of full differences in {dtype or 'fp16'}")
     with progress_bar("writing", "B") as tell:
         write_diff(adapter, out, kind, progress=lambda count: tell(count, size))
-    say(f"wrote {out}: {len(adapter.layers)} layers ({size_text(out.stat().st_size)})")
+    say(f"wrote {out}: {len(adapter.layers)} layers ({size_text(size_of(out) or 0)})")
 
 
 def _read(source: Path, base: Path | None) -> Adapter:
-    if not source.is_dir():
+    if not is_folder(source):
         return load(source)
     from ..interop.peft import read_peft
 
@@ -143,7 +144,7 @@ def _convert_to_peft(adapter: Adapter, base: Path | None, dtype: str | None, out
     if dtype is not None:
         raise WaveFTError("--to peft: expected no --dtype, got one. The values are written as they are.")
     check_new(out, overwrite)
-    if out.exists() and not (out / _CONFIG).is_file():
+    if exists(out) and not is_file(out / _CONFIG):
         raise WaveFTError(f'out "{out}": expected an adapter\'s folder to overwrite, got something else. Rename it.')
     with replacing_folder(out) as made:
         write_peft(adapter, made, Weights.open(base))
@@ -153,7 +154,7 @@ def _convert_to_peft(adapter: Adapter, base: Path | None, dtype: str | None, out
 def _trained_for(base: Weights, tuned: Path) -> dict[str, str]:
     """Returns the metadata that say which model the new adapter is for, where the base or the tuned file tells."""
     files = [metadata for _, metadata in base.files.values()]
-    if tuned.is_file():
+    if is_file(tuned):
         files.append(read_layout(tuned)[1])
     found: dict[str, str] = {}
     for metadata in files:

@@ -17,6 +17,7 @@ from ..basis.plan import Plan, arithmetic_dtype, make_plan, rounded
 from ..errors import Refusal, WaveFTError, listed
 from .header import Header, check_header
 
+DAMAGED = "The file is damaged, or was not written by a WaveFT tool."
 FILE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -204,33 +205,39 @@ def check_pairs(given: object) -> None:
 def check_layer(name: str, layer: Layer, wavelet: str, mode: str, scaling: float, fail: Refusal) -> None:
     """Refuses a layer that breaks a rule of the format's table of tensors."""
     values, indices, shape = layer.values, layer.indices, layer.shape
-    damaged = "The file is damaged, or was not written by a WaveFT tool."
+    damaged = DAMAGED
     if "." in name or not name:
         raise fail(name, "name", "a layer name without dots", repr(name), damaged)
     if values.dtype not in (*FILE_DTYPES, torch.float64) or values.dim() != 1:
         raise fail(name, "waveft_values", "F32, F16 or BF16 [p]", f"{values.dtype} {list(values.shape)}", damaged)
     if indices.dtype != torch.int32 or indices.dim() != 1:
         raise fail(name, "waveft_indices", "I32 [p]", f"{indices.dtype} {list(indices.shape)}", damaged)
-    if not 2 <= len(shape) <= 4 or any(size < 1 for size in shape):
-        raise fail(name, "waveft_shape", "two to four sizes, each at least 1", list(shape), damaged)
     if values.numel() == 0 or values.numel() != indices.numel():
         got = f"{values.numel()} values and {indices.numel()} indices"
         raise fail(name, "coefficients", "as many values as indices, at least one", got, damaged)
-    try:
-        across, along = coeffs_shape(wavelet, mode, shape)
-    except WaveFTError as error:
-        raise WaveFTError(f'{fail.prefix}layer "{name}", {error}') from None
-    if across * along >= 2**31:
-        raise fail(name, "waveft_shape", "a plane of fewer than 2**31 coefficients", list(shape), damaged)
-    if int(indices[0]) < 0 or int(indices[-1]) >= across * along or not bool((indices[1:] > indices[:-1]).all()):
-        wrong = _wrong_index(indices, across * along)
-        raise fail(name, "waveft_indices", f"strictly increasing within [0, {across * along})", wrong, damaged)
+    room = check_plane(name, shape, wavelet, mode, fail)
+    if int(indices[0]) < 0 or int(indices[-1]) >= room or not bool((indices[1:] > indices[:-1]).all()):
+        wrong = _wrong_index(indices, room)
+        raise fail(name, "waveft_indices", f"strictly increasing within [0, {room})", wrong, damaged)
     if not bool(torch.isfinite(values).all()):
         raise fail(
             name, "waveft_values", "finite numbers", "NaN or infinity", "The training diverged: use an earlier file."
         )
     if float(values.abs().max()) * abs(scaling) > torch.finfo(torch.float32).max:
         raise fail(name, "waveft_values", "scaling * values within float32", "a larger product", damaged)
+
+
+def check_plane(name: str, shape: tuple[int, ...], wavelet: str, mode: str, fail: Refusal) -> int:
+    """Returns how many coefficients a layer's plane has; refuses a shape that no weight has."""
+    if not 2 <= len(shape) <= 4 or any(size < 1 for size in shape):
+        raise fail(name, "waveft_shape", "two to four sizes, each at least 1", list(shape), DAMAGED)
+    try:
+        across, along = coeffs_shape(wavelet, mode, shape)
+    except WaveFTError as error:
+        raise WaveFTError(f'{fail.prefix}layer "{name}", {error}') from None
+    if across * along >= 2**31:
+        raise fail(name, "waveft_shape", "a plane of fewer than 2**31 coefficients", list(shape), DAMAGED)
+    return across * along
 
 
 def _wrong_index(indices: Tensor, count: int) -> str:

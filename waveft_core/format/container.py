@@ -13,14 +13,16 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
-import safetensors
 import torch
 from torch import Tensor
 
 from ..errors import WaveFTError, listed
+from .disk import is_folder, opened, take, version_of
+from .layout import MAX_HEADER_BYTES, Stored, parse_layout
 
 DTYPES = {
     "F64": torch.float64,
@@ -38,27 +40,10 @@ DTYPES = {
 }
 WORDS = {dtype: word for word, dtype in DTYPES.items()}
 PIECE_BYTES = 2**24  # copied at a time
+MAX_NAME_BYTES = 255  # of every file system in use
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 Piece = bytes | bytearray | memoryview
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Where a tensor lies in a file.
-
-    Attributes:
-        dtype: safetensors' word, such as "BF16".
-        shape: of the tensor.
-        start: of its bytes, counted from the file's beginning.
-        size: bytes.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -100,54 +85,107 @@ def read_layout(path: str | os.PathLike[str]) -> tuple[dict[str, Stored], dict[s
     Raises:
         WaveFTError: no such file, or no whole safetensors file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WaveFTError(f'file "{path}": expected a .safetensors file, got none there. Check the path.')
-    try:
-        with safetensors.safe_open(path, framework="pt", device="cpu"):
-            pass  # checks the header, and that its tensors fill the file without holes
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WaveFTError(
-            f'file "{path}": expected a whole safetensors file, got: {error}. Copy or download it again.'
-        ) from None
-    metadata = header.pop("__metadata__", None) or {}
-    ordered = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-    return {
-        name: Stored(held["dtype"], tuple(held["shape"]), 8 + length + held["data_offsets"][0], _span(held))
-        for name, held in ordered
-    }, metadata
+    with opened(path, "a .safetensors file") as file:
+        return layout_of(file, path)
+
+
+def layout_of(
+    file: FileIO, path: str | os.PathLike[str], refused: Callable[[str], WaveFTError] | None = None
+) -> tuple[dict[str, Stored], dict[str, str]]:
+    """Returns `read_layout` of a file that is open.
+
+    Args:
+        path: its name, for messages.
+        refused: makes the refusal out of what is wrong, in words.
+
+    Raises:
+        WaveFTError: no whole safetensors file.
+    """
+    version = version_of(file)
+    why, length = f"one of {version[2]} bytes", bytearray(8)
+    if version[2] >= len(length):
+        take(file, path, memoryview(length))
+        size = int.from_bytes(length, "little")
+        why = f"a header of {size} bytes in a file of {version[2]}"
+        if size <= min(MAX_HEADER_BYTES, version[2] - len(length)):
+            content = bytearray(size)
+            take(file, path, memoryview(content))
+            try:
+                return parse_layout(bytes(content), version[2] - len(length) - size, version)
+            except ValueError as error:
+                why = str(error)
+    if refused is not None:
+        raise refused(why)
+    raise WaveFTError(f'file "{path}": expected a whole safetensors file, got: {why}. Copy or download it again.')
 
 
 def read_tensor(path: str | os.PathLike[str], stored: Stored) -> Tensor:
     """Returns one tensor of the file, in memory of its own.
 
     Raises:
-        WaveFTError: a dtype that this package has no use for.
+        WaveFTError: a dtype that this package has no use for, a file that was changed since its header was read, or
+            too little memory.
+    """
+    with opened(path, "the file whose header was read") as file:
+        return tensor_of(file, path, stored)
+
+
+def tensor_of(
+    file: FileIO, path: str | os.PathLike[str], stored: Stored, look: Callable[[Tensor], None] | None = None
+) -> Tensor:
+    """Returns `read_tensor` of a file that is open; `path` is its name, for messages.
+
+    Args:
+        look: called with each part that was read, [n] uint8, before the next is; may refuse it.
+
+    Raises:
+        WaveFTError: as `read_tensor`.
     """
     if stored.dtype not in DTYPES:
         raise WaveFTError(f'file "{path}": expected one of {", ".join(DTYPES)}, got a tensor of {stored.dtype}.')
-    content = torch.empty(stored.size, dtype=torch.uint8)
-    with Path(path).open("rb") as file:
-        file.seek(stored.start)
-        if stored.size and file.readinto(content.numpy().data) != stored.size:
-            raise WaveFTError(f'file "{path}": expected {stored.size} bytes at {stored.start}, got fewer.')
+    try:
+        content = torch.empty(stored.size, dtype=torch.uint8)
+    except RuntimeError:  # torch's MemoryError
+        raise WaveFTError(
+            f'file "{path}": expected {stored.size} bytes of free memory for a tensor, got less.'
+        ) from None
+    for piece in _places(file, path, stored):
+        take(file, path, content.numpy().data[piece])
+        if look is not None:
+            look(content[piece])
+    _check_unchanged(file, path, stored)
     return content.view(DTYPES[stored.dtype]).view(stored.shape)
 
 
 def read_pieces(path: str | os.PathLike[str], stored: Stored) -> Iterator[Piece]:
-    """Yields one tensor's bytes."""
-    left = stored.size
-    with Path(path).open("rb") as file:
-        file.seek(stored.start)
-        while left:
-            piece = file.read(min(left, PIECE_BYTES))
-            if not piece:
-                raise WaveFTError(f'file "{path}": expected {left} more bytes, got the file\'s end. Copy it again.')
-            left -= len(piece)
-            yield piece
+    """Yields one tensor's bytes.
+
+    Raises:
+        WaveFTError: a file that is cut short, or was changed since its header was read.
+    """
+    with opened(path, "the file whose header was read") as file:
+        for piece in _places(file, path, stored):
+            content = memoryview(bytearray(piece.stop - piece.start))
+            take(file, path, content)
+            yield content
+        _check_unchanged(file, path, stored)
+
+
+def _places(file: FileIO, path: str | os.PathLike[str], stored: Stored) -> Iterator[slice]:
+    """Yields the parts of a tensor's bytes that are read at a time, the file being at the first."""
+    _check_unchanged(file, path, stored)
+    file.seek(stored.start)
+    for start in range(0, stored.size, PIECE_BYTES):
+        yield slice(start, min(start + PIECE_BYTES, stored.size))
+
+
+def _check_unchanged(file: FileIO, path: str | os.PathLike[str], stored: Stored) -> None:
+    """Refuses bytes of another file than the one whose header says what they are."""
+    if stored.version is not None and version_of(file) != stored.version:
+        raise WaveFTError(
+            f'file "{path}": expected the file whose header was read, got another one or a changed one: it was '
+            "written to meanwhile. Wait until it is whole, then start again."
+        )
 
 
 def write_container(
@@ -208,9 +246,10 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         WaveFTError: the folder does not exist.
         OSError: it cannot be written to; what was at `path` stands.
     """
-    if not path.parent.is_dir():
+    check_name(path)
+    if not is_folder(path.parent):
         raise WaveFTError(f'file "{path}": expected an existing folder, got none at "{path.parent}". Make it first.')
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = beside(path, ".tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:  # speaks of the file that was asked for
@@ -226,13 +265,30 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def beside(path: Path, ending: str) -> Path:
+    """Returns a new name beside `path`, hidden, no longer than file systems take however long its own is."""
+    stem = os.fsencode(path.name)[: MAX_NAME_BYTES - 40].decode("utf-8", "ignore")
+    return path.with_name(f".{stem}.{secrets.token_hex(4)}{ending}")
+
+
+def check_name(path: Path) -> None:
+    """Refuses a name that no file system takes.
+
+    Raises:
+        WaveFTError: more than 255 bytes, a NUL, or half a letter.
+    """
+    try:
+        size = len(os.fsencode(path.name))
+    except UnicodeEncodeError:
+        size = -1
+    if size < 0 or "\0" in str(path):
+        raise WaveFTError(f'file "{path}": expected a name that a file can have, got another. Change the name.')
+    if size > MAX_NAME_BYTES:
+        raise WaveFTError(f'file "{path}": expected a name of at most {MAX_NAME_BYTES} bytes, got {size}. Shorten it.')
+
+
 def _is_text(value: object) -> bool:
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:  # a lone surrogate
         return False
-
-
-def _span(held: Mapping[str, list[int]]) -> int:
-    start, end = held["data_offsets"]
-    return end - start

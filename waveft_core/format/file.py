@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor
 
 from ..errors import Refusal, listed
-from .adapter import FILE_DTYPES, Adapter, Layer, check_layer
-from .container import PICKLES, WORDS, Entry, atomic, write_container
+from .adapter import DAMAGED, FILE_DTYPES, Adapter, Layer, check_layer, check_plane
+from .container import PICKLES, PIECE_BYTES, WORDS, Entry, atomic, layout_of, tensor_of, write_container
+from .disk import is_file, is_folder, opened, what_lies_at
 from .header import HEADER, MAX_BYTES, NEWER, Header, parse_header
+from .layout import Stored
 
 PARTS = ("waveft_indices", "waveft_shape", "waveft_values")
 _ORDER = (torch.float32, torch.int32, torch.bfloat16, torch.float16, torch.uint8)  # of a file's tensors, the library's
@@ -27,9 +30,16 @@ def load(path: str | os.PathLike[str]) -> Adapter:
     Raises:
         WaveFTError: no such file, or anything that docs/format.md says a reader must refuse.
     """
-    with _opened(path) as file:
-        header, slices, metadata = _checked(file, Refusal(path))
-        tensors = {name: file.get_tensor(name).clone() for name in slices if name != HEADER}
+    fail = Refusal(path)
+    with _opened(path, fail) as (file, layout, metadata):
+        header = _header_of(layout, lambda name: tensor_of(file, path, layout[name]), metadata, fail)
+        _check_declared(_declared(layout), fail)
+        order = sorted(layout, key=lambda name: (not name.endswith(".waveft_shape"), layout[name].start))
+        tensors: dict[str, Tensor] = {}
+        for name in order:  # shapes first: they say how many coefficients there can be at all
+            if name != HEADER:
+                look = _look_at(name, layout[name], header, tensors, fail)
+                tensors[name] = tensor_of(file, path, layout[name], look)
     return _assembled(header, tensors, metadata, str(path))
 
 
@@ -66,9 +76,11 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         WaveFTError: not a WaveFT file, or a header that a reader must refuse.
     """
-    with _opened(path) as file:
-        header, slices, metadata = _checked(file, Refusal(path))
-        counts = [held.get_shape()[0] for name, held in slices.items() if name.endswith(".waveft_values")]
+    fail = Refusal(path)
+    with _opened(path, fail) as (file, layout, metadata):
+        header = _header_of(layout, lambda name: tensor_of(file, path, layout[name]), metadata, fail)
+        _check_declared(_declared(layout), fail)
+    counts = [stored.shape[0] for name, stored in layout.items() if name.endswith(".waveft_values")]
     rest = {key: value for key, value in metadata.items() if key != "waveft"}
     return {**header.to_dict(), "layers": len(counts), "coefficients": sum(counts), "metadata": rest}
 
@@ -121,49 +133,76 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _opened(path: str | os.PathLike[str]) -> Any:
-    fail = Refusal(path)
-    if not Path(path).is_file():
+@contextmanager
+def _opened(path: str | os.PathLike[str], fail: Refusal) -> Iterator[tuple[FileIO, dict[str, Stored], dict[str, str]]]:
+    """Gives a safetensors file, open, with its layout and its metadata.
+
+    It is opened once: what is read belongs together, also where another file takes its place meanwhile.
+    """
+    if not is_file(path):
         got, remedy = _not_a_file(Path(path))
         raise fail(None, "file", "an existing .safetensors file", got, remedy)
     if Path(path).suffix in PICKLES:
         remedy = "It can run code when it is read: convert it to safetensors first."
         raise fail(None, "file", "a .safetensors file", f"a pickle ({Path(path).suffix})", remedy)
-    try:
-        return safetensors.safe_open(path, framework="pt", device="cpu")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise fail(None, "file", "a whole safetensors file", str(error), "Copy or download it again.") from None
+    with opened(path) as file:
+        remedy = "Copy or download it again."
+        layout, metadata = layout_of(
+            file, path, lambda why: fail(None, "file", "a whole safetensors file", why, remedy)
+        )
+        yield file, layout, metadata
 
 
 def _not_a_file(path: Path) -> tuple[str, str]:
     """Returns what there is instead of an adapter's file, and what to do."""
-    if (path / "adapter_config.json").is_file():
+    if is_file(path / "adapter_config.json"):
         return "PEFT's folder of an adapter", "Make a file of it first: convert --to waveft."
-    if path.is_dir():
+    if is_folder(path):
         return "a folder", "Give the file in it."
     if re.search(r":[+-]?\d*,\d+$", str(path)):
         return "no such file", "A strength is written with a point: FILE:0.8."
-    return "no such file", "Check the path."
+    got = what_lies_at(path)
+    return "no such file" if got == "none there" else got, "Check the path."
 
 
-def _checked(file: Any, fail: Refusal) -> tuple[Header, dict[str, Any], dict[str, str]]:
-    """Returns an opened file's header, its tensors' slices by name, and its metadata; refuses what they show wrong."""
-    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-    metadata = file.metadata() or {}
-    header = _header_of(file, slices, metadata, fail)
-    _check_declared({name: (held.get_dtype(), held.get_shape()) for name, held in slices.items()}, fail)
-    return header, slices, metadata
+def _header_of(
+    layout: Mapping[str, Stored], read: Callable[[str], Tensor], metadata: Mapping[str, str], fail: Refusal
+) -> Header:
+    if HEADER not in layout:
+        raise fail(None, "tensors", f"a tensor {HEADER}", "none", _foreign(layout))
+    held = layout[HEADER]
+    if held.dtype != "U8" or len(held.shape) != 1:
+        raise fail(None, HEADER, "U8 [len]", f"{held.dtype} {list(held.shape)}", "The file is damaged.")
+    if held.shape[0] > MAX_BYTES:
+        raise fail(None, HEADER, f"at most {MAX_BYTES} bytes", held.shape[0], NEWER)
+    return parse_header(read(HEADER).numpy().tobytes(), metadata, fail)
 
 
-def _header_of(file: Any, slices: Mapping[str, Any], metadata: Mapping[str, str], fail: Refusal) -> Header:
-    if HEADER not in slices:
-        raise fail(None, "tensors", f"a tensor {HEADER}", "none", _foreign(slices))
-    held = slices[HEADER]
-    if held.get_dtype() != "U8" or len(held.get_shape()) != 1:
-        raise fail(None, HEADER, "U8 [len]", f"{held.get_dtype()} {held.get_shape()}", "The file is damaged.")
-    if held.get_shape()[0] > MAX_BYTES:
-        raise fail(None, HEADER, f"at most {MAX_BYTES} bytes", held.get_shape()[0], NEWER)
-    return parse_header(file.get_tensor(HEADER).numpy().tobytes(), metadata, fail)
+def _declared(layout: Mapping[str, Stored]) -> dict[str, tuple[str, list[int]]]:
+    return {name: (stored.dtype, list(stored.shape)) for name, stored in layout.items()}
+
+
+def _look_at(
+    name: str, stored: Stored, header: Header, read: Mapping[str, Tensor], fail: Refusal
+) -> Callable[[Tensor], None] | None:
+    """Refuses more coefficients than the layer's plane has before any is read; returns what looks at them as they come.
+
+    A file with holes may be of any size and cost its sender nothing: what a hole reads as, zeros, are no indices.
+    """
+    layer, _, part = name.partition(".")
+    if part == "waveft_shape":
+        return None
+    shape = tuple(read[f"{layer}.waveft_shape"].tolist())
+    room = check_plane(layer, shape, header.wavelet, header.mode, fail)
+    if stored.shape[0] > room:
+        raise fail(layer, part, f"at most {room}, the plane of a weight {list(shape)}", stored.shape[0], DAMAGED)
+
+    def look(piece: Tensor) -> None:
+        indices = piece.view(torch.int32)
+        if not bool((indices[1:] > indices[:-1]).all()):
+            raise fail(layer, part, f"strictly increasing within [0, {room})", "others", DAMAGED)
+
+    return look if part == "waveft_indices" and stored.size > PIECE_BYTES else None
 
 
 def _foreign(names: Collection[str]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import WaveFTError, listed
 from .container import PICKLES
+from .disk import is_file, is_folder, names_in, read_json, resolved
 
 COMPONENTS = {"unet": "unet", "text_encoder": "te1", "text_encoder_2": "te2"}
 WEIGHT_FILES = (*PICKLES, ".safetensors", ".msgpack", ".h5", ".onnx", ".onnx_data")
@@ -17,8 +18,8 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 def is_pipeline(folder: Path) -> bool:
     """Returns whether a folder holds components in folders of their own, as `save_pretrained` of a pipeline writes."""
-    return (folder / "model_index.json").is_file() or any(
-        (folder / name).is_dir() for name in (*COMPONENTS, "transformer")
+    return is_file(folder / "model_index.json") or any(
+        is_folder(folder / name) for name in (*COMPONENTS, "transformer")
     )
 
 
@@ -35,8 +36,8 @@ def component_files(folder: Path) -> tuple[list[tuple[str | None, list[Path]]], 
         files = weight_files(folder)
         if not files:
             raise _none(folder, [folder])
-        return [(COMPONENTS.get(folder.resolve().name), files)], []
-    folders = sorted(held for held in folder.iterdir() if held.is_dir() and not held.name.startswith("."))
+        return [(COMPONENTS.get(resolved(folder).name), files)], []
+    folders = [held for held in names_in(folder) if is_folder(held) and not held.name.startswith(".")]
     found = [(COMPONENTS.get(held.name, held.name), weight_files(held)) for held in folders]
     components: list[tuple[str | None, list[Path]]] = [(name, files) for name, files in found if files]
     if not components:
@@ -53,9 +54,10 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         WaveFTError: shards without their index or an index without its shards, or several files that could be meant.
     """
-    indexes = sorted(folder.glob("*.safetensors.index*.json"))
+    held = [file for file in names_in(folder) if is_file(file)]
+    indexes = [file for file in held if fnmatch(file.name, "*.safetensors.index*.json")]
     versions = {index.name.replace(".index", "").removesuffix(".json"): index for index in indexes}
-    every = sorted(folder.glob("*.safetensors"))
+    every = [file for file in held if file.suffix == ".safetensors"]
     versions |= {file.name: file for file in every if not _SHARD.search(file.name)}
     if not versions:
         if every:
@@ -73,10 +75,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index, "an index of shards")["weight_map"].values()))  # type: ignore[index]
         files = [index.parent / name for name in names]
-        wrong = [name for name, file in zip(names, files, strict=True) if Path(name).name != name or not file.is_file()]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        wrong = [name for name, file in zip(names, files, strict=True) if Path(name).name != name or not is_file(file)]
+    except WaveFTError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise WaveFTError(
             f'file "{index}": expected an index of shards, got something else. Download it again.'
         ) from None
@@ -89,7 +93,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _pickles(folder: Path) -> list[str]:
-    return sorted(held.name for held in folder.iterdir() if held.suffix in PICKLES)
+    return [held.name for held in names_in(folder) if held.suffix in PICKLES]
 
 
 def _none(folder: Path, within: list[Path]) -> WaveFTError:

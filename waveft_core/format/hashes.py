@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from .disk import opened, version_of
+
 _PIECE_BYTES = 1 << 20
 
 
@@ -15,14 +17,14 @@ def sha256(path: Path) -> str:
 
 def tensors_sha256(path: Path) -> str:
     """Returns the hexadecimal SHA-256 of a safetensors file's tensors, as kohya's tools compute it: header left out."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return _hashed(path, 8 + int.from_bytes(file.read(8), "little"))
 
 
 def _hashed(path: Path, start: int) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(start)
+    with opened(path) as file:
+        file.seek(min(start, version_of(file)[2]))  # a damaged header's length may be any number
         while piece := file.read(_PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()

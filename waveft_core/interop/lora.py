@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ..basis.plan import arithmetic_dtype
 from ..errors import WaveFTError, listed
-from ..format.container import Stored, read_layout, read_tensor
+from ..format.container import read_layout, read_tensor
+from ..format.disk import is_file, is_folder, names_in, read_json
+from ..format.layout import Stored
 from ..toolbox.sources import Source, Weighted, opened
 from .names import Names, pattern_value
 from .products import product
@@ -93,11 +95,11 @@ def deltas(
 
 
 def _file(path: Path) -> Path:
-    if not path.is_dir():
+    if not is_folder(path):
         return path
     file = path / "adapter_model.safetensors"
-    if not file.is_file():
-        got = listed(sorted(held.name for held in path.iterdir())) or "an empty folder"
+    if not is_file(file):
+        got = listed(held.name for held in names_in(path)) or "an empty folder"
         raise WaveFTError(f'folder "{path}": expected PEFT\'s adapter_model.safetensors, got {got}. Give the file.')
     return file
 
@@ -130,14 +132,14 @@ class _Scale:
         config = file.parent / "adapter_config.json"
         self._config: Mapping[str, Any] = {}
         if any(group.called.startswith("base_model.model.") for group in groups):
-            if not config.is_file():
+            if not is_file(config):
                 raise WaveFTError(
                     f'file "{file}": expected adapter_config.json beside it, which holds PEFT\'s lora_alpha, got none. '
                     "Keep the two together."
                 )
-            self._config = _json(config.read_text(encoding="utf-8"), config)
+            self._config = _object(read_json(config, "PEFT's config"), config)
         elif "lora_adapter_metadata" in metadata:  # diffusers' copy of the same config, a prefix for each component
-            self._config = _json(metadata["lora_adapter_metadata"], file)
+            self._config = _object(_parsed(metadata["lora_adapter_metadata"], file), file)
         for key, value in self._config.items():
             if key.rpartition(".")[2] == "use_dora" and value:
                 raise WaveFTError(
@@ -200,11 +202,14 @@ def _fitted(file: Path, name: str, delta: Tensor, shape: tuple[int, ...]) -> Ten
     return delta.reshape(shape)
 
 
-def _json(text: str, where: Path) -> Mapping[str, Any]:
+def _parsed(text: str, where: Path) -> object:
     try:
-        found = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise WaveFTError(f'file "{where}": expected JSON, got {error}. It is damaged.') from None
+        raise WaveFTError(f'file "{where}": expected JSON in its metadata, got {error}. It is damaged.') from None
+
+
+def _object(found: object, where: Path) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise WaveFTError(f'file "{where}": expected a JSON object, got {type(found).__name__}. It is damaged.')
     return found

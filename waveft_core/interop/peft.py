@@ -23,8 +23,10 @@ from ..basis.atoms import IDENTITY, coeffs_shape
 from ..basis.locations import parse_locations, peft_order
 from ..errors import WaveFTError, listed
 from ..format.adapter import Adapter, Layer
-from ..format.container import Entry, Stored, atomic, read_layout, read_tensor, write_container
+from ..format.container import Entry, atomic, read_layout, read_tensor, write_container
+from ..format.disk import is_file, is_folder
 from ..format.keys import layer_names
+from ..format.layout import Stored
 from ..toolbox.sources import Slot, Source, Weighted, opened
 from .names import Names, diffusers_path
 from .peft_config import CONFIG, WORKING, read_config, written_config
@@ -102,7 +104,7 @@ def write_peft(adapter: Adapter, folder: str | os.PathLike[str], base: Source | 
         spectrum = torch.empty_like(layer.values, device="cpu")
         spectrum[order.argsort()] = layer.values.cpu()
         tensors[f"{_PREFIX}{paths[name]}{_SUFFIX}"] = spectrum
-    if not folder.is_dir() and not folder.parent.is_dir():
+    if not is_folder(folder) and not is_folder(folder.parent):
         raise WaveFTError(f'folder "{folder}": expected an existing folder at "{folder.parent}". Make it first.')
     folder.mkdir(exist_ok=True)
     entries = [_entry(key, tensors[key]) for key in sorted(tensors, key=lambda key: (str(tensors[key].dtype), key))]
@@ -200,7 +202,7 @@ class _Shaped:
 
 
 def _tensors(folder: Path) -> Path:
-    if not (folder / TENSORS).is_file() and (folder / "adapter_model.bin").is_file():
+    if not is_file(folder / TENSORS) and is_file(folder / "adapter_model.bin"):
         raise WaveFTError(
             f'folder "{folder}": expected {TENSORS}, got adapter_model.bin, a pickle, which may run any code. '
             "Save it with PEFT's save_pretrained(..., safe_serialization=True)."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -16,6 +15,7 @@ import torch
 from ..basis.atoms import IDENTITY
 from ..errors import WaveFTError
 from ..format.adapter import Adapter
+from ..format.disk import is_file, read_json, what_lies_at
 from .names import pattern_value
 
 CONFIG = "adapter_config.json"
@@ -66,12 +66,9 @@ def read_config(folder: Path) -> Config:
         WaveFTError: no config, one of another kind, or a wavelet that PEFT computes wrongly or not at all.
     """
     path = folder / CONFIG
-    if not path.is_file():
-        raise WaveFTError(f'folder "{folder}": expected PEFT\'s {CONFIG}, got none there. Check the path.')
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise WaveFTError(f'file "{path}": expected JSON, got {error}. It is damaged.') from None
+    if not is_file(path):
+        raise WaveFTError(f'folder "{folder}": expected PEFT\'s {CONFIG}, got {what_lies_at(path)}. Check the path.')
+    found = read_json(path, "PEFT's config")
     if not isinstance(found, dict) or found.get("peft_type") != "WAVEFT":
         got = found.get("peft_type") if isinstance(found, dict) else type(found).__name__
         raise WaveFTError(f'file "{path}", peft_type: expected "WAVEFT", got {got!r}. Use `extract` for a LoRA.')

@@ -23,7 +23,9 @@ from torch import Tensor
 from ..basis.plan import arithmetic_dtype, make_plan
 from ..errors import Refusal, WaveFTError, listed
 from ..format.adapter import Adapter, check_pairs
-from ..format.container import PIECE_BYTES, Entry, Stored, read_tensor, write_container
+from ..format.container import PIECE_BYTES, Entry, check_name, read_tensor, write_container
+from ..format.disk import files_below, is_file, is_folder, opened, resolved, size_of
+from ..format.layout import Stored
 from ..update.ledger import Update, ledger_of, refuse_overflow
 from ..update.storage import WEIGHT_DTYPES
 from ..update.weights import Slot, Weights
@@ -86,22 +88,23 @@ def merge_files(
     placed = _resolve(weights, adapters)
     notes = _Notes(adapters)
     layers = sum(len(held) for shares in placed.values() for held in shares.values())
-    if weights.path.is_dir():
+    if is_folder(weights.path):
         size, left_out = _write_folder(weights, placed, notes, out, overwrite, progress)
         return Written(out, size, layers, left_out)
-    total = weights.path.stat().st_size
+    total = size_of(weights.path) or 0
     check_target(weights.path, out, total, overwrite)
     _write_file(weights, weights.path, placed[weights.path], notes, out, _counted(progress, total))
-    return Written(out, out.stat().st_size, layers)
+    return Written(out, size_of(out) or 0, layers)
 
 
 def _check_parts(adapters: Parts, out: Path) -> None:
+    check_name(out)
     if not adapters:
         raise WaveFTError("adapters: expected at least one, got none. Give some.")
     for adapter, strength in adapters:
         if isinstance(strength, bool) or not isinstance(strength, int | float) or not math.isfinite(strength):
             raise Refusal(adapter.source)(None, "strength", "a finite number", repr(strength), "Give, say, 1.")
-        if adapter.source and Path(adapter.source).resolve() == out.resolve():
+        if adapter.source and resolved(adapter.source) == resolved(out):
             raise WaveFTError(f'out "{out}": expected another place than the adapters, got one. Choose a new name.')
 
 
@@ -180,8 +183,8 @@ class _Notes:
 def _hash(adapter: Adapter) -> str:
     """Returns the sha256 of the adapter's file, or of its header and coefficients where it has none."""
     digest = hashlib.sha256()
-    if adapter.source and Path(adapter.source).is_file():
-        with Path(adapter.source).open("rb") as file:
+    if adapter.source and is_file(adapter.source):
+        with opened(adapter.source) as file:
             while piece := file.read(PIECE_BYTES):
                 digest.update(piece)
         return digest.hexdigest()
@@ -236,7 +239,7 @@ def _write_folder(
     """Writes the base's folder anew; returns its bytes, and the names of the files that were left out."""
     touched = {file.parent for file in placed}
     files, left_out = tree_of(weights.path, set(weights.files), touched)
-    total = sum(file.stat().st_size for file in files)
+    total = sum(size_of(file) or 0 for file in files)
     check_target(weights.path, out, total, overwrite)
     tell = _counted(progress, total)
     with replacing_folder(out) as made:
@@ -247,7 +250,7 @@ def _write_folder(
                 _write_file(weights, file, placed[file], notes, place, tell)
             else:
                 copy_file(file, place, tell)
-        size = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
+        size = sum(size_of(file) or 0 for file in files_below(made))
     return size, tuple(str(file.relative_to(weights.path)) for file in left_out)
 
 

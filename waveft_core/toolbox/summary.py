@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from ..basis.atoms import IDENTITY, coeffs_shape
 from ..basis.plan import make_plan
 from ..errors import Refusal
 from ..format.adapter import Adapter, Layer, check_adapter
+from ..format.disk import size_of
 from .sources import Source
 
 BANDS = ("aa", "ad", "da", "dd")
@@ -65,7 +65,6 @@ def summarize(
         by_layer[name] = told
     counts = [layer.values.numel() for layer in adapter.layers.values()]
     norm = math.sqrt(sum(told["norm"] ** 2 for told in by_layer.values()))
-    file = Path(adapter.source) if adapter.source else None
     said = adapter.metadata
     return {
         "source": adapter.source or None,
@@ -79,7 +78,7 @@ def summarize(
             "max": max(counts),
         },
         "weights": sum(math.prod(layer.shape) for layer in adapter.layers.values()),
-        "bytes": file.stat().st_size if file is not None and file.is_file() else None,
+        "bytes": size_of(adapter.source) if adapter.source else None,
         "norm": norm,
         **({"base_norm": math.sqrt(base_energy), "relative": norm / math.sqrt(base_energy)} if base_energy else {}),
         "energy": _grouped(by_layer),

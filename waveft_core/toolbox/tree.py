@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import WaveFTError
-from ..format.container import PIECE_BYTES, atomic
+from ..format.container import PIECE_BYTES, atomic, beside, check_name
+from ..format.disk import exists, files_below, is_file, is_folder, names_in, opened, read_text, resolved
 from ..format.folders import WEIGHT_FILES, component_files, is_pipeline
 
 _NOT_MODELS = (".git", ".cache")  # a download's own bookkeeping, as large as the model
@@ -29,17 +28,18 @@ def check_target(base: Path, out: Path, size: int, overwrite: bool) -> None:
     Raises:
         WaveFTError: `out` is the base, holds it or lies in it; exists; is of another kind; or the disk is too full.
     """
-    folder = base.is_dir()
+    check_name(out)
+    folder = is_folder(base)
     kind = "a folder" if folder else "a .safetensors file"
     if folder == (out.suffix == ".safetensors"):
         raise WaveFTError(f'out "{out}": expected {kind}, as the base is one, got another name. Change the name.')
-    before, after = base.resolve(), out.resolve()
+    before, after = resolved(base), resolved(out)
     if before == after or (folder and (before in after.parents or after in before.parents)):
         raise WaveFTError(f'out "{out}": expected another place than the base, got "{base}". Choose a new name.')
     check_new(out, overwrite)
-    if out.exists() and out.is_dir() != folder:
+    if exists(out) and not (is_folder(out) if folder else is_file(out)):
         raise WaveFTError(f'out "{out}": expected {kind}, got something else of that name. Choose a new name.')
-    if out.is_dir() and any(out.iterdir()):
+    if is_folder(out) and names_in(out):
         _check_model(out)
     check_space(out, size)
 
@@ -48,11 +48,12 @@ def check_new(out: Path, overwrite: bool) -> None:
     """Refuses a target that exists without leave to overwrite it, or whose folder does not.
 
     Raises:
-        WaveFTError: either of the two.
+        WaveFTError: either of the two, or a name that no file can have.
     """
-    if not out.parent.is_dir():
+    check_name(out)
+    if not is_folder(out.parent):
         raise WaveFTError(f'out "{out}": expected an existing folder, got none at "{out.parent}". Make it first.')
-    if out.exists() and not overwrite:
+    if exists(out) and not overwrite:
         remedy = "Choose another, or give --overwrite (overwrite=True)."
         raise WaveFTError(f'out "{out}": expected a new name, got one that exists. {remedy}')
 
@@ -96,11 +97,9 @@ def tree_of(base: Path, used: set[Path], touched: set[Path]) -> tuple[list[Path]
     stale = touched | ({base} if is_pipeline(base) else set())
     kept: list[Path] = []
     left_out: list[Path] = []
-    for root, folders, names in os.walk(base, followlinks=True):
-        folders[:] = sorted(folder for folder in folders if folder not in _NOT_MODELS)
-        for file in (Path(root) / name for name in sorted(names)):
-            other = file not in used and file.parent in stale and _holds_weights(file, used)
-            (left_out if other else kept).append(file)
+    for file in files_below(base, _NOT_MODELS):
+        other = file not in used and file.parent in stale and _holds_weights(file, used)
+        (left_out if other else kept).append(file)
     return kept, left_out
 
 
@@ -108,14 +107,14 @@ def _holds_weights(file: Path, used: set[Path]) -> bool:
     """Returns whether a file beside the weights that were read holds weights, or is the index of such."""
     if ".index" in file.name and file.suffix == ".json":
         shards = sum(1 for held in used if held.parent == file.parent)
-        text = file.read_text(encoding="utf-8", errors="replace")
+        text = read_text(file)
         return not (shards and all(f'"{held.name}"' in text for held in used if held.parent == file.parent))
     return file.suffix in WEIGHT_FILES
 
 
 def copy_file(source: Path, target: Path, progress: Callable[[int], None]) -> None:
     """Copies a file's content, synced to disk; a link's target is copied."""
-    with source.open("rb") as read, atomic(target) as written:
+    with opened(source) as read, atomic(target) as written:
         while piece := read.read(PIECE_BYTES):
             written.write(piece)
             progress(len(piece))
@@ -124,17 +123,17 @@ def copy_file(source: Path, target: Path, progress: Callable[[int], None]) -> No
 @contextlib.contextmanager
 def replacing_folder(out: Path) -> Iterator[Path]:
     """Gives an empty folder to fill, which takes the place of `out` when all of it is written."""
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    temporary = beside(out, ".tmp")
     old = temporary.with_suffix(".old")
     temporary.mkdir()
     try:
         yield temporary
-        if out.exists():
+        if exists(out):
             out.rename(old)
         try:
             temporary.rename(out)
         except BaseException:
-            if old.exists():
+            if exists(old):
                 old.rename(out)
             raise
     except BaseException:

@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from ..errors import WaveFTError, listed, nearest
-from ..format.container import DTYPES, Stored, read_layout, read_tensor
+from ..format.container import DTYPES, PICKLES, read_layout, read_tensor
+from ..format.disk import is_folder
 from ..format.folders import component_files
 from ..format.keys import checkpoint_place, layer_names, unwrapped
+from ..format.layout import Stored
 from ..format.quantised import METADATA, REMEDY, quantised
 
 _FUSED = ("q_proj", "k_proj", "v_proj")  # the thirds of OpenCLIP's attn.in_proj_weight, in its order
@@ -99,10 +101,10 @@ class Weights:
             WaveFTError: no such file or folder, a file of another format, or a folder without safetensors files.
         """
         path = Path(path)
-        if path.is_dir():
+        if is_folder(path):
             components, unread = component_files(path)
             return cls(path, components, unread)
-        if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        if path.suffix in PICKLES:
             raise WaveFTError(
                 f'model "{path}": expected a .safetensors file or a diffusers folder, got a pickle ({path.suffix}), '
                 "which can run code when it is read. Convert it to safetensors first."
@@ -135,7 +137,7 @@ class Weights:
         stored = self.files[slot.file][0][slot.key]
         size = math.prod(slot.shape) * slot.dtype.itemsize
         skipped = 0 if slot.rows is None else slot.rows[0] * (size // slot.shape[0])
-        return read_tensor(slot.file, Stored(stored.dtype, slot.shape, stored.start + skipped, size))
+        return read_tensor(slot.file, replace(stored, shape=slot.shape, start=stored.start + skipped, size=size))
 
     def _quantised(self, files: list[Path]) -> Mapping[str, str]:
         """Returns the weights of a component that must not be read as they lie, and what says so.

@@ -303,7 +303,7 @@ def test_the_folder_of_another_kind_is_refused(tmp_path):
         with pytest.raises(WaveFTError, match=message):
             list(deltas(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(WaveFTError, match="expected JSON"):
+    with pytest.raises(WaveFTError, match="got other than JSON"):
         deltas(tmp_path)
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(WaveFTError, match=r'expected PEFT.s adapter_model\.safetensors, got "adapter_config\.json"'):
