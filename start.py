@@ -198,8 +198,10 @@ def run_pip(command: "list[str]", log: Path) -> None:
     with log.open("ab") as out:
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=environment)
     try:
-        while process.poll() is None:
+        running = True
+        while running:
             time.sleep(0.2)
+            running = process.poll() is None  # asked before the log is read: nothing said at the end is missed
             news = log.read_bytes()[seen:]
             news = news[: news.rfind(b"\n") + 1]
             seen += len(news)
@@ -219,9 +221,19 @@ def run_pip(command: "list[str]", log: Path) -> None:
 
 def run(command: "list[str]") -> int:
     """Runs `command` in the clone's root; returns its exit status as a shell gives it."""
+    asked, started = [], []
+
+    def stop(*_):
+        asked.append(True)
+        for process in started:
+            process.terminate()
+
+    signal.signal(signal.SIGTERM, stop)  # before there is a child: what comes in between must reach it too
     # Windows consoles default to an old code page, in which a caption may not print.
     process = subprocess.Popen(command, cwd=ROOT, env={"PYTHONUTF8": "1", **os.environ})
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    started.append(process)
+    if asked:
+        process.terminate()
     while True:
         try:
             status = process.wait()

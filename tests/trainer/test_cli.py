@@ -11,11 +11,11 @@ from trainer.run import state
 from trainer.system import console
 
 REFUSE = """
-import sys, time
+import sys
 from trainer.cli import main
 status = main(sys.argv[1:])
 heavy = {"torch", "diffusers", "transformers", "waveft_core", "numpy", "safetensors"} & set(sys.modules)
-print(status, sorted(heavy), time.process_time())
+print(status, sorted(heavy))
 """
 
 
@@ -33,14 +33,12 @@ def run(monkeypatch):
     console.silence(False)
 
 
-def test_a_bad_job_is_refused_quickly_and_without_torch(in_process, write_job, light_job):
+def test_a_bad_job_is_refused_without_torch(in_process, write_job, light_job):
     light_job["optimizer"] = {"learing_rate": 1e-4}
     light_job["network"]["network_dim"] = 4
     light_job["model"]["pretrained_model_name_or_path"] = "nowhere"
     done = in_process("-c", REFUSE, "--config", str(write_job(light_job)))
-    status, heavy, seconds = done.stdout.strip().split(maxsplit=2)[0], done.stdout.count("[]"), done.stdout.split()[-1]
-    assert (status, heavy) == ("2", 1), done
-    assert float(seconds) < 2  # of processor time
+    assert done.stdout == "2 []\n", done
     assert "3 faults" in done.stderr
     assert "Did you mean learning_rate?" in done.stderr
     assert "WaveFT has no rank" in done.stderr

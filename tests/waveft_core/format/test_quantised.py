@@ -1,5 +1,3 @@
-import time
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -72,12 +70,11 @@ def test_metadata_may_name_the_layers(text, scaled):
 
 
 def test_time_follows_the_number_of_names():
+    """Were it the square of it, this would not end within the hour."""
     hostile = {"." * 100_000 + "weight": FP8, "a." * 100_000 + "scale_weight": "F32"}
     hostile |= {f"{number}.scaled_fp8": FP8 for number in range(20_000)}
     hostile |= {f"x{number}.weight": FP8 for number in range(20_000)}
-    begin = time.monotonic()
     assert len(quantised(hostile, {"_quantization_metadata": '{"layers": {"q": {}}}'}).weights) > 20_000
-    assert time.monotonic() - begin < 5
 
 
 def stored(folder, spelling, shards):
