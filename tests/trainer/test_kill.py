@@ -17,15 +17,8 @@ import waveft_core
 
 PARTS = random.Random(20).sample(range(980), 980)  # moments, in thousandths of what the uninterrupted run does
 LIMIT_S = 1200  # for a run of seconds: the machine may be busy
-WATCHED = {
-    "open",
-    "os.rename",
-    "os.remove",
-    "os.mkdir",
-    "os.listdir",
-    "os.scandir",
-    "os.truncate",
-}  # audit events
+# Python's audit events that a file system would see.
+WATCHED = ("open", "os.rename", "os.remove", "os.mkdir", "os.listdir", "os.scandir", "os.truncate")
 
 
 @pytest.fixture(scope="module")
