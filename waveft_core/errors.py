@@ -20,13 +20,22 @@ class WaveFTError(ValueError):
     """A refusal: what, which one, what was expected, what it got, and the remedy; one line, whatever a file is called.
 
     Names out of a file are shown escaped (`printable`), whoever made the message; a name of megabytes is cut.
+
+    Args:
+        lines: the message; more than one where it quotes what another process said.
     """
 
-    def __init__(self, message: object = "") -> None:
-        text = str(message)
-        if len(text) > _LONGEST:  # the subject and the remedy are at its two ends
-            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
-        super().__init__(printable(text))
+    def __init__(self, *lines: object) -> None:
+        super().__init__(*(printable(_cut(str(line))) for line in lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
+
+
+def _cut(line: str) -> str:
+    if len(line) <= _LONGEST:
+        return line
+    return f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"  # the subject and the remedy are at its two ends
 
 
 def printable(text: str, code: str = "") -> str:

@@ -52,7 +52,7 @@ def train(wanted: Wanted, python: str, resume: bool, show: Show) -> Made:
     with job.tried(place, text):
         status = run(chosen, arguments, place, wanted.steps, show)
         if status or not place.adapter.is_file():
-            raise WaveFTError(failure(place, chosen, status))
+            raise WaveFTError(*failure(place, chosen, status).splitlines())
     drawn = place.last_samples(before=samples)
     job.mark(place, key, drawn)
     went_on = " (went on with an earlier run)" if resume and states else ""

@@ -58,3 +58,10 @@ def test_one_module_alone_prints():
 
 def in_std(node):
     return isinstance(node.value, ast.Attribute) and node.value.attr in ("stdout", "stderr")
+
+
+def test_a_message_of_several_lines_is_given_line_by_line():
+    error = WaveFTError("training: expected it to end well", "its last words:", "a\nb\x1b[2J")
+    assert str(error) == "training: expected it to end well\nits last words:\na\\nb\\x1b[2J"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert str(WaveFTError()) == ""
