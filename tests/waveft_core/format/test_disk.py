@@ -24,6 +24,7 @@ ALLOWED = {
     "format/disk.py": {"stat", "open", "fdopen", "iterdir", "walk", "fstat"},
     "format/container.py": {"open", "fdopen", "fsync", "unlink", "replace"},  # `atomic`, to write
     "toolbox/tree.py": {"mkdir", "rename"},
+    "toolbox/checkpoint.py": {"mkdir"},
     "interop/peft.py": {"mkdir"},
     "diffusers.py": {"load_file"},  # `format.file.load` by another name
     "cli/parser.py": {"open"},  # the null device, for a reader that left
