@@ -20,6 +20,7 @@ from .errors import WaveFTError, listed
 from .format.adapter import Adapter
 from .format.file import load as load_file
 from .update.attach import attach
+from .update.lock import LOCK, locked
 from .update.merge import merge
 from .update.storage import can_hold
 from .update.targets import resolve
@@ -58,11 +59,16 @@ def load(
     Raises:
         WaveFTError: as `waveft_core.load` and `merge`, a pipeline without UNet, or a name that is in use.
     """
+    found = adapter if isinstance(adapter, Adapter) else load_file(adapter)
+    with LOCK:
+        return _put(pipe, found, strength, name, leave_out)
+
+
+def _put(pipe: Any, found: Adapter, strength: float, name: str, leave_out: Collection[str]) -> Loaded:
     held = loaded(pipe)
     if name in held:
         raise WaveFTError(f"name: expected one that is not in use, got {name!r}. Unload it, or choose another.")
     components = _components(pipe)
-    found = adapter if isinstance(adapter, Adapter) else load_file(adapter)
     places = resolve(components, found, leave_out)
     if all(can_hold(place.weight) for place in places):
         merged = merge(components, found, strength, leave_out)
@@ -83,6 +89,7 @@ def loaded(pipe: Any) -> dict[str, Loaded]:
     return dict(_LOADED.get(pipe, {}))
 
 
+@locked
 def unload(pipe: Any, name: str | None = None) -> None:
     """Takes one adapter out of a pipeline, or all; the last one out leaves the base bit for bit.
 

@@ -17,6 +17,7 @@ from .beside import Beside
 from .coefficients import Coefficients, InWeight
 from .gradient import Sampler
 from .ledger import Update, ledger_of, refuse_overflow
+from .lock import LOCK, locked
 from .spec import Spec
 from .storage import can_hold, check_weight
 from .targets import Models, Target, check_trainable, parts, resolve, select
@@ -29,6 +30,9 @@ def attach(
     models: Models, spec: Spec | Adapter, name: str | None = None, beside: bool = False, strength: float = 1.0
 ) -> Tuning:
     """Puts trainable coefficients into the models' layers and returns them.
+
+    Threads may attach, detach, dial and step on one model at the same time: each call is whole before the next begins
+    (`lock.py`). Hooks come and go with it, so that no other thread may run the model just then: PyTorch refuses.
 
     Args:
         models: one model, or a mapping of components such as `{"unet": ..., "te1": ..., "te2": ...}`.
@@ -48,6 +52,18 @@ def attach(
             "within it. Leave it first, or merge the adapter."
         )
     check_strength(strength)
+    with LOCK:
+        tuning = _attached(models, spec, name, beside, strength)
+        compiled = [model for model in parts(models).values() if hasattr(model, "_orig_mod")]
+        for model in compiled:  # its graph cannot look at the values, its entrance can
+            tuning.watch(model)
+    if compiled:
+        torch.compiler.reset()  # graphs that were made before know nothing of the hooks
+    return tuning
+
+
+def _attached(models: Models, spec: Spec | Adapter, name: str | None, beside: bool, strength: float) -> Tuning:
+    """Returns the tuning of the models' layers, all of them changed or none."""
     if isinstance(spec, Spec):
         targets = select(models, spec.targets)
     else:
@@ -72,14 +88,10 @@ def attach(
             if isinstance(layer, InWeight):
                 layer.ledger.remove(layer.update)
         raise
-    tuning = Tuning(name, layers, spec, strength)
-    for model in parts(models).values():
-        if hasattr(model, "_orig_mod"):  # its graph cannot look at the values, its entrance can
-            tuning.watch(model)
-            torch.compiler.reset()  # graphs that were made before know nothing of the hooks
-    return tuning
+    return Tuning(name, layers, spec, strength)
 
 
+@locked
 def attached(models: Models) -> dict[str, Tuning]:
     """Returns what is attached to the models, by name, in the order of attaching."""
     found: dict[str, Tuning] = {}

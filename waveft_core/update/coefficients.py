@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import WaveFTError
 from .gradient import Sampler, layer_input, tapped
 from .ledger import Ledger, Update
+from .lock import LOCK, locked
 
 
 class Coefficients(nn.Module):
@@ -142,8 +143,10 @@ class InWeight(Coefficients):
 
     def catch_up(self) -> None:
         """Writes the layer's weight where the values changed, or where it was cast; else leaves it alone."""
-        if self.ledger.behind() or self.stale():
-            self.write()
+        if self.ledger.changed() or self.stale():  # nearly never: no lock for a look
+            with LOCK:
+                if self.ledger.behind() or self.stale():
+                    self.write()
 
     def check(self) -> None:
         """Refuses a weight that somebody else wrote to; goes over to one that has come in its place."""
@@ -193,10 +196,12 @@ class InWeight(Coefficients):
             self._prove(module, layer_input(args, kwargs), output)
         return tapped(args, kwargs, output, self.values, self.sampler)
 
+    @locked
     def _after_saving(self, module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
         self._check_weight(module)
         state[prefix + "weight"] = self.ledger.original_weight()
 
+    @locked
     def _before_loading(
         self, module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any
     ) -> None:
@@ -209,6 +214,7 @@ class InWeight(Coefficients):
                 "tensor in the place of the attached weight. Detach first, or load with assign=False."
             )
 
+    @locked
     def _after_loading(self, module: nn.Module, keys: Any) -> None:
         if self._loading:
             self.ledger.recapture()

@@ -4,7 +4,7 @@
 
 in float32 (float64 on float64), rounded once to the weight's dtype.  Every attach, merge, change of strength, detach
 and undo, in any order, goes through here and rewrites the touched entries from their originals; when the last update
-leaves, W0 is back bit for bit.
+leaves, W0 is back bit for bit.  Whoever changes a ledger holds `lock.LOCK`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..basis.plan import Plan, arithmetic_dtype, rounded
 from ..errors import WaveFTError
 from . import storage
+from .lock import LOCK, locked
 
 
 class Update:
@@ -227,17 +228,19 @@ class Ledger:
         before, self._seen = self._seen, storage.fingerprint(self.weight)
         if before and before[:1] + before[2:] == self._seen[:1] + self._seen[2:]:
             return  # all but the version
-        _BY_TENSOR[id(self.weight)] = self
-        if _BY_MEMORY.get(self._where) is self:
-            del _BY_MEMORY[self._where]  # a weight that is moved for every forward leaves no trail of addresses
-        self._where = storage.where(self.weight)
-        _BY_MEMORY[self._where] = self
+        with LOCK:
+            _BY_TENSOR[id(self.weight)] = self
+            if _BY_MEMORY.get(self._where) is self:
+                del _BY_MEMORY[self._where]  # a weight that is moved for every forward leaves no trail of addresses
+            self._where = storage.where(self.weight)
+            _BY_MEMORY[self._where] = self
 
 
 _BY_TENSOR: WeakValueDictionary[int, Ledger] = WeakValueDictionary()  # a ledger holds its weight: no id is used twice
 _BY_MEMORY: WeakValueDictionary[tuple[Any, ...], Ledger] = WeakValueDictionary()
 
 
+@locked
 def ledger_of(weight: Tensor, layer: str) -> Ledger:
     """Returns the ledger of `weight`, the one that is alive or a new one.
 

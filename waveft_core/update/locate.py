@@ -23,6 +23,7 @@ from ..errors import WaveFTError, listed
 from ..format.adapter import Adapter, Layer
 from ..versions import check_torch_trains
 from .gradient import Sampler, tap
+from .lock import locked
 from .spec import Spec
 from .targets import Models, Target, parts, select
 
@@ -75,6 +76,11 @@ class Probe:
             raise WaveFTError("probe: expected to be entered once at a time, got a second time. Leave it first.")
         self._sums = self._sums or self._zeros()
         self._forget_graphs()
+        self._listen()
+        return self
+
+    @locked
+    def _listen(self) -> None:
         for target, indices, values in zip(self._targets, self._indices, self._sums, strict=True):
             sampler = Sampler(self._spec.wavelet, self._spec.mode, target.shape, indices, 1.0, target.convolution)
             assert target.module is not None
@@ -83,18 +89,21 @@ class Probe:
         self._trained = [target.weight for target in self._targets if target.weight.requires_grad]
         for weight in self._trained:
             weight.requires_grad_(False)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stops listening; the sums stay, and are added to if it is entered again."""
+        self._stop()
+        self._forget_graphs()
+
+    @locked
+    def _stop(self) -> None:
         for handle in self._handles:
             handle.remove()
         for weight in self._trained:
             weight.requires_grad_(True)
         self._handles, self._trained = [], []
-        self._forget_graphs()
 
     def _forget_graphs(self) -> None:
         if self._compiled:

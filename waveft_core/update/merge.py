@@ -7,6 +7,7 @@ from collections.abc import Collection
 from ..basis.plan import arithmetic_dtype, make_plan
 from ..format.adapter import Adapter, check_adapter
 from .ledger import Ledger, Update, ledger_of, refuse_overflow
+from .lock import LOCK, locked
 from .storage import check_weight
 from .targets import Models, StateDict, Target, resolve
 
@@ -34,15 +35,16 @@ class Merged:
 
     @strength.setter
     def strength(self, strength: float) -> None:
-        for ledger, _ in self._placed:
-            ledger.follow()
-        before = self._strength
-        try:
-            self._set(strength)
-            refuse_overflow([ledger for ledger, _ in self._placed])
-        except BaseException:
-            self._set(before)
-            raise
+        with LOCK:
+            for ledger, _ in self._placed:
+                ledger.follow()
+            before = self._strength
+            try:
+                self._set(strength)
+                refuse_overflow([ledger for ledger, _ in self._placed])
+            except BaseException:
+                self._set(before)
+                raise
 
     def _set(self, strength: float) -> None:
         self._strength = strength
@@ -50,6 +52,7 @@ class Merged:
             update.factor = self._scaling * strength
             ledger.write()
 
+    @locked
     def undo(self) -> None:
         """Takes the adapter out; the last one out leaves W0 bit for bit. A second call does nothing.
 
@@ -69,10 +72,14 @@ class Merged:
         self._placed = []
 
 
+@locked
 def merge(
     target: Models | StateDict, adapter: Adapter, strength: float = 1.0, leave_out: Collection[str] = ()
 ) -> Merged:
     """Writes W0 + strength * dW into the target's weights, whole or not at all.
+
+    Threads may merge, dial and undo on one model at the same time: each call is whole before the next begins
+    (`lock.py`). A forward that another thread runs meanwhile sees some layers before a change and some after it.
 
     Args:
         target: a model, a mapping of components (`{"unet": ..., "te1": ...}`), or a state dict whose weights are

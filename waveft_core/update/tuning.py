@@ -25,6 +25,7 @@ from ..format.adapter import Adapter, Layer
 from .batch import Batch
 from .coefficients import Coefficients, InWeight
 from .ledger import refuse_overflow
+from .lock import LOCK, locked
 from .spec import Spec
 from .targets import Target
 
@@ -84,6 +85,7 @@ class Tuning:
         """Returns the values by layer name, detached and sharing memory with the parameters."""
         return {name: layer.values.detach() for name, layer in zip(self.names, self._layers, strict=True)}
 
+    @locked
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes the values from `state` and writes the weights.
 
@@ -120,6 +122,7 @@ class Tuning:
         return self._strength
 
     @strength.setter
+    @locked
     def strength(self, strength: float) -> None:
         check_strength(strength)
         for layer in self._layers:
@@ -133,6 +136,7 @@ class Tuning:
             self.refresh()
             raise
 
+    @locked
     def refresh(self) -> None:
         """Writes every layer's weight from the present values.
 
@@ -151,13 +155,16 @@ class Tuning:
         Entering and leaving rewrite the weights, so that a forward pass before it cannot be followed by its backward
         pass after it: PyTorch refuses. Where the base's output is wanted too, compute it first.
         """
-        self._disabled += 1
         try:
-            self.refresh()
+            self._disable(1)
             yield
         finally:
-            self._disabled -= 1
-            self.refresh()
+            self._disable(-1)
+
+    @locked
+    def _disable(self, more: int) -> None:
+        self._disabled += more
+        self.refresh()
 
     @contextlib.contextmanager
     def swapped(self, values: Sequence[Tensor]) -> Iterator[None]:
@@ -172,9 +179,8 @@ class Tuning:
             raise WaveFTError(
                 f"swapped: expected {len(expected)} tensors shaped as parameters(), got {len(shapes)} others."
             )
-        own = [layer.values.detach().clone() for layer in self._layers]
+        own = self._fill(values)
         try:
-            self._fill(values)
             yield
         finally:
             self._fill(own)
@@ -185,6 +191,13 @@ class Tuning:
         Raises:
             WaveFTError: something else wrote to one of the weights meanwhile; the tuning then stays attached.
         """
+        with LOCK:
+            in_graph = any(layer.sampler.in_graph for layer in self._layers)
+            self._take_out()
+        if in_graph:
+            torch.compiler.reset()  # compiled graphs do not notice that a hook is gone, nor that one has come
+
+    def _take_out(self) -> None:
         for layer in self._layers:
             layer.check()
         for handle in self._handles:
@@ -193,11 +206,10 @@ class Tuning:
             assert target.module is not None
             layer.unhook(target.module)
             layer.release()
-        if any(layer.sampler.in_graph for layer in self._layers):
-            torch.compiler.reset()  # compiled graphs do not notice that a hook is gone, nor that one has come
         self._handles, self._layers, self._targets, self._batches = [], [], [], {}
         _TUNINGS.discard(self)
 
+    @locked
     def _write(self, layers: Sequence[Coefficients]) -> None:
         """Puts the values of `layers` to use, all weights of one device and dtype together."""
         groups: dict[object, list[InWeight]] = {}
@@ -230,16 +242,29 @@ class Tuning:
 
         self._handles.append(entrance.register_forward_pre_hook(before_forward))
 
-    def _fill(self, values: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            for layer, value in zip(self._layers, values, strict=True):
-                layer.values.copy_(value)
-        self.refresh()
+    @locked
+    def _fill(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Puts `values` into the layers and returns those that they held; none is put where one is refused."""
+        own = [layer.values.detach().clone() for layer in self._layers]
+        try:
+            self._copy(values)
+            self.refresh()
+        except BaseException:
+            self._copy(own)
+            self.refresh()
+            raise
+        return own
+
+    @torch.no_grad()
+    def _copy(self, values: Sequence[Tensor]) -> None:
+        for layer, value in zip(self._layers, values, strict=True):
+            layer.values.copy_(value)
 
     def _held_by(self, optimizer: torch.optim.Optimizer) -> list[Coefficients]:
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         return [layer for layer in self._layers if id(layer.values) in held]
 
+    @locked
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Before the first step, says which layers have no gradient, and why."""
         layers = [] if self._checked else self._held_by(optimizer)
@@ -272,6 +297,7 @@ class Tuning:
                 text = f"WaveFT: {len(names)} attached layers {why} before the first step: {listed(names)}"
                 warnings.warn(text, stacklevel=2)
 
+    @locked
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self._write(self._held_by(optimizer))  # fused optimizers leave the version counter as it was
 
@@ -279,16 +305,21 @@ class Tuning:
 _TUNINGS: weakref.WeakSet[Tuning] = weakref.WeakSet()
 
 
+@locked
+def _all() -> list[Tuning]:
+    return list(_TUNINGS)
+
+
 @cache
 def _watch_optimizers() -> None:
     """Registers, once a process, PyTorch's hooks on the steps of all optimizers."""
 
     def before(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        for tuning in list(_TUNINGS):
+        for tuning in _all():
             tuning._before_step(optimizer)
 
     def after(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        for tuning in list(_TUNINGS):
+        for tuning in _all():
             tuning._after_step(optimizer)
 
     register_optimizer_step_pre_hook(before)
