@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Sets up WaveFT's own virtual environment, `.venv`, and runs things in it.
 
-    python3 start.py train JOB.toml [arguments of `python -m trainer`]
+    python3 start.py train JOB.toml [arguments]    trains; a job that is not here is looked for in the clone
+    python3 start.py WORD [arguments]              init, sample, evaluate, compare, publish, inspect, merge, combine,
+                                                   prune, extract, convert; `WORD --help` tells of each
     python3 start.py test [arguments of pytest]
-    python3 start.py nox [arguments of nox]       the developers' commands: check, test, slow, docs, bench
+    python3 start.py nox [arguments of nox]        the developers' commands: check, test, slow, docs, bench
 
 On Windows say `py start.py ...`.  Nothing but Python 3.11 or newer is needed, and nothing outside `.venv` is changed.
+It runs where you are: paths are as you type them, from any folder.
 The first run downloads PyTorch and the libraries of constraints.txt; later runs find them and begin at once.
 
 PyTorch comes from pip's package index, whose builds for Linux bring gigabytes of CUDA libraries.  On Linux without
@@ -33,6 +36,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 OLDEST = (3, 11)
+FRONT_DOOR = "waveft"  # the package whose words these are; `tests/test_start.py` holds the two lists together
+WORDS = (
+    *("init", "sample", "evaluate", "compare", "publish"),
+    *("inspect", "merge", "combine", "prune", "extract", "convert"),
+)
+# It carries CLIP's vocabulary (1.5 MB), which a single-file checkpoint lacks; nothing of its code runs.
+VOCABULARY = "open_clip_torch"
 SAID_ABOVE_BYTES = 20e6  # downloads smaller than this are not worth a line
 SAY_EVERY_S = 20
 
@@ -71,8 +81,7 @@ def main(arguments: "list[str]") -> int:
     except SetupError as error:
         print(f"start.py: {error}", file=sys.stderr)
         return 2
-    print("Running: python " + " ".join(map(shlex.quote, command)), flush=True)
-    return run([str(python), *command])
+    return run([str(python), *command], None if command[1] == FRONT_DOOR else ROOT)
 
 
 def plan(arguments: "list[str]", root: Path) -> "tuple[tuple[str, ...], list[str]]":
@@ -82,17 +91,24 @@ def plan(arguments: "list[str]", root: Path) -> "tuple[tuple[str, ...], list[str
         return ("train", "dev"), ["-m", "pytest", *rest]
     if name == "nox":
         return ("train", "dev"), ["-m", "nox", *rest]
-    if name != "train":
-        raise SetupError(f'command: expected train, test or nox, got "{name}". See `python3 start.py --help`.')
-    if not rest or rest[0].startswith("-"):
+    if name == "train":
+        rest = [found_job(rest, root), *rest[1:]]
+    elif name not in WORDS:
+        words = ", ".join(("train", *WORDS, "test", "nox"))
+        raise SetupError(f'word: expected one of {words}, got "{name}". See `python3 start.py --help`.')
+    return ("train",), ["-m", FRONT_DOOR, name, *rest]
+
+
+def found_job(rest: "list[str]", root: Path) -> str:
+    """Returns the path of the job that `train` is asked for: as it was typed, or in the clone."""
+    if not rest or (rest[0].startswith("-") and rest[0] not in ("-h", "--help")):
         raise SetupError("train: expected a job file first, e.g. `python3 start.py train jobs/quickstart.toml`.")
-    here = Path(rest[0]).absolute()
-    job = here if here.is_file() else root / rest[0]
+    if rest[0].startswith("-") or Path(rest[0]).is_file():
+        return rest[0]
+    job = root / rest[0]
     if not job.is_file():
         raise SetupError(f'train, job file "{rest[0]}": expected a file here or in {root}, got none. See `jobs/`.')
-    # The trainer runs in the clone's root; a job from elsewhere is named in full.
-    name = job.relative_to(root).as_posix() if root in job.parents else str(job)
-    return ("train",), ["-m", "trainer", "--config", name, *rest[1:]]
+    return str(job)
 
 
 def check_python() -> None:
@@ -133,7 +149,7 @@ def install(root: Path, python: Path, extras: "tuple[str, ...]") -> None:
     needed = {extra: requirements(root, extra) for extra in extras}
     stamps = {extra: root / ".venv" / f"installed-{extra}" for extra in extras}
     prints = {
-        extra: hashlib.sha256(json.dumps(lines).encode() + constraints.read_bytes()).hexdigest()
+        extra: hashlib.sha256(json.dumps([*lines, VOCABULARY]).encode() + constraints.read_bytes()).hexdigest()
         for extra, lines in needed.items()
     }
     missing = [extra for extra, stamp in stamps.items() if not stamp.is_file() or stamp.read_text() != prints[extra]]
@@ -149,6 +165,7 @@ def install(root: Path, python: Path, extras: "tuple[str, ...]") -> None:
     install_torch(pip, log, takes_cpu_build(python))
     print(f"Installing the libraries of: {', '.join(missing)}", flush=True)
     run_pip([*pip, *sorted({line for extra in missing for line in needed[extra]})], log)
+    run_pip([*pip, "--no-deps", VOCABULARY], log)
     for extra in missing:  # last: an interrupted installation must not look finished
         stamps[extra].write_text(prints[extra])
     print(f"The environment is ready ({time.monotonic() - begin:.0f} s)", flush=True)
@@ -219,8 +236,9 @@ def run_pip(command: "list[str]", log: Path) -> None:
         raise SetupError(_pip_failure(log.read_bytes()[start:].decode(errors="replace"), log))
 
 
-def run(command: "list[str]") -> int:
-    """Runs `command` in the clone's root; returns its exit status as a shell gives it."""
+def run(command: "list[str]", folder: "Path | None" = ROOT) -> int:
+    """Runs `command` in a folder (None: where this process is); returns its exit status as a shell gives it."""
+    print("Running: python " + " ".join(map(shlex.quote, command[1:])), flush=True)
     asked, started = [], []
 
     def stop(*_):
@@ -229,17 +247,28 @@ def run(command: "list[str]") -> int:
             process.terminate()
 
     signal.signal(signal.SIGTERM, stop)  # before there is a child: what comes in between must reach it too
+    # From here on a Ctrl-C is the child's, which gets the same one: the trainer saves its work before it ends.
+    previous = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        process = subprocess.Popen(command, cwd=folder, env=child_environment(anywhere=folder is None))
+        started.append(process)
+        if asked:
+            process.terminate()
+        status = process.wait()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    return status if status >= 0 else 128 - status
+
+
+def child_environment(anywhere: bool) -> "dict[str, str]":
+    """Returns a command's environment variables; one that runs `anywhere` finds the clone's packages from there."""
     # Windows consoles default to an old code page, in which a caption may not print.
-    process = subprocess.Popen(command, cwd=ROOT, env={"PYTHONUTF8": "1", **os.environ})
-    started.append(process)
-    if asked:
-        process.terminate()
-    while True:
-        try:
-            status = process.wait()
-        except KeyboardInterrupt:
-            continue  # the child got the same Ctrl-C; the trainer saves its work before it ends
-        return status if status >= 0 else 128 - status
+    made = {"PYTHONUTF8": "1", **os.environ}
+    if anywhere:
+        made["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        made["PYTHONSAFEPATH"] = "1"  # a folder that holds a `trainer` of its own does not take the clone's place
+        made["WAVEFT_PROGRAM"] = "{} {}".format("py" if os.name == "nt" else "python3", shlex.quote(sys.argv[0]))
+    return made
 
 
 def _succeeds(command: "list[str]") -> bool:

@@ -1,4 +1,4 @@
-"""Law 1 of the house: waveft_core <- trainer, waveft_core <- comfy_nodes, nothing else, and no cycles.
+"""Law 1 of the house: waveft_core <- trainer <- waveft, waveft_core <- comfy_nodes, nothing else, and no cycles.
 
 Inside each of them imports run one way too: `STOREYS` is the table, CONTRIBUTING.md its picture.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("waveft_core", "trainer", "comfy_nodes")
+PACKAGES = ("waveft_core", "trainer", "comfy_nodes", "waveft")
+IN_THE_WHEEL = {"waveft_core", "trainer", "waveft"}
 CORE_MAY_IMPORT = {"torch", "numpy", "safetensors", "pywt", "ptwt"}
 CORE_LAZILY = {"ptwt", "matplotlib", "tqdm"}  # optional: inside functions only
 CORE_IN_ONE_PLACE = {"waveft_core.toolbox.plot": "matplotlib", "waveft_core.cli.console": "tqdm"}  # the command line's
@@ -31,6 +32,7 @@ STOREYS = {
         *("core", "api", "sockets", "folders", "models", "messages"),
         *("adapters", "patching", "drawing", "training", "widgets", "nodes", "extension", "__init__"),
     ),
+    "waveft": ("cli", "__init__", "__main__"),
 }
 # ComfyUI's own modules, and who touches them: a node's own file does not.
 COMFYUI = {
@@ -51,9 +53,10 @@ COMFYUI = {
 }
 NOT_FOR_NODES = {"pywt", "ptwt", "safetensors"}  # wavelets and files are the core's
 STRANGERS = {
-    "waveft_core": {"trainer", "comfy_nodes"},
-    "trainer": {"comfy_nodes", "comfy", "comfy_api"},
-    "comfy_nodes": {"trainer"},
+    "waveft_core": {"trainer", "comfy_nodes", "waveft"},
+    "trainer": {"comfy_nodes", "comfy", "comfy_api", "waveft"},
+    "comfy_nodes": {"trainer", "waveft"},
+    "waveft": {"comfy_nodes", "comfy", "comfy_api", "torch"},
 }
 
 
@@ -277,8 +280,8 @@ def test_the_cores_front_page_holds_imports_and_names_only():
         assert dunder or isinstance(node, ast.Import | ast.ImportFrom), ast.unparse(node)
 
 
-def test_the_wheel_carries_the_core_whole_and_nothing_else():
+def test_the_wheel_carries_core_trainer_and_command_whole_and_nothing_else():
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     _, packages = _on_disk()
-    assert sorted(tool["packages"]) == sorted(name for name in packages if name.partition(".")[0] == "waveft_core")
+    assert sorted(tool["packages"]) == sorted(name for name in packages if name.partition(".")[0] in IN_THE_WHEEL)
     assert (ROOT / "waveft_core" / "py.typed").is_file()

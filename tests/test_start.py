@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import start
+from waveft.cli import WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 300  # for what ends by itself, however busy the machine is
@@ -88,14 +89,36 @@ def _constraint_lines():
 
 def test_train_runs_the_trainer_in_the_clone(clone, monkeypatch, tmp_path_factory):
     root, _ = clone
-    expected = (("train",), ["-m", "trainer", "--config", "jobs/a.toml", "--dry-run"])
     monkeypatch.chdir(root)
+    expected = (("train",), ["-m", "waveft", "train", "jobs/a.toml", "--dry-run"])
     assert start.plan(["train", "jobs/a.toml", "--dry-run"], root) == expected
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.chdir(elsewhere)
-    assert start.plan(["train", "jobs/a.toml", "--dry-run"], root) == expected
+    assert start.plan(["train", "jobs/a.toml"], root)[1][-1] == str(root / "jobs/a.toml")
     (elsewhere / "mine.toml").write_text("")
-    assert start.plan(["train", "mine.toml"], root)[1][-1] == str(elsewhere / "mine.toml")
+    assert start.plan(["train", "mine.toml"], root)[1][-1] == "mine.toml"
+
+
+def test_every_word_of_the_command_is_one_of_start_py():
+    assert {"train", *start.WORDS} == set(WORDS)
+    assert start.plan(["inspect", "a.safetensors"], ROOT) == (("train",), ["-m", "waveft", "inspect", "a.safetensors"])
+
+
+def test_words_run_where_they_are_typed_and_find_the_clone(tmp_path, monkeypatch, capfd):
+    """A folder that holds a `trainer` of its own does not take the clone's place."""
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "__init__.py").write_text("raise AssertionError")
+    monkeypatch.chdir(tmp_path)
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        assert start.run([sys.executable, "-m", "waveft", "--help"], None) == 0
+        asked = "import os, trainer; print(os.getcwd(), trainer.__file__)"
+        assert start.run([sys.executable, "-c", asked], None) == 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    said = capfd.readouterr().out
+    assert re.search(r"usage: py(thon3)? \S+ WORD", said), "help names the command as it was called"
+    assert f"{tmp_path} {ROOT / 'trainer' / '__init__.py'}" in said
 
 
 def test_test_and_nox_hand_their_arguments_on(clone):
@@ -106,7 +129,7 @@ def test_test_and_nox_hand_their_arguments_on(clone):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["frob"], "expected train, test or nox"),
+        (["frob"], "expected one of train, init"),
         (["train"], "job file first"),
         (["train", "no.toml"], 'job file "no.toml"'),
     ],
@@ -119,11 +142,11 @@ def test_a_wrong_command_line_is_refused_in_words(clone, capsys, arguments, said
 def test_torch_comes_first_and_a_second_run_installs_nothing(clone):
     root, asked = clone
     start.install(root, Path("python"), ("train",))
-    assert asked == [["torch"], ["numpy", "torch", "tqdm"]]
+    assert asked == [["torch"], ["numpy", "torch", "tqdm"], [start.VOCABULARY]]
     start.install(root, Path("python"), ("train",))
-    assert len(asked) == 2
+    assert len(asked) == 3
     start.install(root, Path("python"), ("train", "dev"))  # what `train` had installed is not asked for again
-    assert asked[2:] == [["torch"], ["numpy", "pytest", "torch"]]
+    assert asked[3:] == [["torch"], ["numpy", "pytest", "torch"], [start.VOCABULARY]]
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "pyproject.toml"])
@@ -132,7 +155,7 @@ def test_changed_requirements_are_installed(clone, name):
     start.install(root, Path("python"), ("train",))
     (root / name).write_text((root / name).read_text().replace("torch", "torch2"))
     start.install(root, Path("python"), ("train",))
-    assert len(asked) == 4
+    assert len(asked) == 6
 
 
 @pytest.fixture
@@ -219,12 +242,13 @@ def test_the_cpu_build_is_tried_first_and_pips_own_index_is_the_way_out(clone, m
     monkeypatch.setattr(start, "run_pip", run_pip)
     monkeypatch.setattr(start, "takes_cpu_build", lambda python: True)
     start.install(root, Path("python"), ("train",))
-    first, *middle, last = commands
+    first, *middle, last, vocabulary = commands
     assert first[first.index("--index-url") + 1] == start.CPU_BUILDS
     assert first[-1] == "torch"
     assert [_packages(command) for command in middle] == ([] if reached else [["torch"]])
     assert _packages(last) == ["numpy", "torch", "tqdm"]
-    assert not any("--index-url" in command for command in [*middle, last])
+    assert not any("--index-url" in command for command in [*middle, last, vocabulary])
+    assert vocabulary[-2:] == ["--no-deps", start.VOCABULARY]
     said = capsys.readouterr().out
     assert re.search(r"no GPU found: the CPU build, .*set PIP_INDEX_URL", said)
     assert ("did not work" in said) is not reached
@@ -242,7 +266,7 @@ def test_an_interrupted_installation_is_taken_up_again(clone, monkeypatch):
         start.install(root, Path("python"), ("train",))
     monkeypatch.setattr(start, "run_pip", working)
     start.install(root, Path("python"), ("train",))
-    assert len(asked) == 2
+    assert len(asked) == 3
 
 
 def test_an_environment_that_does_not_work_is_made_anew(tmp_path, monkeypatch):

@@ -1,11 +1,12 @@
-"""The command line: `python -m trainer --config job.toml`. Exit status 0 done, 1 stopped, 2 job refused.
+"""The trainer's words: `train job.toml`, or `--config job.toml` without a word, and those of `WORDS`.
 
-Ctrl-C ends it with 130 and SIGTERM with 143, 128 + the signal's number.
+Exit status 0 done, 1 stopped, 2 job refused; Ctrl-C ends it with 130 and SIGTERM with 143, 128 + the signal's number.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import time
@@ -14,26 +15,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .job.schema import Job
-from .preflight import dryrun, estimate, newjob, preflight
+from .preflight import dryrun, estimate, preflight
 from .run.runfolder import RunFolder
-from .system import console
+from .system import commandline, console
 from .system.console import clock, say
 from .system.errors import TrainingStopped, UserError
 from .system.files import readable_size
 
 LATEST = "latest"
+TRAIN = "train"
+WORDS = {"init": "preflight.newjob", "publish": "result.publish"}  # word -> the module whose `main` it runs
 
 
-def parser() -> argparse.ArgumentParser:
-    """Returns the options."""
+def parser(word: bool = False) -> argparse.ArgumentParser:
+    """Returns the options; of the word `train`, which takes the job by itself, or of `--config` without a word."""
+    program = commandline.program()
     made = argparse.ArgumentParser(
-        prog="python -m trainer",
+        prog=f"{program} {TRAIN}" if word else "python -m trainer",
         description="Trains a WaveFT adapter for SDXL as a job file says. "
-        "`python -m trainer init --help` tells how to have a job file written.",
+        f"`{program} init --help` tells how to have a job file written.",
         epilog="Relative paths, also in --set, are relative to the folder of the job file. All keys: docs/job.md. "
         "Several GPUs: accelerate launch -m trainer --config JOB.TOML",
     )
-    made.add_argument("--config", type=Path, required=True, metavar="JOB.TOML", help="the job")
+    if word:
+        made.add_argument("config", type=Path, metavar="JOB.TOML", help="the job")
+    else:
+        made.add_argument("--config", type=Path, required=True, metavar="JOB.TOML", help="the job")
     made.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change one key of the job; may be given again. Example: --set train.seed=7",
@@ -54,8 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.environ.get("RANK", "0") != "0":
         console.silence()  # the first process speaks for all
     try:
-        if arguments[:1] == ["init"]:
-            return newjob.main(arguments[1:])
+        if arguments and arguments[0] in WORDS:
+            return int(importlib.import_module(f".{WORDS[arguments[0]]}", __package__).main(arguments[1:]))
+        if arguments[:1] == [TRAIN]:
+            return start(parser(word=True).parse_args(arguments[1:]))
         return start(parser().parse_args(arguments))
     except UserError as error:
         return refuse(error.problems)

@@ -15,6 +15,8 @@ from .update.spec import SDXL_ATTENTION, Spec
 from .update.tuning import Tuning
 from .update.weights import Weights
 
+__version__ = "0.2.0"
+
 __all__ = [
     "SDXL_ATTENTION",
     "Adapter",
@@ -25,6 +27,7 @@ __all__ = [
     "Tuning",
     "WaveFTError",
     "Weights",
+    "__version__",
     "attach",
     "attached",
     "combine",

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..job.config import is_hub_id
 from ..job.schema import Model
+from ..system import commandline
 from ..system.errors import UserError
 from . import headers, modelfacts, vocabulary
 from .headers import Header
@@ -55,7 +56,7 @@ def not_installed(key: str, value: str, section: str) -> list[str]:
     package = PACKAGES.get(value)
     if package is None or importlib.util.find_spec(package) is not None:
         return []
-    return [f'{section} {key}: "{value}" needs {package}, which is not installed. Run: pip install {package}']
+    return [f'{section} {key}: "{value}" needs {package}, which is not installed. Run: {commandline.install(package)}']
 
 
 def prediction_faults(model: Model, facts: ModelFacts) -> list[str]:

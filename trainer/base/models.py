@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..job.schema import Model
+from ..system import commandline
 from ..system.errors import UserError, reason
 from . import modelfiles, quantise
 from .modelcheck import prediction_faults
@@ -144,6 +145,6 @@ def set_attention(unet: Any, attention: str) -> None:
             unet.enable_xformers_memory_efficient_attention()
         except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
             raise UserError(
-                f"[train] attention: xformers cannot be used here ({reason(error)}). Install it for this torch (pip "
-                'install xformers), or write "sdpa", which is as fast.'
+                f"[train] attention: xformers cannot be used here ({reason(error)}). "
+                f'Write "sdpa", which is as fast, or install it for this torch: {commandline.install("xformers")}'
             ) from error

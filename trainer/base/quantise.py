@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..system import commandline
 from ..system.errors import UserError
 
 QUANTISED = "attentions."  # in a layer's path: four fifths of SDXL's weights; time embeddings and resnets stay whole
@@ -35,8 +36,8 @@ def to_nf4(unet: nn.Module, compute: torch.dtype) -> None:
         from bitsandbytes.nn import Linear4bit, Params4bit
     except (ImportError, OSError, RuntimeError) as error:
         raise UserError(
-            f'[model] base_dtype: "nf4" needs bitsandbytes, which cannot be used here ({error}). Run: pip install '
-            "bitsandbytes"
+            f'[model] base_dtype: "nf4" needs bitsandbytes, which cannot be used here ({error}). Run: '
+            + commandline.install("bitsandbytes")
         ) from error
     linear = [(path, layer) for path, layer in unet.named_modules() if type(layer) is nn.Linear and QUANTISED in path]
     for path, layer in linear:

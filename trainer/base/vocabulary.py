@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..job.schema import Model
+from ..system import commandline
 from ..system.errors import UserError
 from .modelfacts import ASSETS
 
@@ -78,7 +79,8 @@ def find(model: Model, words: int | None = None) -> Vocabulary:
     raise UserError(
         f"[model] tokenizer: expected CLIP's vocabulary ({FORMS}), which a single file lacks, got none. Looked in: "
         f"{'; '.join(looked)}. Name a folder that holds it (that of a diffusers model, of a CLIP, or ComfyUI's own "
-        "folder), or set allow_download = true to fetch it once (1.4 MB), or run: pip install open_clip_torch"
+        "folder), or set allow_download = true to fetch it once (1.4 MB), or run: "
+        + commandline.install("--no-deps", "open_clip_torch")
     )
 
 

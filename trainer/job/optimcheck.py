@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
+from ..system import commandline
 from . import schema
 
 CLASSES = {
@@ -60,8 +61,9 @@ def package_faults(key: str, name: str, path: str | None) -> list[str]:
     package = (path or name).partition(".")[0]
     if "." not in (path or name) or package in sys.modules or find_spec(package):
         return []
-    remedy = f'Run "pip install {DISTRIBUTIONS.get(package, package)}"' if path else "Install it, or correct the path"
-    return [f'[optimizer] {key} "{name}": needs the package {package}, which is not installed. {remedy}.']
+    line = commandline.install(DISTRIBUTIONS.get(package, package))
+    remedy = f"Run: {line}" if path else "Install it, or correct the path."
+    return [f'[optimizer] {key} "{name}": needs the package {package}, which is not installed. {remedy}']
 
 
 def argument_faults(settings: schema.Optimizer) -> list[str]:

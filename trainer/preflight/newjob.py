@@ -1,4 +1,4 @@
-"""`python -m trainer init`: a commented job.toml for the pictures and the base that are there."""
+"""`waveft init`: a commented job.toml for the pictures and the base that are there."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ..job.jobtext import quoted
 from ..job.schema import Job, Model, Network
 from ..pictures import folders
 from ..pictures.contents import CAPTION_ENDINGS, Found, look
+from ..system import commandline
 from ..system.console import say
 from ..system.errors import UserError
 from ..system.files import write_atomically
@@ -34,9 +35,9 @@ ENOUGH_TO_SPARE = 20  # pictures: from here on some are kept for validation
 def parser() -> argparse.ArgumentParser:
     """Returns the options."""
     made = argparse.ArgumentParser(
-        prog="python -m trainer init",
+        prog=f"{commandline.program()} init",
         description="Writes a commented job file for the pictures and the base that are there, and checks it.",
-        epilog='Example: python -m trainer init --images dog --model sdxl.safetensors --trigger "sks dog"',
+        epilog=f'Example: {commandline.program()} init --images dog --model sdxl.safetensors --trigger "sks dog"',
     )
     made.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of pictures")
     made.add_argument(
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     path = write(options.images, options.model, options.output, options.trigger)
-    say(f"wrote {path}. What it would do: python -m trainer --config {path} --dry-run")
+    say(f"wrote {path}. What it would do: {commandline.program()} train {path} --dry-run")
     return 0
 
 
@@ -98,7 +99,7 @@ def check(text: str, folder: Path) -> None:
 def head(found: Found, output: Path) -> Iterator[str]:
     """Yields the comment that opens the job: its command, and what was found."""
     count, told = len(found.files), f"{found.captioned or 'none'} with a caption file"
-    yield f"# python -m trainer --config {output.name}"
+    yield f"# {commandline.program()} train {output.name}"
     yield "#"
     yield f"# {count} picture{'s' * (count != 1)} in {found.folder.name}{', '.join(span(found.sizes))}, {told}."
     for one in found.concepts:

@@ -1,4 +1,4 @@
-"""Uploads a finished run to the Hugging Face hub: `python -m trainer.publish FOLDER --repo owner/name`.
+"""Uploads a finished run to the Hugging Face hub: `waveft publish FOLDER --repo owner/name`.
 
 The adapter, its card as README.md, and the pictures that the card names: all in one commit, after all was checked.
 """
@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ..job.config import is_hub_id
+from ..system import commandline
 from ..system.console import say
 from ..system.errors import TrainingStopped, UserError, reason
 from ..system.files import readable_size
@@ -35,7 +36,7 @@ class Upload:
 def parser() -> argparse.ArgumentParser:
     """Returns the options."""
     made = argparse.ArgumentParser(
-        prog="python -m trainer.publish",
+        prog=f"{commandline.program()} publish",
         description="Uploads a finished run to the Hugging Face hub: its adapter, its card, and the card's pictures.",
         epilog=f"It needs a token that may write ({TOKENS}): run `hf auth login` once, or set HF_TOKEN.",
     )
@@ -140,7 +141,7 @@ def send(uploads: Sequence[Upload], repo: str, private: bool) -> str:
         import huggingface_hub
         from huggingface_hub import errors
     except ImportError:
-        raise UserError("huggingface_hub is not installed: pip install huggingface_hub.") from None
+        raise UserError(f"huggingface_hub is not installed. Run: {commandline.install('huggingface_hub')}") from None
     if not huggingface_hub.get_token():
         raise UserError(
             f"no token: expected one that may write. Make it at {TOKENS}, then run `hf auth login` or set HF_TOKEN."

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ..job.schema import Logging
+from ..system import commandline
 from ..system.console import say
 from ..system.errors import UserError, reason
 
@@ -139,7 +140,7 @@ def chosen(logging: Logging) -> tuple[str, ...]:
 def check(logging: Logging) -> list[str]:
     """Returns a fault for each tracker that is asked for and not installed; imports none of them."""
     return [
-        f'[logging] log_with "{logging.log_with}": {name} is not installed. Run: pip install {name}'
+        f'[logging] log_with "{logging.log_with}": {name} is not installed. Run: {commandline.install(name)}'
         for name in chosen(logging)
         if not installed(name)
     ]

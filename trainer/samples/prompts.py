@@ -12,6 +12,7 @@ from pathlib import Path
 from ..job.promptfile import read_placed
 from ..job.schema import Job, Prompt
 from ..pictures import captions
+from ..system import commandline
 from ..system.errors import UserError
 
 NEEDS = {"lms": "scipy"}  # sampler -> the package that it cannot do without
@@ -93,7 +94,8 @@ def faults(job: Job, resolution: tuple[int, int], multiple: int) -> list[str]:
         ]
     used = dict.fromkeys(shot(prompt, job, resolution, 0).sampler for _, prompt in found)
     return problems + [
-        f'sampler "{name}": needs {NEEDS[name]}, which is not installed: pip install {NEEDS[name]}. Or choose another.'
+        f'sampler "{name}": needs {NEEDS[name]}, which is not installed. Choose another, or run: '
+        + commandline.install(NEEDS[name])
         for name in used
         if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None
     ]

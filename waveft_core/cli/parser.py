@@ -20,6 +20,8 @@ from ..errors import WaveFTError
 from ..format.disk import exists
 from .console import complain, say_anything
 
+# How the command was called, where another one calls this one: `waveft inspect` is `python -m waveft_core inspect`.
+_PROGRAM = os.environ.get("WAVEFT_PROGRAM", "python -m waveft_core")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _MODEL = "a .safetensors file or a diffusers folder"
 
@@ -77,9 +79,9 @@ def weighted(text: str) -> tuple[Path, float]:
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
     made = _Parser(
-        prog="python -m waveft_core",
+        prog=_PROGRAM,
         description="Adapters of wavelet coefficients: look at them, merge, combine, prune, extract, convert.",
-        example="python -m waveft_core inspect dog.safetensors",
+        example=f"{_PROGRAM} inspect dog.safetensors",
     )
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _inspect(commands)
@@ -92,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, name: str, says: str, example: str, run: Callable[..., None]) -> argparse.ArgumentParser:
-    example = f"python -m waveft_core {name} {example}"
+    example = f"{_PROGRAM} {name} {example}"
     made: argparse.ArgumentParser = commands.add_parser(name, help=says, description=says, example=example)
     made.set_defaults(run=run)
     return made

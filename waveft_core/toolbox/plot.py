@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,9 @@ def plot(
     try:
         from matplotlib.figure import Figure  # without pyplot: no window system, no global state
     except ImportError:
-        raise WaveFTError("plot: expected matplotlib, got none installed. Run `pip install matplotlib`.") from None
+        raise WaveFTError(
+            f'plot: expected matplotlib, got none installed. Run: "{sys.executable}" -m pip install matplotlib'
+        ) from None
     told = summary or summarize(adapter)
     shown = _chosen(adapter, layers, told)
     figure: Any = Figure(figsize=(14, 8.6), layout="constrained", dpi=110)

@@ -7,6 +7,7 @@ import pytest
 from trainer.base import modelcheck
 from trainer.base.modelcheck import DEEPEST, FIRST
 from trainer.job import schema
+from trainer.system import commandline
 
 TEXTS = ("conditioner.embedders.1.model.x", "conditioner.embedders.0.transformer.x")
 SDXL = (*TEXTS, FIRST, DEEPEST, "first_stage_model.x")
@@ -198,7 +199,9 @@ def test_packages_that_are_not_there(light_base, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     (found,) = problems(light_base, base_dtype="nf4")
     assert (
-        '[model] base_dtype: "nf4" needs bitsandbytes, which is not installed. Run: pip install bitsandbytes' in found
+        '[model] base_dtype: "nf4" needs bitsandbytes, which is not installed. Run: '
+        + commandline.install("bitsandbytes")
+        in found
     )
     assert "xformers" in modelcheck.not_installed("attention", "xformers", "[train]")[0]
     assert not modelcheck.not_installed("attention", "sdpa", "[train]")

@@ -118,9 +118,9 @@ def test_optional_packages_are_imported_when_asked_for(name, module, decay, tmp_
 @pytest.mark.parametrize(
     ("name", "package", "remedy"),
     [
-        ("Lion", "lion_pytorch", 'Run "pip install lion-pytorch".'),
-        ("Prodigy", "prodigyopt", 'Run "pip install prodigyopt".'),
-        ("PagedAdamW8bit", "bitsandbytes", 'Run "pip install bitsandbytes".'),
+        ("Lion", "lion_pytorch", "-m pip install lion-pytorch"),
+        ("Prodigy", "prodigyopt", "-m pip install prodigyopt"),
+        ("PagedAdamW8bit", "bitsandbytes", "-m pip install bitsandbytes"),
         ("nobodys.package.Optimizer", "nobodys", "Install it, or correct the path."),
     ],
 )

@@ -22,9 +22,7 @@ def write(light_base, tmp_path):
 def test_pictures_without_captions_are_dreambooths(write, tmp_path, pictures_in):
     pictures_in(tmp_path / "dog", 3)
     text, ready = write(trigger="sks pug")
-    assert text.startswith(
-        "# python -m trainer --config job.toml\n#\n# 3 pictures in dog, 24 x 18 px, none with a caption"
-    )
+    assert text.startswith("# python -m waveft train job.toml\n#\n# 3 pictures in dog, 24 x 18 px, none with a caption")
     assert {one.caption.plain() for one in ready.pictures} == {"sks pug"}
     assert ready.job.save.output_name == "dog"
     assert ready.job.metadata.trigger_phrase == "sks pug"
@@ -154,7 +152,7 @@ def test_the_command_line(in_process, light_base, tmp_path, pictures_in):
     pictures_in(tmp_path / "dog", 2)
     done = in_process("-m", "trainer", "init", "--images", "dog", "--model", light_base.name, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "wrote job.toml. What it would do: python -m trainer --config job.toml --dry-run\n"
+    assert done.stdout == "wrote job.toml. What it would do: python -m waveft train job.toml --dry-run\n"
     schema.Job.model_validate(__import__("tomllib").loads((tmp_path / "job.toml").read_text()))
     done = in_process("-m", "trainer", "init", "--images", "dog", "--model", "none", "--output", "b.toml", cwd=tmp_path)
     assert done.returncode == 2

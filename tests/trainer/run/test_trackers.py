@@ -11,6 +11,7 @@ from trainer.job.schema import Logging
 from trainer.run import trackers
 from trainer.samples.prompts import Shot
 from trainer.samples.sampling import Drawn
+from trainer.system import commandline
 from trainer.system.errors import UserError
 
 HAS_TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
@@ -154,8 +155,8 @@ def test_what_is_not_installed_is_a_fault_with_the_line_to_run(tmp_path, monkeyp
     for name in ("tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, name, None)
     assert trackers.check(logging(log_with="all")) == [
-        '[logging] log_with "all": tensorboard is not installed. Run: pip install tensorboard',
-        '[logging] log_with "all": wandb is not installed. Run: pip install wandb',
+        '[logging] log_with "all": tensorboard is not installed. Run: ' + commandline.install("tensorboard"),
+        '[logging] log_with "all": wandb is not installed. Run: ' + commandline.install("wandb"),
     ]
     with pytest.raises(UserError, match="pip install wandb"):
         trackers.make(logging(log_with="wandb"), tmp_path, "dog", JOB)

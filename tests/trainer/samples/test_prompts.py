@@ -7,6 +7,7 @@ import pytest
 
 from trainer.job import schema
 from trainer.samples import prompts
+from trainer.system import commandline
 from trainer.system.errors import UserError
 
 KOHYA_TXT = """
@@ -182,7 +183,7 @@ def test_a_file_that_is_not_there_is_a_fault_beside_others(tmp_path):
 
 def test_a_sampler_whose_package_is_missing(monkeypatch):
     monkeypatch.setattr(prompts.importlib.util, "find_spec", lambda name: None)
-    told = 'sampler "lms": needs scipy, which is not installed: pip install scipy. Or choose another.'
+    told = 'sampler "lms": needs scipy, which is not installed. Choose another, or run: ' + commandline.install("scipy")
     assert prompts.faults(job(prompts=["a"], sample_sampler="LMS"), (64, 64), 16) == [told]
     assert prompts.faults(job(prompts=["a"]), (64, 64), 16) == []
 
