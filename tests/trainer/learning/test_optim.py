@@ -10,6 +10,7 @@ import transformers
 from trainer.job import optimcheck, schema
 from trainer.job.values import SCHEDULERS
 from trainer.learning import optim
+from trainer.system import commandline
 from trainer.system.errors import UserError
 
 NEEDED = {
@@ -118,9 +119,9 @@ def test_optional_packages_are_imported_when_asked_for(name, module, decay, tmp_
 @pytest.mark.parametrize(
     ("name", "package", "remedy"),
     [
-        ("Lion", "lion_pytorch", "-m pip install lion-pytorch"),
-        ("Prodigy", "prodigyopt", "-m pip install prodigyopt"),
-        ("PagedAdamW8bit", "bitsandbytes", "-m pip install bitsandbytes"),
+        ("Lion", "lion_pytorch", f"Run: {commandline.install('lion-pytorch')}"),
+        ("Prodigy", "prodigyopt", f"Run: {commandline.install('prodigyopt')}"),
+        ("PagedAdamW8bit", "bitsandbytes", f"Run: {commandline.install('bitsandbytes')}"),
         ("nobodys.package.Optimizer", "nobodys", "Install it, or correct the path."),
     ],
 )
