@@ -81,6 +81,7 @@ def main(arguments: "list[str]") -> int:
     except SetupError as error:
         print(f"start.py: {error}", file=sys.stderr)
         return 2
+    print("Running: python " + " ".join(map(shlex.quote, command)), flush=True)
     return run([str(python), *command], None if command[1] == FRONT_DOOR else ROOT)
 
 
@@ -238,7 +239,6 @@ def run_pip(command: "list[str]", log: Path) -> None:
 
 def run(command: "list[str]", folder: "Path | None" = ROOT) -> int:
     """Runs `command` in a folder (None: where this process is); returns its exit status as a shell gives it."""
-    print("Running: python " + " ".join(map(shlex.quote, command[1:])), flush=True)
     asked, started = [], []
 
     def stop(*_):
