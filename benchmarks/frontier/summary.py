@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.measures import fronts
+
 DRIFTS = (0.002, 0.0035, 0.005)  # where the tables read the frontiers: most cells have runs on both sides
 GRID = np.linspace(0.0004, 0.01, 49)
 UNIFORM, GRADIENT = "uniform", "gradient 16"
@@ -38,14 +40,8 @@ def frontiers(bases: dict[str, dict], rows: list[dict]) -> dict[Cell, dict[Pair,
 
 
 def at(points: np.ndarray, drifts: np.ndarray) -> np.ndarray:
-    """Returns the lowest loss that a drift buys: between the points that no other beats, a straight line.
-
-    NaN where no run drifted as little or as far.
-    """
-    best = np.minimum.accumulate(points[:, 1])
-    useful = np.flatnonzero(np.diff(best, prepend=np.inf) < 0)
-    inside = (drifts >= points[1:, 0].min()) & (drifts <= points[:, 0].max())
-    return np.where(inside, np.interp(drifts, points[useful, 0], best[useful]), np.nan)
+    """Returns the lowest loss that a drift buys, NaN where no run drifted as little or as far (`measures.fronts`)."""
+    return -fronts.at(points * np.array([1, -1]), drifts)
 
 
 def common(cells: dict[Cell, dict[Pair, np.ndarray]], wanted: list[Cell]) -> list[Pair]:

@@ -1,0 +1,74 @@
+"""Intervals of constants, of known spreads, and against percentiles worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from trainer.measures.intervals import bootstrap, paired
+
+
+def test_a_constant_has_an_interval_without_width():
+    found = bootstrap([0.25] * 20, [number // 4 for number in range(20)])
+    assert (found.mean, found.low, found.high) == (0.25, 0.25, 0.25)
+    assert (found.values, found.groups) == (20, 5)
+
+
+def test_it_is_numpy_s_percentiles_of_the_same_draws():
+    values = np.random.default_rng(3).normal(size=30)
+    picks = np.random.default_rng(7).integers(0, 30, (500, 30))
+    expected = np.percentile(values[picks].mean(axis=1), (5, 95))
+    found = bootstrap(values, resamples=500, level=0.9, seed=7)
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
+    assert found.mean == pytest.approx(values.mean())
+    assert bootstrap(values, seed=7) == bootstrap(values, seed=7) != bootstrap(values, seed=8)
+
+
+def test_its_width_is_the_standard_error_s():
+    values = np.random.default_rng(0).normal(size=400)
+    found = bootstrap(values)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.05)
+
+
+def test_groups_that_differ_make_it_wider_than_their_pictures_do():
+    groups = [number // 100 for number in range(500)]
+    values = [group + 0.01 * (number % 100) for number, group in enumerate(groups)]
+    by_group, by_value = (bootstrap(values, groups, unit) for unit in ("groups", "values"))
+    assert by_group.mean == pytest.approx(by_value.mean)
+    assert by_group.high - by_group.low > 5 * (by_value.high - by_value.low)
+
+
+def test_a_group_weighs_the_same_however_many_pictures_it_has():
+    assert bootstrap([0, 0, 0, 1], ["a", "a", "a", "b"]).mean == 0.5
+    assert bootstrap([0, 0, 0, 1], ["a", "a", "a", "b"], "values").mean == 0.25
+
+
+def test_one_group_says_nothing_of_others():
+    found = bootstrap([1, 2, 3], ["a"] * 3)
+    assert found.mean == 2
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert not found.is_above_zero
+    assert math.isnan(bootstrap([]).mean)
+    assert bootstrap([]).values == 0
+
+
+def test_pairs_cancel_what_both_sides_share():
+    rng = np.random.default_rng(0)
+    hard = {key: rng.normal(scale=10) for key in range(40)}
+    first = {key: value + 0.1 + rng.normal(scale=0.01) for key, value in hard.items()}
+    found = paired(first, hard)
+    assert found.is_above_zero
+    assert found.low < 0.1 < found.high or found.mean == pytest.approx(0.1, abs=0.01)
+    assert paired(hard, first).is_below_zero
+    assert paired(hard, hard) == bootstrap([0.0] * 40)
+
+
+def test_only_shared_keys_are_paired_and_groups_follow_them():
+    found = paired({1: 1.0, 2: 5.0, 3: 7.0}, {2: 1.0, 3: 1.0, 4: 0.0}, {1: "a", 2: "b", 3: "b", 4: "c"})
+    assert (found.mean, found.values, found.groups) == (5.0, 2, 1)
+
+
+def test_values_without_a_group_are_refused():
+    with pytest.raises(ValueError, match="one for each of 2 values, got 1"):
+        bootstrap([1, 2], ["a"])

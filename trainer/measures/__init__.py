@@ -1,0 +1,1 @@
+"""What is measured of pictures: pure functions of embeddings and numbers. No file, no network and no device."""
