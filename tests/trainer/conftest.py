@@ -165,3 +165,52 @@ def in_process():
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory):
+    """The function that writes a tiny model's folder: "dinov2", "vit" or "clip"."""
+
+    def make(kind):
+        import torch
+        import transformers
+
+        folder = tmp_path_factory.mktemp(kind) / f"tiny-{kind}"
+        small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        seen = {"image_size": 28, "patch_size": 7, **small}
+        torch.manual_seed(0)
+        if kind == "dinov2":
+            model = transformers.Dinov2Model(transformers.Dinov2Config(**seen))
+        elif kind == "vit":
+            model = transformers.ViTModel(transformers.ViTConfig(**seen))
+        else:
+            read = {"vocab_size": 600, "eos_token_id": 513, "bos_token_id": 512, "pad_token_id": 513, **small}
+            config = transformers.CLIPConfig(
+                text_config={**read, "projection_dim": 8}, vision_config={**seen, "projection_dim": 8}, projection_dim=8
+            )
+            model = transformers.CLIPModel(config)
+            write_tokenizer(folder)
+        model.eval().save_pretrained(folder)
+        rules = {
+            "size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}, "resample": 3,
+            "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
+        }  # fmt: skip
+        (folder / "preprocessor_config.json").write_text(json.dumps(rules))
+        return folder
+
+    return make
+
+
+def write_tokenizer(folder):
+    """Writes a CLIP tokenizer of bytes alone."""
+    import transformers
+    from tokenizers import pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    entries = [*alphabet, *(letter + "</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({token: at for at, token in enumerate(entries)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    transformers.CLIPTokenizer(
+        vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), pad_token="<|endoftext|>"
+    ).save_pretrained(folder)
