@@ -14,6 +14,7 @@ import torch
 from waveft_core import WaveFTError
 
 from . import resume
+from .job.jobtext import job_toml
 from .learning import validation
 from .pictures.plan import micro_batches
 from .preflight import estimate
@@ -27,6 +28,7 @@ from .setup import build
 from .system.console import say
 from .system.distributed import rank
 from .system.errors import TrainingStopped, UserError, not_finite, reason
+from .system.files import write_atomically
 from .system.interrupt import StopRequest, deferred
 
 # What a machine, its libraries and a disk raise once a run has begun; a bug of the trainer's shows itself in full.
@@ -55,11 +57,14 @@ def locked_run(ready: Ready, saved: dict | None) -> Outcome:
         if not saved:
             ready.folder.clear()
     say(f"training {parts.tuning.numel} coefficients in {len(parts.tuning)} layers")
-    outcome = Outcome(saved["step"] if saved else 0)
+    outcome = Outcome(saved["step"] if saved else 0, parameters=parts.tuning.numel)
     with RunLog(parts, outcome.steps) as log:
+        outcome.validated = dict(log.validations)
+        keep_job(ready, log)
         if not saved:
             look(parts, outcome, log, sampling.BEFORE)  # the coefficients are zero: this is the base
         train(parts, outcome, log)
+        outcome.peak_memory = log.peak_memory
         if outcome.steps and parts.world.is_main:  # the adapter comes first: whatever fails after it, it is safe
             save_at_the_end(parts, outcome)
         if not outcome.exit_status:
@@ -73,6 +78,15 @@ def locked_run(ready: Ready, saved: dict | None) -> Outcome:
             outcome.stop(f"the report could not be written: {reason(error)}", 1)
     parts.world.leave()
     return outcome
+
+
+def keep_job(ready: Ready, log: RunLog) -> None:
+    """Writes the job beside what it makes, for whoever asks later what that came from; a failure is a notice."""
+    if rank() == 0:
+        try:
+            write_atomically(ready.folder.job, job_toml(ready.job))
+        except OSError as error:
+            log.notice(f"the job was not written into the output folder: {reason(error)}")
 
 
 def train(parts: Parts, outcome: Outcome, log: RunLog) -> None:
@@ -214,7 +228,7 @@ def save(parts: Parts, outcome: Outcome) -> None:
         outcome.wrote(adapterfile.save(adapter, path, ready, step, place.name, parts.forward.base))
         if ready.job.save.save_state:
             state.save(folder.state(step), resume.collect(parts, step))
-        gone = folder.keep_last(ready.job.save.keep_last, step)
+        gone = folder.keep_last(ready.job.save.keep_last, step, outcome.validated)
         outcome.files = [file for file in outcome.files if file not in gone]
 
 
@@ -248,6 +262,7 @@ def validate(parts: Parts, outcome: Outcome, log: RunLog) -> None:
             with parts.shipped():
                 loss = validation.measure(parts.forward)
             log.validation(outcome.steps, loss)
+            outcome.validated[outcome.steps] = loss
         except FAILURES as error:
             log.notice(f"the validation after step {outcome.steps} failed: {reason(error)}")
     parts.world.wait()

@@ -22,7 +22,8 @@ print(status, sorted(heavy))
 @pytest.fixture
 def run(monkeypatch):
     """What loop.run was called with, and an outcome to give back."""
-    called = SimpleNamespace(saved="not called", outcome=SimpleNamespace(warning="", exit_status=0, steps=3, files=[]))
+    outcome = SimpleNamespace(warning="", exit_status=0, steps=3, files=[], best=None)
+    called = SimpleNamespace(saved="not called", outcome=outcome)
 
     def fake(ready, saved=None):
         called.ready, called.saved = ready, saved

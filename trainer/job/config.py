@@ -113,6 +113,8 @@ def rooted(job: Job, folder: Path) -> Job:
     """Returns the job with its paths as seen from its folder; hub ids that may be fetched stay as they are."""
     model = job.model
     hub_ids = {model.pretrained_model_name_or_path, model.vae} if model.allow_download else set()
+    # metric models are loaded long after the job is read, by a command that has a switch of its own for the network
+    hub_ids |= {job.evaluation.image_model, job.evaluation.clip_model}
 
     def change(text: str) -> str:
         path = absolute(text, folder)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from .dataschema import Dataset, General, Subset, filled
+from .evalschema import Evaluation
 from .learnschema import Loss, Network, Optimizer, Train
 from .section import Section
 from .values import FILE_NAME, LARGEST_SEED, SAMPLERS, Choice, PathText, Switch, as_prompts, fold_sampler
@@ -214,6 +215,7 @@ class Job(Section):
     save: Save = Save()
     sample: Sample = Sample()
     validation: Validation = Validation()
+    evaluation: Evaluation = Evaluation()
     logging: Logging = Logging()
     metadata: Metadata = Metadata()
     general: General = General()

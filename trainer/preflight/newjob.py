@@ -29,7 +29,8 @@ FEW_LAYERS = 4  # p of SDXL's default is at most a quarter of each layer
 SMALL_BASE = 2  # else p is this many times m + n
 FAR = 3  # folders up from which on a path is written in full
 COMMENT = 40  # column
-ENOUGH_TO_SPARE = 20  # pictures: from here on some are kept for validation
+ENOUGH_TO_SPARE = 4  # pictures: from here on one is kept for validation, and of many a tenth
+LEAST_SPARED = 0.1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -146,10 +147,14 @@ def job_lines(
     yield line("output_dir", '"output"')
     yield line("output_name", quoted(name))
     yield line("save_every_n_steps", 100, "checkpoints to compare, and to go on from with --resume latest")
-    yield line("keep_last", 3)
+    yield line("keep_last", 3, "and the best by validation loss")
     yield from table("[sample]", "drawn before, during and after training, from the same seeds")
     yield line("prompts", '["{trigger}", "{trigger} in the snow", "{trigger} on a red background"]')
     yield line("sample_every_n_steps", 250)
+    if len(found.files) >= ENOUGH_TO_SPARE:
+        yield from table("[validation]", "pictures that are never trained tell which step is best")
+        yield line("validation_split", max(LEAST_SPARED, round(1 / len(found.files), 2)), "part of them; 0 trains all")
+        yield line("validate_every_n_steps", 100)
     yield from table("[metadata]")
     phrase = f"sks {name.replace('_', ' ')}" if trigger is None else trigger
     yield line("trigger_phrase", quoted(phrase), "takes the place of {trigger} in captions and prompts")
@@ -158,8 +163,6 @@ def job_lines(
         "resolution", facts.resolution or preflight.SDXL_RESOLUTION, "px; pictures keep their shapes near that area"
     )
     yield line("batch_size", 1)
-    if len(found.files) >= ENOUGH_TO_SPARE:
-        yield line("validation_split", 0.1, "part that is never trained, to measure the loss on")
     yield from table("[[datasets]]")
     yield "  [[datasets.subsets]]"
     yield line("  image_dir", place(str(found.folder), folder))

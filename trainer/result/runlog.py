@@ -25,17 +25,28 @@ class Outcome:
         warning: why the run is not whole, or "".
         exit_status: 0 done, 1 stopped by a fault, 128 + signal number when interrupted.
         files: what was written.
+        validated: optimizer steps done -> loss on the validation pictures.
+        parameters: how many numbers were trained.
+        peak_memory: bytes on the device, or of the process; 0 where nobody knows.
     """
 
     steps: int = 0
     warning: str = ""
     exit_status: int = 0
     files: list[Path] = field(default_factory=list)
+    validated: dict[int, float] = field(default_factory=dict)
+    parameters: int = 0
+    peak_memory: int = 0
 
     def stop(self, why: str, exit_status: int) -> None:
         """Notes that the run ends before its time, or not as it should."""
         self.warning = f"{self.warning}; {why}" if self.warning else why
         self.exit_status = self.exit_status or exit_status
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """The step of the least validation loss, and that loss; None where nothing was validated."""
+        return min(self.validated.items(), key=lambda one: one[1], default=None)
 
     def wrote(self, path: Path) -> None:
         """Notes a file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..system.console import say
 from ..system.errors import UserError, reason
 from ..system.files import InUse, locked
 
-ADAPTER, STATE = ".safetensors", ".state"
+ADAPTER, STATE, JOB = ".safetensors", ".state", "-job.toml"
 # What stands in a hidden name between the run's own and the file's ending. A run "dog" must not touch what "dog-2" or
 # "dog-cat" has in work at the same moment, so that only endings which this trainer makes are taken for its own.
 OWN = r"((-tensors(-\d+)?|-step\d{8,})?\.safetensors|-step\d{8,}\.state|-[A-Za-z]+\.(?!safetensors|state)\w+)"
@@ -48,6 +48,11 @@ class RunFolder:
     def report(self) -> Path:
         """The page that tells of the run."""
         return self.output("-report.html")
+
+    @property
+    def job(self) -> Path:
+        """The job itself, every default written out and every path in full: it is for this machine alone."""
+        return self.output(JOB)
 
     @property
     def samples(self) -> Path:
@@ -89,7 +94,7 @@ class RunFolder:
             notice(f'state "{path.name}": damaged, the one before it is taken.')
         return None
 
-    def keep_last(self, count: int, step: int | None = None) -> list[Path]:
+    def keep_last(self, count: int, step: int | None = None, losses: Mapping[int, float] | None = None) -> list[Path]:
         """Deletes all but the last `count` checkpoints, each an adapter and its state; returns what was deleted.
 
         To be called when the newest one is complete. The newest state stays whatever happens.
@@ -98,13 +103,16 @@ class RunFolder:
             count: how many stay; 0 = all.
             step: of the newest one. Those of later steps, which a run leaves that was taken up again from an earlier
                 state, are then neither counted nor deleted.
+            losses: optimizer steps done -> loss on the validation pictures: the adapter of the least loss stays too.
         """
         states = [number for number in self._steps(STATE) if step is None or number <= step]
         steps = sorted({*states, *(number for number in self._steps(ADAPTER) if step is None or number <= step)})
+        known = {number: losses[number] for number in steps if losses and number in losses}
+        best = min(known, key=lambda number: known[number], default=None)
         gone = []
         for old in steps[:-count] if count else ():
             for path in (self.checkpoint(old), self.state(old)):
-                if path == self.state(states[-1] if states else -1):
+                if path == self.state(states[-1] if states else -1) or (old == best and path.suffix == ADAPTER):
                     continue
                 with suppress(OSError):  # someone has it open, or it was not there: the next time will do
                     path.unlink()
@@ -172,6 +180,10 @@ class RunFolder:
             say(f"{where}: its disk knows no locks. See that no other run writes there under this name.")
         with lock:
             yield
+
+    def steps(self) -> list[int]:
+        """Returns the optimizer steps of the run's checkpoints, in ascending order."""
+        return self._steps(ADAPTER)
 
     def _steps(self, ending: str) -> list[int]:
         """Returns the steps of the run's files with that ending, in ascending order."""

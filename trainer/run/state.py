@@ -30,7 +30,7 @@ REMEDY = "Resume from an earlier state (--resume FILE), or begin anew."
 
 LIBRARIES = ("torch", "diffusers", "transformers")
 # What a resumed run may have other than the one it goes on with. Everything else makes it another run.
-SILENT = ("save.", "sample.", "logging.", "metadata.", "validation.")
+SILENT = ("save.", "sample.", "logging.", "metadata.", "validation.", "evaluation.")
 SILENT_KEYS = ("train.device", "model.allow_download")
 CHANGING = ("cache.sample_posterior",)  # what is trained
 NOTED = ("cache.", "train.gradient_checkpointing", "train.attention", "train.torch_compile")

