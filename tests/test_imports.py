@@ -26,7 +26,8 @@ STOREYS = {
     ),
     "trainer": (
         *("system", "job", "pictures", "base", "samples", "run", "preflight", "learning", "result"),
-        *("resume", "setup", "loop", "cli", "__init__", "__main__", "keys", "publish"),
+        *("measures", "embedders", "evaluation"),
+        *("resume", "setup", "loop", "comparison", "cli", "__init__", "__main__", "keys", "publish"),
     ),
     "comfy_nodes": (
         *("core", "api", "sockets", "folders", "models", "messages"),

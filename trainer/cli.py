@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from .evaluation.command import proposal
 from .job.schema import Job
 from .preflight import dryrun, estimate, preflight
 from .run.runfolder import RunFolder
@@ -24,7 +25,15 @@ from .system.files import readable_size
 
 LATEST = "latest"
 TRAIN = "train"
-WORDS = {"init": "preflight.newjob", "publish": "result.publish"}  # word -> the module whose `main` it runs
+# word -> the module whose `main` it runs
+WORDS = {
+    "init": "preflight.newjob",
+    "evaluate": "evaluation.command",
+    "compare": "comparison.command",
+    "publish": "result.publish",
+}
+JOB_REFUSED = "The job cannot be run"
+REFUSED = {"evaluate": "Nothing can be evaluated", "compare": "Nothing can be compared"}
 
 
 def parser(word: bool = False) -> argparse.ArgumentParser:
@@ -33,7 +42,8 @@ def parser(word: bool = False) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=f"{program} {TRAIN}" if word else "python -m trainer",
         description="Trains a WaveFT adapter for SDXL as a job file says. "
-        f"`{program} init --help` tells how to have a job file written.",
+        f"`{program} init --help` tells how to have a job file written, `{program} evaluate --help` how to choose "
+        f"among a run's checkpoints, `{program} compare --help` how to compare methods.",
         epilog="Relative paths, also in --set, are relative to the folder of the job file. All keys: docs/job.md. "
         "Several GPUs: accelerate launch -m trainer --config JOB.TOML",
     )
@@ -67,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return start(parser(word=True).parse_args(arguments[1:]))
         return start(parser().parse_args(arguments))
     except UserError as error:
-        return refuse(error.problems)
+        return refuse(error.problems, REFUSED.get(arguments[0] if arguments else TRAIN, JOB_REFUSED))
     except TrainingStopped as error:
         print(error, file=sys.stderr)
         return 1
@@ -147,15 +157,16 @@ def train(ready: preflight.Ready, resume: Path | None, began: float) -> int:
     say(f"{ending} after {outcome.steps} steps in {clock(time.perf_counter() - began)}")
     for path in outcome.files:
         say(f"  {path} ({readable_size(path)})")
+    say(proposal(ready.folder, outcome.best))
     return outcome.exit_status
 
 
-def refuse(problems: Sequence[str]) -> int:
-    """Prints every fault of a job, once on each machine; returns the exit status for it."""
+def refuse(problems: Sequence[str], what: str = JOB_REFUSED) -> int:
+    """Prints every fault, once on each machine; returns the exit status for it."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return 2
     count = "1 fault" if len(problems) == 1 else f"{len(problems)} faults"
-    print(f"The job cannot be run, {count}:", file=sys.stderr)
+    print(f"{what}, {count}:", file=sys.stderr)
     for problem in problems:
         print(f"  {problem}", file=sys.stderr)
     return 2

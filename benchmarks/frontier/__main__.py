@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from . import summary
+from . import subjects, summary
 from .bench import Bench
 from .pictures import compare, plain_pictures, show
 from .runs import Run, grid
@@ -28,15 +28,25 @@ TOGETHER = 12  # runs that train in lockstep
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, required=True, help="results, one run a line; finished runs are kept")
+    parser.add_argument("--json", type=Path, help="results, one run a line; finished runs are kept")
     parser.add_argument("--photos", type=Path, help="folder of folders of photographs, a subject each")
     parser.add_argument("--base", default="models/nano-sdxl")
     parser.add_argument("--minutes", type=float, default=600, help="begin no further runs after this long")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pictures", type=Path, help="folder for painted pictures")
     parser.add_argument("--check", action="store_true", help="only compare the lockstep with attach")
+    parser.add_argument(
+        "--write-subjects",
+        type=Path,
+        help="train nothing: write the drawn subjects here, for `trainer compare`",
+    )
     parser.add_argument("--plot", type=Path, help="train nothing: draw the frontiers here, and print the tables")
     arguments = parser.parse_args()
+    if arguments.write_subjects:
+        subjects.write(arguments.write_subjects)
+        return
+    if not arguments.json:
+        parser.error("--json: expected a file, got none")
     if arguments.plot:
         summary.plot(arguments.json, arguments.plot)
         print(summary.report(arguments.json))

@@ -69,6 +69,16 @@ def draw_totem(ground: str, rng: random.Random) -> Image.Image:
     return canvas
 
 
+def write(folder: Path) -> None:
+    """Writes the drawn subjects, seen and unseen pictures alike, with captions: a folder each."""
+    for name, (first, second) in (("robot", robots()), ("totem", totems())):
+        place = folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        for number, (image, caption) in enumerate([*first, *second]):
+            image.save(place / f"{number:02d}.png")
+            (place / f"{number:02d}.txt").write_text(f"{caption}\n", encoding="utf-8")
+
+
 def photographs(folder: Path) -> tuple[Captioned, Captioned]:
     """Returns a folder's pictures: of five or more the last two are unseen, of fewer the last."""
     caption = f"sks {folder.name.replace('_', ' ')}"

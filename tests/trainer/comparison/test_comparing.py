@@ -1,0 +1,208 @@
+"""`waveft compare` from a job to its page: killed in the middle, with cells that fail, by two processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer import cli, loop
+from trainer.comparison import workers
+from trainer.system.errors import TrainingStopped, UserError
+from trainer.system.files import locked
+
+# diffusers' Euler scheduler, with NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+ROOT = Path(__file__).resolve().parents[3]
+ARGUMENTS = ("--methods", "waveft,shira", "--rates", "1e-3", "--seeds", "2", "--points", "2")
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The names of the runs that were trained."""
+    trained, run = [], loop.run
+
+    def count(ready):
+        trained.append(Path(ready.job.save.output_dir).name)
+        return run(ready)
+
+    monkeypatch.setattr(loop, "run", count)
+    return trained
+
+
+def compare(path, out, *more):
+    return cli.main(["compare", str(path), "--out", str(out), *ARGUMENTS, *more])
+
+
+def table(out):
+    return json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+
+
+def test_a_page_with_every_method_and_nothing_done_twice(compared, counted, capsys):
+    path, out = compared()
+    assert compare(path, out) == 0
+    assert len(counted) == 4
+    found = table(out)
+    assert found["methods"] == ["waveft", "shira"]
+    assert set(found["best"]) == {"waveft", "shira"}
+    assert "One learning rate alone was tried for waveft, shira" in capsys.readouterr().out
+    record = json.loads(next((out / "cells").glob("*.json")).read_text())
+    assert [point["step"] for point in record["points"]] == [0, 1, 2]
+    assert set(record["points"][2]["columns"]) >= {"held_out", "trained", "copy", "drift"}
+    assert record["train"]["parameters"] == 16 * 32
+    assert record["versions"]["torch"]
+    page = (out / "comparison.html").read_text(encoding="utf-8")
+    assert "Side by side" in page
+    assert page.count("<img") == 4 * 3, "prompts; the base and two methods"
+    counted.clear()
+    assert compare(path, out) == 0
+    assert counted == []
+    assert table(out) == found
+
+
+def test_a_failed_cell_is_said_and_the_rest_goes_on(compared, monkeypatch, capsys):
+    path, out = compared()
+    run = loop.run
+
+    def stumble(ready):
+        if "shira" in ready.job.save.output_dir and ready.job.train.seed == 42:
+            raise TrainingStopped("no memory left")
+        return run(ready)
+
+    monkeypatch.setattr(loop, "run", stumble)
+    assert compare(path, out) == 1
+    found = table(out)
+    assert list(found["failures"].values()) == ["no memory left"]
+    assert set(found["best"]) == {"waveft", "shira"}
+    assert "failed: no memory left" in capsys.readouterr().out
+    monkeypatch.setattr(loop, "run", run)
+    next(file for file in (out / "cells").glob("*.json") if "failed" in file.read_text()).unlink()
+    assert compare(path, out) == 0
+
+
+def test_killed_in_the_middle_it_ends_in_the_same_table(compared, monkeypatch, tmp_path, counted):
+    path, out = compared()
+    assert compare(path, out) == 0
+    whole, run = table(out), loop.run
+    left = [2]
+
+    def until_killed(ready):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return run(ready)
+
+    again = tmp_path / "again"
+    monkeypatch.setattr(loop, "run", until_killed)
+    assert compare(path, again) == 130
+    monkeypatch.setattr(loop, "run", run)
+    counted.clear()
+    assert compare(path, again) == 0
+    assert len(counted) == 2
+    assert table(again) == whole
+
+
+def test_a_claimed_cell_is_left_to_who_claimed_it(compared, counted):
+    path, out = compared()
+    (out / "cells").mkdir(parents=True)
+    names = [f"waveft--waveft--0.001--{seed}" for seed in (42, 43)]
+    lock, held = locked(out / "cells" / f".{names[0]}.lock")
+    if not held:
+        pytest.skip("this disk knows no locks")
+    with lock:  # of this process: a worker of another one must pass it by
+        assert start(path, out).wait() == 0
+    done = {file.stem for file in (out / "cells").glob("*.json")}
+    assert names[0] not in done
+    assert names[1] in done
+    assert len(done) == 3
+    assert compare(path, out) == 0
+    assert counted == [names[0]]
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def start(path, out):
+    command = [sys.executable, "-m", "trainer", "compare", str(path), "--out", str(out), *ARGUMENTS, workers.WORKER]
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_two_workers_one_of_them_killed_give_the_same_table_and_no_cell_twice(compared, tmp_path, counted):
+    path, out = compared()
+    assert compare(path, out) == 0
+    whole, shared = table(out), tmp_path / "shared"
+    (shared / "cells").mkdir(parents=True)
+    pair = [start(path, shared) for _ in range(2)]
+    while not list((shared / "cells").glob("*.json")) and any(one.poll() is None for one in pair):
+        time.sleep(0.2)
+    pair[0].send_signal(signal.SIGKILL)
+    for one in pair:
+        one.wait()
+    counted.clear()
+    assert compare(path, shared, "--workers", "2") == 0
+    assert counted == [], "the workers did all that was left"
+    assert table(shared) == whole
+
+
+@pytest.mark.slow
+def test_submitit_runs_the_workers(compared, tmp_path, counted, monkeypatch):
+    pytest.importorskip("submitit")
+    path, out = compared()
+    monkeypatch.chdir(ROOT)
+    assert compare(path, out, "--workers", "2", "--slurm", "cluster=local", "--slurm", "timeout_min=30") == 0
+    assert counted == []
+    assert len(list((out / "cells").glob("*.json"))) == 4
+
+
+def test_without_submitit_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match="pip install submitit"):
+        workers.on_cluster([], 1, tmp_path, [])
+    with pytest.raises(UserError, match="expected KEY=VALUE"):
+        workers.read("partition")
+    assert workers.read("gpus_per_node=2") == ("gpus_per_node", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nowhere.toml"], "not found"),
+        (["JOB", "--methods", "dora"], "expected one of waveft"),
+        (["JOB", "--seeds", "0"], "expected 1 at least"),
+        (["JOB", "--subjects", "nowhere"], "got nothing there"),
+        (["JOB", "--set", "evaluation.image_model=nowhere"], "expected a folder with config.json"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_trained(compared, capsys, counted, tmp_path, arguments, expected):
+    path, out = compared()
+    arguments = [str(path) if argument == "JOB" else argument for argument in arguments]
+    assert cli.main(["compare", *arguments, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Nothing can be compared")
+    assert expected in error
+    assert counted == []
+
+
+def test_a_dry_run_lists_the_cells(compared, capsys, counted):
+    path, out = compared()
+    assert compare(path, out, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "4 cells: 2 methods, their rates, 2 seeds" in said
+    assert "waveft--shira--0.001--43" in said
+    assert not out.exists()
+    assert counted == []
+
+
+def test_a_record_of_another_job_does_not_count(compared, counted):
+    path, out = compared()
+    assert compare(path, out) == 0
+    counted.clear()
+    assert compare(path, out, "--set", "optimizer.weight_decay=0.5") == 0
+    assert len(counted) == 4

@@ -1,0 +1,161 @@
+"""The page of a comparison: what it says, fronts, pictures side by side, costs, and what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from ..evaluation.asking import Asked
+from ..evaluation.columns import BY_NAME, shown
+from ..evaluation.embedding import open_drawn
+from ..result.report import STYLE, inline, table
+from ..system.console import memory
+from . import plots, summary
+from .summary import Best, Results
+
+PICTURE_PX = 140
+MOST_PROMPTS = 8
+SHOWN = ("held_out", "trained", "prompt", "drift", "copy", "seeds", "lpips_distance", "paper_div")
+
+
+def page(
+    title: str, results: Results, out: Path, questions: Sequence[Asked], settings: Sequence[tuple[str, str]]
+) -> str:
+    """Returns the page as HTML that needs nothing beside it.
+
+    Args:
+        title: of the comparison.
+        results: of its cells.
+        out: its folder, where the pictures are.
+        questions: the prompts of the first subject.
+        settings: what the numbers depend on.
+    """
+    chosen = [one for method in results.methods if (one := summary.best(results, method))]
+    blocks = [
+        f"<h1>{escape(title)}</h1>",
+        *(f'<p class="warn">{escape(text)}</p>' for text in summary.warnings(results)),
+        "<h2>At equal drift</h2>",
+        differences(results, "drift"),
+        plots.draw(results) or "<p>No point to draw yet.</p>",
+        "<p><small>A dot is a training of one learning rate and length. A line is the mean front over subjects and "
+        "seeds: the best that a cost buys, the strength dial between. Higher and further left is better.</small></p>",
+        differences(results, "prompt"),
+        "<h2>Each method at its best</h2>",
+        '<div class="wide">' + table(*best_table(results, chosen)) + "</div>",
+        "<p><small>Best: the learning rate and length with the largest product of fidelity gained, part of the base "
+        "kept (drift over the distance of two seeds) and part of the prompt score kept, over all subjects and seeds. "
+        "In brackets: 95 % interval, over subjects, or over seeds of one subject.</small></p>",
+        "<h2>Side by side</h2>",
+        grid(results, chosen, out, questions),
+        "<h2>What it costs</h2>",
+        table(cost_rows(results), ("", "trained numbers", "file", "time a step", "peak memory")),
+        failures(results),
+        "<h2>How it was measured</h2>",
+        table(settings),
+    ]
+    style = STYLE.replace("max-width:900px", "max-width:1200px")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
+        f"<style>{style}</style></head><body>\n{chr(10).join(block for block in blocks if block)}\n</body></html>\n"
+    )
+
+
+def differences(results: Results, plane: str) -> str:
+    """Returns a table of fidelity less the first method's, at equal cost."""
+    found = summary.differences(results, plane)
+    name = {"drift": "drift", "prompt": "prompt score lost"}[plane]
+    if not found:
+        return (
+            f"<p>No {name} that two methods both reach: nothing can be said at equal {name}.</p>"
+            if plane == "drift"
+            else ""
+        )
+    first = results.methods[0]
+    rows = [
+        [f"{name} {cost:.4g}", *(f"{shown(figure, 3, signed=True)} (n = {figure.values})" for figure in each.values())]
+        for cost, each in found
+    ]
+    head = [f"fidelity less {first}'s, at equal {name}", *found[0][1]]
+    return '<div class="wide">' + table(rows, head) + "</div>"
+
+
+def best_table(results: Results, chosen: Sequence[Best]) -> tuple[list[list[str]], list[str]]:
+    """Returns the rows and the headings of the methods at their best, the base first."""
+    names = [name for name in SHOWN if name in results.measures]
+    heads = {"held_out": "fidelity, held-out photos", "trained": "fidelity, trained photos", "prompt": "prompt score"}
+    head = ["", "learning rate", "steps", *(heads.get(name, BY_NAME[name].title) for name in names)]
+    base = list(results.bases.values())
+    rows = []
+    if base:
+        means = [sum(one.get(name, float("nan")) for one in base) / len(base) for name in names]
+        rows.append(
+            ["base", "", "", *(f"{mean:.{BY_NAME[name].digits}f}" for name, mean in zip(names, means, strict=True))]
+        )
+    for one in chosen:
+        cells = [shown(one.figures[name], BY_NAME[name].digits) for name in names]
+        rows.append([one.method, f"{one.rate:g}", str(one.step), *cells])
+    return rows, head
+
+
+def grid(results: Results, chosen: Sequence[Best], out: Path, questions: Sequence[Asked]) -> str:
+    """Returns for each subject a row a prompt, one seed, and a column a method at its best, beside the base."""
+    if not chosen:
+        return "<p>No pictures yet.</p>"
+    blocks = []
+    for subject in results.bases:
+        pairs = [pair for pair in chosen[0].cells if pair[0] == subject]
+        if not pairs:
+            continue
+        columns = [("base", out / "pictures" / f"base--{subject}" / "base")]
+        columns += [
+            (one.method, out / "pictures" / one.cells[pairs[0]] / f"step{one.step:08d}")
+            for one in chosen
+            if pairs[0] in one.cells
+        ]
+        blocks.append(f"<h3>{escape(subject)}</h3>{subject_grid(columns, questions)}")
+    return "".join(blocks)
+
+
+def subject_grid(columns: Sequence[tuple[str, Path]], questions: Sequence[Asked]) -> str:
+    """Returns the first seed's pictures of some prompts, a column a folder."""
+    plain = [one for one in questions if one.is_plain]
+    shown_prompts = [one for one in questions if not one.is_plain][: MOST_PROMPTS - 2] + plain[:2]
+    head = "".join(f"<th>{escape(name)}</th>" for name, _ in columns)
+    rows = []
+    for asked in shown_prompts:
+        cells = ""
+        for _, folder in columns:
+            files = sorted(folder.glob(f"{asked.number:02d}-seed*.png"))
+            cells += f"<td>{inline(open_drawn(files[0]), '', PICTURE_PX) if files else ''}</td>"
+        without = " <small>(without the trigger)</small>" if asked.is_plain else ""
+        rows.append(f"<tr><th>{escape(asked.prompt)}{without}</th>{cells}</tr>")
+    return f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead>{"".join(rows)}</table></div>'
+
+
+def cost_rows(results: Results) -> list[list[str]]:
+    """Returns a row a method: numbers that train, bytes of its file, time and memory of its training, as medians."""
+    rows = []
+    for method in results.methods:
+        found = summary.cost(results, method)
+        seconds, peak, size, count = (
+            found[key] for key in ("seconds_per_step", "peak_memory", "file_bytes", "parameters")
+        )
+        rows.append(
+            [
+                method,
+                f"{count:,.0f}" if count else "-",
+                f"{size / 1e6:.2f} MB" if size else "-",
+                f"{1e3 * seconds:.0f} ms" if seconds else "-",
+                memory(int(peak)) if peak else "-",
+            ]
+        )
+    return rows
+
+
+def failures(results: Results) -> str:
+    """Returns why cells failed, if some did."""
+    if not results.failures:
+        return ""
+    return "<h2>Failed</h2>" + table(sorted(results.failures.items()))
