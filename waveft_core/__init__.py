@@ -8,12 +8,12 @@ from .toolbox.checkpoint import merge_files
 from .toolbox.extract import extract, extract_deltas
 from .toolbox.scale import scale
 from .toolbox.summary import summarize
+from .toolbox.weights import Weights
 from .update.attach import attach, attached
 from .update.locate import Probe, locate
 from .update.merge import Merged, merge
 from .update.spec import SDXL_ATTENTION, Spec
 from .update.tuning import Tuning
-from .update.weights import Weights
 
 __version__ = "0.2.0"
 

@@ -10,7 +10,7 @@ import torch
 
 from ..format.adapter import Adapter
 from ..format.file import load
-from ..toolbox.tree import check_new
+from ..toolbox.outputs import check_new
 from .console import check_file, complain, count, progress_bar, say, size_text, stored_dtype, write_adapter
 
 
@@ -34,7 +34,7 @@ def inspect(file: Path, json: bool, metadata: bool, plot: Path | None, base: Pat
 
 def _against(adapter: Adapter, base: Path) -> dict[str, Any]:
     from ..toolbox.summary import summarize
-    from ..update.weights import Weights
+    from ..toolbox.weights import Weights
 
     with progress_bar("reading", "layer") as tell:
         return summarize(adapter, Weights.open(base), tell)

@@ -18,7 +18,7 @@ from ..errors import WaveFTError, printable
 from ..format.adapter import FILE_DTYPES, Adapter
 from ..format.disk import exists, is_file, size_of
 from ..format.file import save
-from ..toolbox.tree import check_new
+from ..toolbox.outputs import check_new
 
 
 def say(text: str) -> None:

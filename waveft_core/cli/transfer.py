@@ -14,8 +14,8 @@ from ..format.container import read_layout
 from ..format.disk import exists, is_file, is_folder, size_of
 from ..format.file import load
 from ..format.header import HEADER
-from ..toolbox.tree import check_new, check_space, replacing_folder
-from ..update.weights import Weights
+from ..toolbox.outputs import check_new, check_space, replacing_folder
+from ..toolbox.weights import Weights
 from .console import check_file, count, progress_bar, say, size_text, stored_dtype, write_adapter
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}

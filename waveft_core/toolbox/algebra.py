@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import WaveFTError
 from ..format.adapter import Adapter, Layer, check_adapter, check_pairs
-from .best import (
+from .selection import (
     analyzed,
     check_basis,
     check_count,

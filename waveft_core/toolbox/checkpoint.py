@@ -28,8 +28,8 @@ from ..format.disk import files_below, is_file, is_folder, opened, resolved, siz
 from ..format.layout import Stored
 from ..update.ledger import Update, ledger_of, refuse_overflow
 from ..update.storage import WEIGHT_DTYPES
-from ..update.weights import Slot, Weights
-from .tree import check_target, copy_file, replacing_folder, tree_of
+from .outputs import check_target, copy_file, replacing_folder, tree_of
+from .weights import Slot, Weights
 
 MERGED = "waveft.merged"  # metadata: a JSON list of what was merged, oldest first
 

@@ -19,7 +19,7 @@ from ..basis.plan import arithmetic_dtype
 from ..errors import WaveFTError
 from ..format.adapter import Adapter, Layer
 from ..update.spec import SDXL_ATTENTION
-from .best import (
+from .selection import (
     analyzed,
     check_basis,
     check_count,

@@ -22,12 +22,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from ..errors import WaveFTError, listed
 from ..format.adapter import Adapter, Layer
-from .batch import Batch
 from .coefficients import Coefficients, InWeight
 from .ledger import refuse_overflow
 from .lock import LOCK, locked
 from .spec import Spec
 from .targets import Target
+from .writes import Batch
 
 
 class Tuning:

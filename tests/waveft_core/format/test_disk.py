@@ -23,7 +23,7 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="FIFOs, devices and holes are
 ALLOWED = {
     "format/disk.py": {"stat", "open", "fdopen", "iterdir", "walk", "fstat"},
     "format/container.py": {"open", "fdopen", "fsync", "unlink", "replace"},  # `atomic`, to write
-    "toolbox/tree.py": {"mkdir", "rename"},
+    "toolbox/outputs.py": {"mkdir", "rename"},
     "toolbox/checkpoint.py": {"mkdir"},
     "interop/peft.py": {"mkdir"},
     "diffusers.py": {"load_file"},  # `format.file.load` by another name

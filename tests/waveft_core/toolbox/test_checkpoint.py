@@ -14,12 +14,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import waveft_core.toolbox.tree
+import waveft_core.toolbox.outputs
 from waveft_core import Adapter, WaveFTError, load, merge, save
 from waveft_core.format.container import Entry, read_layout, write_container
 from waveft_core.format.keys import original_paths
 from waveft_core.toolbox.checkpoint import MERGED, merge_files
-from waveft_core.update.weights import Weights
+from waveft_core.toolbox.weights import Weights
 
 NANO = Path(__file__).resolve().parents[3] / "models" / "nano-sdxl"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -219,7 +219,7 @@ def test_the_target_is_looked_at_first(tmp_path, make_adapter, monkeypatch):
     (tmp_path / "folder.safetensors").mkdir()
     refused(tmp_path, base, parts, "something else", tmp_path / "folder.safetensors", overwrite=True)
     monkeypatch.setattr(
-        waveft_core.toolbox.tree.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10)
+        waveft_core.toolbox.outputs.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10)
     )
     refused(tmp_path, base, parts, "GB of free space")
 

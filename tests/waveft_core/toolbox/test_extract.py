@@ -11,10 +11,10 @@ from torch import nn
 
 from waveft_core import SDXL_ATTENTION, Adapter, Layer, WaveFTError, merge
 from waveft_core.format.keys import original_paths
-from waveft_core.toolbox.best import analyzed, fewest, largest, largest_of_all
 from waveft_core.toolbox.extract import extract, extract_deltas
+from waveft_core.toolbox.selection import analyzed, fewest, largest, largest_of_all
 from waveft_core.toolbox.sources import differences, opened
-from waveft_core.update.weights import Weights
+from waveft_core.toolbox.weights import Weights
 
 extraction = importlib.import_module("waveft_core.toolbox.extract")  # the package may export the function of that name
 WAVELETS = ["db1", "db2", "db3", "sym4", "coif2", "identity"]

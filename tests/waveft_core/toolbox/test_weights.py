@@ -10,8 +10,8 @@ from torch import nn
 
 from waveft_core import SDXL_ATTENTION, WaveFTError
 from waveft_core.format.keys import layer_names, original_paths
+from waveft_core.toolbox.weights import Weights
 from waveft_core.update.targets import select
-from waveft_core.update.weights import Weights
 
 NANO = Path(__file__).resolve().parents[3] / "models" / "nano-sdxl"
 TINY = {
