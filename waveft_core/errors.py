@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
 
 # Unicode's controls, formats (the directions of text among them), surrogates, and its two line ends: what a terminal
@@ -13,6 +14,7 @@ _UNSEEN = re.compile(
     "\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3"
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+_NO_MEMORY = re.compile(r"allocate memory|out of memory|not enough memory", re.IGNORECASE)
 _LONGEST = 8000  # characters of a message
 
 
@@ -73,6 +75,26 @@ class Refusal:
         """Returns the error; `layer` is None for what concerns the whole file."""
         place = f'layer "{layer}", ' if layer is not None else ""
         return WaveFTError(f"{self.prefix}{place}{what}: expected {expected}, got {got}. {remedy}")
+
+
+@contextlib.contextmanager
+def within_memory(what: str) -> Iterator[None]:
+    """Turns a lack of memory, inside, into a refusal.
+
+    Args:
+        what: what it was for, with the figure that set its size.
+
+    Raises:
+        WaveFTError: there was too little memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # numpy's and torch's word for it
+        if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
+            raise
+        raise WaveFTError(
+            f"memory: expected enough for {what}, got too little. Free some, or use a smaller one."
+        ) from None
 
 
 def listed(names: Iterable[str], limit: int = 10) -> str:

@@ -14,10 +14,9 @@ dense dW and gradients all read these atoms; nothing else in the project knows w
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pywt
@@ -84,16 +83,26 @@ class Axis:
     Attributes:
         size: length of the weight's axis (m or n).
         count: number of coefficients along it (M or N).
+        length: k, of the filters.
         positions: [count, k] int64, the entry that each tap falls on; -1 where it falls outside and is cropped.
         taps: [count, k] float64, zero where cropped.
+
+    The two tables are made when they are first asked for: a size may be a file's mere claim.
     """
 
     wavelet: str
     mode: str
     size: int
     count: int
-    positions: np.ndarray
-    taps: np.ndarray
+    length: int
+
+    @cached_property
+    def positions(self) -> np.ndarray:  # noqa: D102 - above
+        return touched(self.wavelet, self.mode, self.size, np.arange(self.count))[0]
+
+    @cached_property
+    def taps(self) -> np.ndarray:  # noqa: D102 - above
+        return touched(self.wavelet, self.mode, self.size, np.arange(self.count))[1]
 
     def analyze(self, x: Tensor) -> Tensor:
         """Returns `D x` of every row of `x` [T, size], transposed: [count, T], in x's dtype."""
@@ -115,7 +124,7 @@ class Axis:
         out = x.new_empty(self.count, x.shape[0]) if out is None else out
         if self.wavelet == IDENTITY:
             return out.copy_(x.t())
-        k, half = self.positions.shape[1], self.count // 2
+        k, half = self.length, self.count // 2
         padded = self._padded(x, k, 2 * half).t()  # [size or more, T]
         if k > 2:  # read k times: transposed once
             padded = padded.contiguous()
@@ -191,98 +200,22 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 @lru_cache(maxsize=256)
 def axis(wavelet: str, mode: str, size: int) -> Axis:
     """Returns one side of the transform; `pywt.idwt(..., mode)` of a unit coefficient gives the same taps."""
+    return Axis(wavelet, mode, size, coefficient_count(wavelet, mode, size), int(filters(wavelet).shape[1]))
+
+
+def touched(wavelet: str, mode: str, size: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the entries that the taps of the coefficients at `places` [p] along an axis fall on, and the taps.
+
+    Both are [p, k], int64 and float64; -1 and 0 where a tap falls outside and is cropped.
+    """
     bank = filters(wavelet)
     k = bank.shape[1]
-    count = coefficient_count(wavelet, mode, size)
     if wavelet == IDENTITY:
-        return Axis(wavelet, mode, size, count, np.arange(size)[:, None], np.ones((size, 1)))
-    start = 2 * np.arange(count // 2)[:, None] + np.arange(k)  # [count/2, k]
+        return places[:, None].copy(), np.ones((len(places), 1))
+    half = coefficient_count(wavelet, mode, size) // 2
+    start = 2 * (places % half)[:, None] + np.arange(k)
     if mode == "periodization":
-        places = (start - (k // 2 - 1)) % size
-        inside = np.ones_like(places, dtype=bool)
-    else:
-        places = start - (k - 2)
-        inside = (places >= 0) & (places < size)
-    positions = np.tile(np.where(inside, places, -1), (2, 1))
-    taps = np.concatenate([np.where(inside, bank[band], 0.0) for band in (0, 1)])
-    return Axis(wavelet, mode, size, count, positions, taps)
-
-
-@dataclass(frozen=True)
-class Cells:
-    """One side of the transform by cells: the runs of two neighbouring entries that filters cover whole.
-
-    All atoms start on entries of one parity, so that a filter of k taps covers k/2 cells, and two atoms share a cell or
-    have no entry in common there.  `identity` has cells of one entry.
-
-    Attributes:
-        entries: [cells, width] int64, the entries of each cell; -1 beyond the weight's edge (mode zero).
-        covered: [count, k / width] int64, the cells of each coefficient, in the order of its taps.
-        codes: [count, k / width] int64, the row of `taps` that holds the filter's taps there.
-        taps: [2 * k / width, width] float64.
-    """
-
-    entries: np.ndarray
-    covered: np.ndarray
-    codes: np.ndarray
-    taps: np.ndarray
-
-
-@lru_cache(maxsize=256)
-def cells(wavelet: str, mode: str, size: int) -> Cells:
-    """Returns `axis(wavelet, mode, size)` by cells."""
-    side, bank = axis(wavelet, mode, size), filters(wavelet)
-    if wavelet == IDENTITY:
-        return Cells(side.positions, side.positions, np.zeros_like(side.positions), np.ones((1, 1)))
-    k, half = bank.shape[1], side.count // 2
-    number = half if mode == "periodization" else half + k // 2 - 1
-    start = 2 * np.arange(number)[:, None] + np.arange(2) - (k // 2 - 1 if mode == "periodization" else k - 2)
-    entries = start % size if mode == "periodization" else np.where((start >= 0) & (start < size), start, -1)
-    covered = (np.arange(half)[:, None] + np.arange(k // 2)) % number
-    codes = np.arange(k).reshape(2, 1, k // 2).repeat(half, axis=1)
-    return Cells(entries, np.tile(covered, (2, 1)), codes.reshape(side.count, -1), bank.reshape(-1, 2))
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """What p coefficients of a layer are worth, by blocks: the weight's entries where a row cell meets a column cell.
-
-    Attributes:
-        of_coefficient: [p, A] int64, the blocks that each coefficient's atom covers.
-        codes: [p, A] int64, the row of `taps` that holds the atom's entries there.
-        taps: [codes, s] float64; s is 4, and 1 for `identity`.
-        columns: number of column cells: block = row cell * columns + column cell.
-    """
-
-    of_coefficient: np.ndarray
-    codes: np.ndarray
-    taps: np.ndarray
-    columns: int
-
-
-def blocks(wavelet: str, mode: str, shape: tuple[int, ...], indices: np.ndarray) -> Blocks:
-    """Returns the blocks of the coefficients at `indices`, [p] flat in C."""
-    m, n = matrix_shape(shape)
-    rows, columns = cells(wavelet, mode, m), cells(wavelet, mode, n)
-    i, j = np.divmod(indices.astype(np.int64), len(columns.covered))
-    number, kinds = len(columns.entries), len(columns.taps)
-    covered = rows.covered[i][:, :, None] * number + columns.covered[j][:, None, :]  # [p, k/2, k/2]
-    codes = rows.codes[i][:, :, None] * kinds + columns.codes[j][:, None, :]
-    taps = rows.taps[:, None, :, None] * columns.taps[None, :, None, :]  # [kinds, kinds, 2, 2]
-    count = len(indices)
-    return Blocks(covered.reshape(count, -1), codes.reshape(count, -1), taps.reshape(kinds * kinds, -1), number)
-
-
-def block_entries(wavelet: str, mode: str, shape: tuple[int, ...], block: np.ndarray) -> np.ndarray:
-    """Returns the entries of blocks [B], flat in the weight, -1 beyond its edge: [B, s] int64."""
-    m, n = matrix_shape(shape)
-    across = cells(wavelet, mode, n).entries
-    row_cell, column_cell = np.divmod(block, len(across))
-    rows = [side.take(row_cell) for side in cells(wavelet, mode, m).entries.T]  # [B] each, not [B, 2]: numpy's loops
-    columns = [side.take(column_cell) for side in across.T]  # are long or slow
-    entries = np.empty((len(block), len(rows) * len(columns)), np.int64)
-    for corner, (row, column) in enumerate(itertools.product(rows, columns)):
-        entries[:, corner] = row * n + column
-        if mode == "zero":
-            entries[(row < 0) | (column < 0), corner] = -1
-    return entries
+        return (start - (k // 2 - 1)) % size, bank[places // half]
+    found = start - (k - 2)
+    inside = (found >= 0) & (found < size)
+    return np.where(inside, found, -1), np.where(inside, bank[places // half], 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .atoms import IDENTITY, axis, coeffs_shape, filters, matrix_shape
-from .plan import make_plan
+from .plan import MOST_BLOCKS, block_count, make_plan
 
 # One CPU core's nanoseconds, of which only the ratio matters (python -m benchmarks.scaling): an atom's block, made and
 # added; a filter tap applied to one entry, both ways.
@@ -41,5 +41,5 @@ def transform_pays(wavelet: str, shape: tuple[int, int], coefficients: int) -> b
     """Returns whether the transform is the cheaper way: for `db1` at 1280 x 1280 from 98,000 coefficients on."""
     if wavelet == IDENTITY or shape[0] * shape[1] < _SMALL:
         return False
-    k = int(filters(wavelet).shape[1])
-    return coefficients * (k // 2) ** 2 * _BLOCK_NS > shape[0] * shape[1] * k * _TAP_NS
+    k, blocks = int(filters(wavelet).shape[1]), block_count(wavelet, coefficients)
+    return blocks > MOST_BLOCKS or blocks * _BLOCK_NS > shape[0] * shape[1] * k * _TAP_NS

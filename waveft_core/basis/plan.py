@@ -17,8 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .atoms import block_entries, blocks
+from ..errors import WaveFTError, within_memory
+from .atoms import filters
+from .blocks import block_entries, blocks
 
+MOST_BLOCKS = 2**26  # of a layer: making their plan takes about 3.5 GB
 E4M3_LIMIT = 464.0  # half a step above float8_e4m3fn's largest number, 448
 
 
@@ -102,7 +105,26 @@ def make_plan(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, 
         shape: of the weight itself.
         indices: [p] int32, flat in C, ascending.
         dtype: of the arithmetic, float32 or float64.
+
+    Raises:
+        WaveFTError: more contributions than `MOST_BLOCKS` (a long filter at very many places), or too little memory.
     """
+    count = block_count(wavelet, len(indices))
+    if count > MOST_BLOCKS:
+        raise WaveFTError(
+            f"coefficients: expected at most {MOST_BLOCKS} blocks of entries that they touch in a layer, got {count} "
+            f"({len(indices)} coefficients of {wavelet}). Prune the adapter, or use a shorter wavelet."
+        )
+    with within_memory(f"the {count} blocks that {len(indices)} coefficients of {wavelet} touch"):
+        return _planned(wavelet, mode, shape, indices, dtype)
+
+
+def block_count(wavelet: str, coefficients: int) -> int:
+    """Returns how many blocks the atoms of so many coefficients cover, each counted for every atom."""
+    return coefficients * max(1, int(filters(wavelet).shape[1]) // 2) ** 2
+
+
+def _planned(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, dtype: torch.dtype) -> Plan:
     found = blocks(wavelet, mode, shape, indices.cpu().numpy())
     each = found.of_coefficient.shape[1]
     block, contribution = _ordered(found.of_coefficient.reshape(-1))

@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except WaveFTError as error:
         return _refused(str(error))
+    except MemoryError:
+        return _refused("memory: expected enough for these files, got too little. Free some, or give smaller ones.")
     except OSError as error:
         place = f'file "{error.filename}": ' if error.filename else ""
         return _refused(f"{place}{error.strerror or error}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..basis.atoms import coeffs_shape
 from ..basis.delta import dense_delta
 from ..basis.plan import Plan, arithmetic_dtype, make_plan, rounded
-from ..errors import Refusal, WaveFTError, listed
+from ..errors import Refusal, WaveFTError, listed, within_memory
 from .header import Header, check_header
 
 DAMAGED = "The file is damaged, or was not written by a WaveFT tool."
@@ -101,7 +101,7 @@ class Adapter:
             max_entries: the largest dW to make, since a shape in a file is only a claim.
 
         Raises:
-            WaveFTError: no such layer, or a dW of more than `max_entries` entries.
+            WaveFTError: no such layer, a dW of more than `max_entries` entries, or too little memory.
         """
         found = self._layer(layer)
         entries = math.prod(found.shape)
@@ -113,7 +113,8 @@ class Adapter:
         dtype = dtype or found.values.dtype
         device = torch.device(device) if device is not None else found.values.device
         values = found.values.to(device, arithmetic_dtype(dtype))
-        return dense_delta(self.wavelet, self.mode, found.shape, found.indices, values, self.scaling).to(dtype)
+        with within_memory(f'layer "{layer}", a dW of {list(found.shape)}'):
+            return dense_delta(self.wavelet, self.mode, found.shape, found.indices, values, self.scaling).to(dtype)
 
     def plan(self, layer: str, dtype: torch.dtype, device: torch.device) -> Plan:
         """Returns which entries of a weight of `dtype` the layer touches, and how: what `add_` can be given again.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import WaveFTError
+from ..errors import WaveFTError, within_memory
 from ..format.adapter import Adapter, Layer, check_adapter, check_pairs
 from .selection import (
     analyzed,
@@ -23,6 +23,8 @@ from .selection import (
     largest_of_all,
 )
 
+MAX_ENTRIES = 2**25  # of a layer: SDXL's largest has 29 million
+MOST_ENTRIES = 2**33  # of all layers: all of SDXL's UNet has 2.6 thousand million
 _SHARED = ("modelspec.", "ss_")  # metadata that say what an adapter is for, whatever was done to it
 
 
@@ -65,25 +67,30 @@ def reproject(
     mode: str = "periodization",
     coefficients: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    max_entries: int = MAX_ENTRIES,
 ) -> tuple[Adapter, float]:
     """Returns the adapter in another orthonormal basis, and the error made: ||dW - dW'|| / ||dW|| over all layers.
 
     Args:
         coefficients: the largest that each layer keeps; as many as it had by default.
         progress: told 1 for each layer that is rewritten, and the number of layers.
+        max_entries: the largest dW to make, since a shape in a file is only a claim; `MOST_ENTRIES` in all.
 
     Raises:
-        WaveFTError: `mode = "zero"`, which is no basis, or an odd size.
+        WaveFTError: `mode = "zero"`, which is no basis, an odd size, larger layers, or too little memory.
     """
     check_adapter(adapter)
     check_basis(wavelet, mode)
     check_count("coefficients", coefficients)
     for name, layer in adapter.layers.items():
         check_even(name, layer.shape, wavelet)
+    check_entries(adapter)
     layers: dict[str, Layer] = {}
     lost = whole = 0.0
     for name, layer in adapter.layers.items():
-        coeffs = analyzed(adapter.delta(name, torch.float64), wavelet).reshape(-1).cpu().numpy()
+        delta = adapter.delta(name, torch.float64, max_entries=max_entries)
+        with within_memory(f'layer "{name}", the coefficients of {list(layer.shape)}'):
+            coeffs = analyzed(delta, wavelet).reshape(-1).cpu().numpy()
         whole += float(np.square(coeffs).sum())
         sizes = np.abs(coeffs)
         count = min(coefficients or layer.values.numel(), max(1, int(np.count_nonzero(sizes))))
@@ -140,8 +147,22 @@ def prune(
 
 def energy(adapter: Adapter) -> float:
     """Returns the sum of (scaling * values)^2, in float64: ||dW||_F^2 over all layers in an orthonormal basis."""
-    total = sum(float(np.square(_float64(layer.values)).sum()) for layer in adapter.layers.values())
-    return adapter.scaling**2 * total
+    scaled = (adapter.scaling * _float64(layer.values) for layer in adapter.layers.values())  # its square may overflow
+    return sum(float(np.square(held).sum()) for held in scaled)
+
+
+def check_entries(adapter: Adapter) -> None:
+    """Refuses to make the dW of all layers, one after the other, where their claimed shapes would keep it for hours.
+
+    Raises:
+        WaveFTError: more than `MOST_ENTRIES` entries in all.
+    """
+    entries = sum(math.prod(layer.shape) for layer in adapter.layers.values())
+    if entries > MOST_ENTRIES:
+        raise WaveFTError(
+            f"{_called(adapter)}, layers: expected at most {MOST_ENTRIES} weights in all, got {entries} by the shapes "
+            "that it claims. Get the file from its maker."
+        )
 
 
 def _basis(adapters: list[Adapter]) -> tuple[str, str]:

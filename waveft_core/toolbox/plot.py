@@ -21,6 +21,7 @@ from .summary import BANDS, kind_of, summarize
 _COLOURS = {"aa": "#1f5fbf", "ad": "#e08a1e", "da": "#3d9a5f", "dd": "#b03a5b", "": "#1f5fbf"}
 _ROWS = 8  # a panel has room for, however few there are
 _MAPS = 3  # layers shown where none are named
+_LEAST = 1e-200  # what is smaller is drawn as 0: matplotlib's axes end in errors where numbers lose their digits
 _POINTS = 8000  # of a map: beyond it, the largest alone
 
 
@@ -128,7 +129,7 @@ def _draw_sizes(axes: Any, adapter: Adapter) -> None:
     """Draws how large the coefficients are: a histogram over the logarithm of their magnitude."""
     every = np.concatenate([layer.values.detach().double().cpu().numpy() for layer in adapter.layers.values()])
     sizes = np.abs(every * adapter.scaling)
-    above = sizes[sizes > 0]
+    above = sizes[sizes > _LEAST]
     if above.size:
         low, high = max(float(above.min()), float(above.max()) * 1e-6), float(above.max())
         if high > 20 * low:
@@ -140,7 +141,8 @@ def _draw_sizes(axes: Any, adapter: Adapter) -> None:
         middle = float(np.median(above))
         axes.axvline(middle, color="#b03a5b", linewidth=1)
         axes.text(middle, 0.98, f" median {middle:.2g}", color="#b03a5b", fontsize=8, va="top", transform=_across(axes))
-    zeros = f", {sizes.size - above.size:,} are 0" if above.size < sizes.size else ""
+    none = sizes.size - above.size
+    zeros = f", {none:,} {'is' if none == 1 else 'are'} 0" if none else ""
     axes.set(xlabel="|λ · value|", ylabel="coefficients", title=f"size of the coefficients{zeros}")
     axes.title.set_fontsize(10)
     axes.spines[["top", "right"]].set_visible(False)
@@ -159,7 +161,8 @@ def _draw_map(figure: Any, axes: Any, adapter: Adapter, name: str) -> None:
     kept = np.sort(np.argsort(np.abs(values), kind="stable")[-_POINTS:])
     kept = kept[np.argsort(np.abs(values[kept]), kind="stable")]  # the largest on top
     row, column = np.divmod(layer.indices.cpu().numpy()[kept], along)
-    most = float(np.quantile(np.abs(values), 0.99)) or float(np.abs(values).max()) or 1.0
+    most = float(np.quantile(np.abs(values), 0.99)) or float(np.abs(values).max())
+    most = most if most > _LEAST else 1.0
     size = np.clip(20000 / len(kept), 2.5, 40)
     points = axes.scatter(column, row, c=values[kept], s=size, cmap="RdBu_r", vmin=-most, vmax=most, linewidths=0)
     axes.set_facecolor("#ececec")

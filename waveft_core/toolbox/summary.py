@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..basis.atoms import IDENTITY, coeffs_shape
-from ..basis.plan import make_plan
+from ..basis.norm import norm as norm_of
 from ..errors import Refusal
 from ..format.adapter import Adapter, Layer, check_adapter
 from ..format.disk import size_of
@@ -47,8 +47,9 @@ def summarize(
     by_layer: dict[str, dict[str, Any]] = {}
     base_energy = 0.0
     for name, layer in adapter.layers.items():
-        energy = np.square(_scaled(adapter, layer))
-        norm = _norm(adapter, layer, energy)
+        scaled = _scaled(adapter, layer)
+        energy = np.square(scaled)
+        norm = norm_of(adapter.wavelet, adapter.mode, layer.shape, layer.indices.cpu().numpy(), scaled)
         told = {
             "shape": list(layer.shape),
             "coefficients": layer.values.numel(),
@@ -126,14 +127,6 @@ def _parts(name: str) -> tuple[str, str]:
 def _scaled(adapter: Adapter, layer: Layer) -> np.ndarray:
     scaled: np.ndarray = layer.values.detach().double().cpu().numpy() * adapter.scaling
     return scaled
-
-
-def _norm(adapter: Adapter, layer: Layer, energy: np.ndarray) -> float:
-    """Returns ||dW||_F: Parseval's sum where the basis is orthonormal, that of the touched entries otherwise."""
-    if adapter.mode != "zero":
-        return math.sqrt(float(energy.sum()))
-    plan = make_plan(adapter.wavelet, adapter.mode, layer.shape, layer.indices, torch.float64)
-    return abs(adapter.scaling) * float(plan.sums(layer.values.cpu()).norm())
 
 
 def _by_band(adapter: Adapter, layer: Layer, energy: np.ndarray) -> dict[str, float]:

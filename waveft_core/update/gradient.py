@@ -89,7 +89,7 @@ class Sampler:
     def sampling_pays(self) -> bool:
         """Returns whether the sampled way is the cheaper one on a CPU, per token."""
         m, n = self.matrix
-        taps = int(axis(self.wavelet, self.mode, n).positions.shape[1])
+        taps = axis(self.wavelet, self.mode, n).length
         transform = (m + n) * (_CHANNEL_NS + taps * _TAP_NS)
         return transform + self.indices.numel() * _TERM_NS < m * n * _GEMM_NS
 

@@ -6,14 +6,13 @@ import torch
 from waveft_core import WaveFTError
 from waveft_core.basis.atoms import (
     axis,
-    block_entries,
-    blocks,
     check_wavelet,
     coeffs_shape,
     filters,
     matrix_shape,
     wavelets,
 )
+from waveft_core.basis.blocks import block_entries, blocks
 
 WAVELETS = [name for family in ("db", "sym", "coif") for name in pywt.wavelist(family)]
 SIZES = {"periodization": (2, 4, 6, 10, 32), "zero": (1, 2, 3, 4, 7, 10, 33)}

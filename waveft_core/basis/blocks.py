@@ -1,0 +1,98 @@
+"""The atoms of `atoms.py` by blocks: four neighbouring entries of the weight at a time, two rows by two columns.
+
+Filters have an even number of taps and atoms start on entries of one parity, so that every atom covers whole blocks.
+All is arithmetic on the coefficients' own places: memory follows them, never a weight's size, which may be a claim.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from .atoms import IDENTITY, coefficient_count, filters, matrix_shape
+
+
+class Cells:
+    """One side of the transform by cells: the runs of two neighbouring entries that filters cover whole.
+
+    All atoms start on entries of one parity, so that a filter of k taps covers k/2 cells, and two atoms share a cell or
+    have no entry in common there.  `identity` has cells of one entry.  Nothing is tabled: a size may be a file's claim.
+
+    Attributes:
+        number: of cells.
+        width: entries of a cell.
+        taps: [2 * k / width, width] float64, a filter's taps in each of its cells.
+    """
+
+    def __init__(self, wavelet: str, mode: str, size: int) -> None:
+        bank = filters(wavelet)
+        count, k = coefficient_count(wavelet, mode, size), bank.shape[1]
+        self._size, self._mode, self.width = size, mode, 1 if wavelet == IDENTITY else 2
+        self._half, self._covered = max(1, count // self.width), max(1, k // 2)
+        self.number = self._half if mode == "periodization" else self._half + k // 2 - 1
+        self._before = 0 if wavelet == IDENTITY else k // 2 - 1 if mode == "periodization" else k - 2
+        self.taps = bank.reshape(-1, self.width)
+        self.count = count
+
+    def covered(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the cells that the coefficients at `places` [p] cover, in the order of their taps, and which taps.
+
+        Both are [p, k / 2] int64; the second are rows of `taps`.
+        """
+        band, start = np.divmod(places, self._half)
+        each = np.arange(self._covered)
+        return (start[:, None] + each) % self.number, band[:, None] * self._covered + each
+
+    def entries(self, cells: np.ndarray) -> list[np.ndarray]:
+        """Returns the entries of `cells` [B]: a [B] int64 for each of a cell's, -1 beyond the weight's edge."""
+        first = self.width * cells - self._before
+        found = [first + number for number in range(self.width)]
+        if self._mode == "periodization":
+            return [entries % self._size for entries in found] if self._before else found
+        return [np.where((entries >= 0) & (entries < self._size), entries, -1) for entries in found]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What p coefficients of a layer are worth, by blocks: the weight's entries where a row cell meets a column cell.
+
+    Attributes:
+        of_coefficient: [p, A] int64, the blocks that each coefficient's atom covers.
+        codes: [p, A] int64, the row of `taps` that holds the atom's entries there.
+        taps: [codes, s] float64; s is 4, and 1 for `identity`.
+    """
+
+    of_coefficient: np.ndarray
+    codes: np.ndarray
+    taps: np.ndarray
+
+
+def blocks(wavelet: str, mode: str, shape: tuple[int, ...], indices: np.ndarray) -> Blocks:
+    """Returns the blocks of the coefficients at `indices`, [p] flat in C."""
+    m, n = matrix_shape(shape)
+    rows, columns = Cells(wavelet, mode, m), Cells(wavelet, mode, n)
+    i, j = np.divmod(indices.astype(np.int64), columns.count)
+    (row_cells, row_codes), (column_cells, column_codes) = rows.covered(i), columns.covered(j)
+    kinds = len(columns.taps)
+    covered = row_cells[:, :, None] * columns.number + column_cells[:, None, :]  # [p, k/2, k/2]
+    codes = row_codes[:, :, None] * kinds + column_codes[:, None, :]
+    taps = rows.taps[:, None, :, None] * columns.taps[None, :, None, :]  # [kinds, kinds, 2, 2]
+    count = len(indices)
+    return Blocks(covered.reshape(count, -1), codes.reshape(count, -1), taps.reshape(kinds * kinds, -1))
+
+
+def block_entries(wavelet: str, mode: str, shape: tuple[int, ...], block: np.ndarray) -> np.ndarray:
+    """Returns the entries of blocks [B], flat in the weight, -1 beyond its edge: [B, s] int64."""
+    m, n = matrix_shape(shape)
+    across = Cells(wavelet, mode, n)
+    row_cell, column_cell = np.divmod(block, across.number)
+    rows = Cells(wavelet, mode, m).entries(row_cell)  # [B] each, not [B, 2]: numpy's loops are long or slow
+    columns = across.entries(column_cell)
+    entries = np.empty((len(block), len(rows) * len(columns)), np.int64)
+    for corner, (row, column) in enumerate(itertools.product(rows, columns)):
+        entries[:, corner] = row * n + column
+        if mode == "zero":
+            entries[(row < 0) | (column < 0), corner] = -1
+    return entries
