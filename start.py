@@ -48,6 +48,10 @@ SAY_EVERY_S = 20
 
 CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
 GPU_SIGNS = ("proc/driver/nvidia", "dev/nvidia*", "usr/lib/wsl/lib/libcuda.so*", "dev/kfd")  # the last one is AMD's
+# A job, or `--set`, that names a method whose classes are HF PEFT's: in the trainer's extra of its own.
+OF_PEFT = re.compile(
+    r"(?im)^\s*(?:--set=)?(?:network\.)?method\s*=\s*[\"']?(?:lora|loha|lokr|adalora|vera|fourierft)\b"
+)
 OWN_INDEX = re.compile(r"\.(index-url|extra-index-url|find-links|no-index)=")  # in what `pip config list` prints
 
 REMEDIES = (  # what pip says -> what helps; the first that matches is told
@@ -97,7 +101,15 @@ def plan(arguments: "list[str]", root: Path) -> "tuple[tuple[str, ...], list[str
     elif name not in WORDS:
         words = ", ".join(("train", *WORDS, "test", "nox"))
         raise SetupError(f'word: expected one of {words}, got "{name}". See `python3 start.py --help`.')
-    return ("train",), ["-m", FRONT_DOOR, name, *rest]
+    return extras_of(name, rest), ["-m", FRONT_DOOR, name, *rest]
+
+
+def extras_of(name: str, rest: "list[str]") -> "tuple[str, ...]":
+    """Returns the extras that a word needs: a job, or its `--set`, may ask for HF PEFT's methods."""
+    text = "\n".join(rest)
+    if name == "train" and rest and Path(rest[0]).is_file():
+        text += "\n" + Path(rest[0]).read_text(encoding="utf-8", errors="replace")
+    return ("train", "methods") if OF_PEFT.search(text) else ("train",)
 
 
 def found_job(rest: "list[str]", root: Path) -> str:

@@ -25,7 +25,7 @@ STOREYS = {
         *("__init__", "diffusers", "cli", "packs", "__main__"),
     ),
     "trainer": (
-        *("system", "job", "pictures", "base", "samples", "run", "preflight", "learning", "result"),
+        *("system", "job", "pictures", "base", "samples", "run", "methods", "preflight", "learning", "result"),
         *("measures", "embedders", "evaluation"),
         *("resume", "setup", "loop", "comparison", "cli", "__init__", "__main__", "keys", "publish"),
     ),

@@ -121,6 +121,23 @@ def test_words_run_where_they_are_typed_and_find_the_clone(tmp_path, monkeypatch
     assert f"{tmp_path} {ROOT / 'trainer' / '__init__.py'}" in said
 
 
+@pytest.mark.parametrize(
+    ("text", "arguments", "extras"),
+    [
+        ('[network]\nmethod = "lora"', [], ("train", "methods")),
+        ("[network]\n  method='VeRA'  # shared", [], ("train", "methods")),
+        ("", ["--set", "network.method=loha"], ("train", "methods")),
+        ("", ["--set=network.method=adalora"], ("train", "methods")),
+        ('[network]\nmethod = "shira"', [], ("train",)),
+        ('# method = "lora"', ["--set", "network.method=bitfit"], ("train",)),
+    ],
+)
+def test_a_job_of_another_method_has_its_package_installed(clone, text, arguments, extras):
+    root, _ = clone
+    (root / "jobs" / "a.toml").write_text(text)
+    assert start.plan(["train", "jobs/a.toml", *arguments], root)[0] == extras
+
+
 def test_test_and_nox_hand_their_arguments_on(clone):
     assert start.plan(["test", "-k", "x"], clone[0]) == (("train", "dev"), ["-m", "pytest", "-k", "x"])
     assert start.plan(["nox", "-s", "check"], clone[0]) == (("train", "dev"), ["-m", "nox", "-s", "check"])

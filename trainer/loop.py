@@ -56,13 +56,14 @@ def locked_run(ready: Ready, saved: dict | None) -> Outcome:
         ready.folder.sweep()
         if not saved:
             ready.folder.clear()
-    say(f"training {parts.tuning.numel} coefficients in {len(parts.tuning)} layers")
+    say(f"training {parts.tuning.numel} {parts.method.UNIT} in {len(parts.tuning)} layers")
     outcome = Outcome(saved["step"] if saved else 0, parameters=parts.tuning.numel)
     with RunLog(parts, outcome.steps) as log:
         outcome.validated = dict(log.validations)
         keep_job(ready, log)
         if not saved:
-            look(parts, outcome, log, sampling.BEFORE)  # the coefficients are zero: this is the base
+            with parts.tuning.disabled():  # the base: most methods begin at it, not all
+                look(parts, outcome, log, sampling.BEFORE)
         train(parts, outcome, log)
         outcome.peak_memory = log.peak_memory
         if outcome.steps and parts.world.is_main:  # the adapter comes first: whatever fails after it, it is safe
@@ -90,7 +91,7 @@ def keep_job(ready: Ready, log: RunLog) -> None:
 
 
 def train(parts: Parts, outcome: Outcome, log: RunLog) -> None:
-    """Trains the coefficients; whatever ends the training, those of the last whole step stand."""
+    """Trains; whatever ends the training, the numbers of the last whole step stand."""
     total, begun_at = parts.ready.steps, outcome.steps
     with StopRequest() as request:
         while outcome.steps < total:
@@ -104,7 +105,9 @@ def train(parts: Parts, outcome: Outcome, log: RunLog) -> None:
                 rates = parts.schedule.get_last_lr()
                 # with fp16 a gradient may overflow: the scaler then leaves the step out and lowers its factor
                 parts.scaler.step(parts.optimizer)
-                outcome.steps += 1  # the coefficients have moved
+                outcome.steps += 1  # the numbers have moved
+                if math.isfinite(norm):  # else the scaler left the step out
+                    parts.tuning.stepped(outcome.steps)
                 parts.scaler.update()
                 parts.schedule.step()
                 if parts.ema is not None:
@@ -126,7 +129,7 @@ def train(parts: Parts, outcome: Outcome, log: RunLog) -> None:
 
 
 def backward(parts: Parts, step: int, wants_to_stop: Callable[[], bool]) -> tuple[float, float, bool, list[str]]:
-    """Fills the coefficients' gradients for one optimizer step.
+    """Fills the trained numbers' gradients for one optimizer step.
 
     Returns:
         the step's loss, the gradients' norm before clipping, whether any process was asked to stop, and the names of
@@ -140,7 +143,7 @@ def backward(parts: Parts, step: int, wants_to_stop: Callable[[], bool]) -> tupl
 
 
 def accumulate(parts: Parts, step: int, wants_to_stop: Callable[[], bool]) -> tuple[torch.Tensor, list[list[str]]]:
-    """Fills the coefficients' gradients for one optimizer step without waiting for the device.
+    """Fills the trained numbers' gradients for one optimizer step without waiting for the device.
 
     Returns:
         [micro batches + 3] on the device: this process's share of the loss by micro batch, the whole loss, the
@@ -157,6 +160,8 @@ def accumulate(parts: Parts, step: int, wants_to_stop: Callable[[], bool]) -> tu
         parts.scaler.scale(share).backward()
         shares.append(share.detach())
         seen.append([picture.path.name for picture in one.pictures])
+    if (penalty := parts.tuning.penalty()) is not None:  # of the whole step: each process adds its part
+        parts.scaler.scale(penalty / world.size).backward()
     wish = shares[0].new_tensor(float(wants_to_stop()))
     sums = share_out(parts, torch.stack([torch.stack(shares).sum(), wish]))
     parts.scaler.unscale_(parts.optimizer)
@@ -222,10 +227,10 @@ def save(parts: Parts, outcome: Outcome) -> None:
     with deferred():
         try:
             with parts.shipped():
-                adapter = parts.tuning.adapter()
+                product = parts.tuning.product()
         except (WaveFTError, RuntimeError) as error:  # RuntimeError: a device that is lost
             raise TrainingStopped(f"after step {step}: {error}") from error
-        outcome.wrote(adapterfile.save(adapter, path, ready, step, place.name, parts.forward.base))
+        outcome.wrote(adapterfile.save(product, path, ready, step, place.name, parts.forward.base))
         if ready.job.save.save_state:
             state.save(folder.state(step), resume.collect(parts, step))
         gone = folder.keep_last(ready.job.save.keep_last, step, outcome.validated)
@@ -246,6 +251,19 @@ def save_at_the_end(parts: Parts, outcome: Outcome) -> None:
         if adapter_path(parts, outcome) not in outcome.files:
             raise
         outcome.stop(f"the adapter is written, but not the state to resume from: {reason(error)}", 1)
+    if outcome.steps == parts.ready.steps:
+        export(parts, outcome)
+
+
+def export(parts: Parts, outcome: Outcome) -> None:
+    """Writes the finished adapter in its other forms too; where that fails, it is safe in its own."""
+    try:
+        with parts.shipped():
+            product = parts.tuning.product()
+        for path in adapterfile.export(product, parts.ready):
+            outcome.wrote(path)
+    except FAILURES as error:
+        outcome.stop(f"the adapter is written, but not in every form that the job asks for: {reason(error)}", 1)
 
 
 def look(parts: Parts, outcome: Outcome, log: RunLog, moment: str) -> None:

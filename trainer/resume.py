@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-import waveft_core
-
 from .job import jobtext
 from .job.config import map_paths
+from .job.networks import FIRST
+from .methods import registry
 from .pictures.picture import Picture
 from .preflight.preflight import Ready
 from .result.runparts import Parts
@@ -31,7 +31,8 @@ def agree(ready: Ready, saved: dict[str, Any], device: torch.device) -> list[str
         UserError: the saved run is another one, or is longer than the job.
     """
     words = {"pictures": other_pictures(saved.get("pictures"), ready.pictures)}
-    faults, notices = state.differences(saved["fingerprint"], fingerprint(ready, device), words)
+    before = {"network.method": FIRST, **saved["fingerprint"]}  # which states of earlier versions do not name
+    faults, notices = state.differences(before, fingerprint(ready, device), words)
     if saved["step"] > ready.steps:
         faults.append(
             f"[train] max_train_steps: expected at least the {saved['step']} steps that the saved run has done, got "
@@ -54,9 +55,10 @@ def fingerprint(ready: Ready, device: torch.device) -> dict[str, Any]:
         "pictures": digest(*(repr((one.digest, one.caption, one.geometry, one.is_reg)) for one in ready.pictures)),
         "pictures seen": digest(*map(seen, ready.pictures)),
         "batch sizes": str(sorted({one.dataset: ready.batch_size(one.dataset) for one in ready.pictures}.items())),
-        "network_weights": file_digest(ready.job.network.network_weights),
+        "network_weights": file_digest(ready.job.network.begins_with),
         "world_size": ready.world_size,
         **state.environment(device),
+        **{name: state.version(name) for name in registry.of(ready.job.network).PACKAGES},
     }
 
 
@@ -130,8 +132,8 @@ def collect(parts: Parts, step: int) -> dict[str, Any]:
     }
     if parts.ema is not None:
         held["ema"] = parts.ema.state_dict()
-    if parts.ready.job.network.locations.startswith("gradient:"):
-        held["indices"] = {name: layer.indices for name, layer in parts.tuning.adapter().layers.items()}
+    if remembered := parts.tuning.memory():
+        held["method"] = remembered
     return on_cpu(held)
 
 
@@ -146,20 +148,16 @@ def on_cpu(value: Any) -> Any:
     return value
 
 
-def positions(saved: dict[str, Any], drawn: waveft_core.Adapter) -> waveft_core.Adapter:
-    """Returns the adapter of zeros that a run began with: where its gradient chose, if it did, else as drawn."""
-    if "indices" not in saved:
-        return drawn
-    layers = {
-        name: waveft_core.Layer(torch.zeros(len(indices)), indices, drawn.layers[name].shape)
-        for name, indices in saved["indices"].items()
-    }
-    return waveft_core.Adapter(layers, drawn.wavelet, drawn.mode, drawn.scaling, drawn.locations)
+def memory(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a saved run's method needs beside its numbers; earlier versions kept the one thing by its name."""
+    return saved.get("method", {key: saved[key] for key in ("indices",) if key in saved})
 
 
 def restore(parts: Parts, saved: dict[str, Any]) -> None:
     """Puts a saved state into a run that was built anew."""
     parts.tuning.load_state_dict(saved["values"])
+    if remembered := memory(saved):
+        parts.tuning.remember(remembered)
     parts.optimizer.load_state_dict(saved["optimizer"])
     parts.schedule.load_state_dict(saved["schedule"])
     parts.scaler.load_state_dict(saved["scaler"])

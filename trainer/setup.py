@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-import waveft_core
-
 from . import resume
 from .base import encode, models, precision
 from .base.models import Base
-from .learning import classimages, layers, optim, sources
+from .learning import classimages, optim, rates, sources
 from .learning.forward import Forward
 from .learning.noising import Noising
+from .methods import registry, targets
+from .methods.tuning import Host, Tuning, WarmUp
 from .pictures.plan import Micro
 from .preflight import preflight
 from .preflight.preflight import Ready
@@ -44,8 +44,7 @@ def build(ready: Ready, saved: dict[str, Any] | None = None) -> Parts:
         say(f"notice      {text}")
     say(f"loading the base (device {place.device}, mixed_precision {place.name})")
     base = models.load(job.model, place, ready.facts, job.train.attention)
-    drawn = initial_adapter(ready, base)
-    attach_adapter(ready, base, drawn)[0].detach()  # what does not fit is refused now, not after minutes of encoding
+    attach(ready, base)[0].detach()  # what does not fit is refused now, not after minutes of encoding
 
     ready, forward, shots = encode_inputs(ready, base, place, world)
     base.unet.to(place.device)
@@ -55,11 +54,7 @@ def build(ready: Ready, saved: dict[str, Any] | None = None) -> Parts:
         base.unet.enable_gradient_checkpointing()
     if job.train.torch_compile:
         base.unet = torch.compile(base.unet)
-    if saved:
-        drawn = resume.positions(saved, drawn)
-    elif job.network.locations.startswith("gradient:") and not job.network.network_weights:
-        drawn = place_by_gradient(forward, world)
-    tuning, optimizer, schedule = attach_adapter(ready, base, drawn)
+    tuning, optimizer, schedule = attach(ready, base, saved, None if saved else Gradients(forward, world))
     ema = running_mean(job.train.ema_decay, tuning)
     notices = [*ready.notices, *notices]
     parts = Parts(ready, world, forward, tuning, optimizer, schedule, place.scaler(), ema, shots, notices)
@@ -68,22 +63,22 @@ def build(ready: Ready, saved: dict[str, Any] | None = None) -> Parts:
     return parts
 
 
-def initial_adapter(ready: Ready, base: Base) -> waveft_core.Adapter:
-    """Returns the adapter that the run begins with: zeros where the job draws them, or another run's file."""
-    network = ready.job.network
-    if network.network_weights:
-        return waveft_core.load(network.network_weights)
-    return layers.zeros(network, layers.choose(layers.models(base, network), network))
+def attach(
+    ready: Ready, base: Base, saved: dict[str, Any] | None = None, warm_up: WarmUp | None = None
+) -> tuple[Tuning, torch.optim.Optimizer, Any]:
+    """Returns what trains, in the base from now on, its optimizer, and the schedule of its rates.
 
-
-def attach_adapter(
-    ready: Ready, base: Base, adapter: waveft_core.Adapter
-) -> tuple[waveft_core.Tuning, torch.optim.Optimizer, Any]:
-    """Returns the adapter's coefficients in the base's weights, their optimizer, and the schedule of its rates."""
-    components = layers.models(base, ready.job.network)
-    tuning = waveft_core.attach(components, adapter, beside=base.beside)
-    groups = layers.groups(tuning, layers.paths(components, adapter), ready.job.optimizer)
-    return tuning, *optim.make(ready.job.optimizer, groups, ready.steps)
+    Args:
+        ready: the checked job.
+        base: that is adapted.
+        saved: the state that the run goes on from, if it does.
+        warm_up: the untrained base's gradients; without them a method that asks for some only finds out if it fits.
+    """
+    job = ready.job
+    host = Host(targets.components(base, job.network), base.beside, job.train.seed, ready.steps)
+    tuning = registry.of(job.network).attach(host, resume.memory(saved) if saved else None, warm_up)
+    groups = rates.groups(tuning, job.optimizer)
+    return tuning, *optim.make(job.optimizer, groups, ready.steps)
 
 
 def encode_inputs(
@@ -106,27 +101,32 @@ def encode_inputs(
     return ready, Forward(ready, place, base, found, noising), shots
 
 
-def place_by_gradient(forward: Forward, world: World) -> waveft_core.Adapter:
-    """Returns zeros at the positions where the base's own gradient, over the plan's first batches, is largest."""
-    network, plan = forward.ready.job.network, forward.sources.plan
-    say(f"placing the coefficients by the gradient of {network.location_batches} batches")
-    batches = [plan.batch(number) for number in range(network.location_batches)]
+@dataclass(frozen=True)
+class Gradients:
+    """The untrained base's gradients over the plan's first batches, shared by the processes."""
 
-    def backward() -> None:
-        for number in range(world.rank, max(len(batches), world.size), world.size):
-            views = batches[number % len(batches)]
-            first = sum(map(len, batches[:number]))
+    forward: Forward
+    world: World
+
+    def backward(self, batches: int) -> None:
+        """Runs `loss.backward()` for this process's share of the batches."""
+        plan, world = self.forward.sources.plan, self.world
+        views = [plan.batch(number) for number in range(batches)]
+        for number in range(world.rank, max(batches, world.size), world.size):
+            first = sum(map(len, views[:number]))
             # a process without a batch of its own runs one at no weight: the sum needs all of them
-            share = 1.0 if number < len(batches) else 0.0
-            one = forward.batch(BEFORE_THE_FIRST, Micro(views, first, sum(map(len, batches))))
-            (share * (forward.loss(one) * one.weights).sum()).backward()
+            share = 1.0 if number < batches else 0.0
+            micro = Micro(views[number % batches], first, sum(map(len, views)))
+            one = self.forward.batch(BEFORE_THE_FIRST, micro)
+            (share * (self.forward.loss(one) * one.weights).sum()).backward()
 
-    components = layers.models(forward.base, network)
-    return layers.by_gradient(components, network, layers.choose(components, network), backward, world.sum_)
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sums a tensor over the processes in place; returns it."""
+        return self.world.sum_(tensor)
 
 
-def running_mean(decay: float, tuning: waveft_core.Tuning) -> Any:
-    """Returns the coefficients' exponential moving average, or None where the job has none."""
+def running_mean(decay: float, tuning: Tuning) -> Any:
+    """Returns the trained numbers' exponential moving average, or None where the job has none."""
     if not decay:
         return None
     from diffusers.training_utils import EMAModel

@@ -63,7 +63,7 @@ def test_a_run_leaves_adapter_report_grid_and_metrics(ready, tmp_path):
     ]  # fmt: skip
     made = {path.name for path in (tmp_path / "out").rglob("[!.]*") if path.is_file()}
     samples = {"waveft-before-01-seed42.png", "waveft-after-01-seed42.png"}
-    assert made == {*names, *samples, "waveft-step00000003.state"}
+    assert made == {*names, *samples, "waveft-job.toml", "waveft-step00000003.state"}
     assert (tmp_path / "out" / "waveft-step00000003.state").stat().st_size < 100_000
 
     adapter = waveft_core.load(outcome.files[0])

@@ -94,7 +94,10 @@ REFUSED = {
     ),
     "a key in the wrong section": (section("model", seed=3), "[model] seed: this key belongs in [train]"),
     "kohya's epoch": (section("train", epoch=10), "[train] epoch: write max_train_epochs in [train]"),
-    "a rank": (section("network", network_dim=16, network_alpha=8), "WaveFT has no rank; use [network] coefficients"),
+    "a rank": (
+        section("network", network_dim=16, network_alpha=8),
+        "network_dim: a key of method lora, loha, lokr or vera",
+    ),
     "a number in quotes": (
         section("optimizer", learning_rate="1e-4"),
         "expected a number",

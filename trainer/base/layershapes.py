@@ -8,26 +8,27 @@ for any UNet is written here for SDXL's attention alone, so that torch is not im
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..job.schema import Model, Network
+from ..job.networks import Network
+from ..job.schema import Model
 from . import headers
 from .modelfacts import ASSETS, ModelFacts, read_config
 
 A_LEVEL = 3  # blocks of the original layout: two resnets and a downsampler, or three resnets with an upsampler
 TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
-VALUES = ".waveft_values"  # ends the names of an adapter file's tensors of coefficients
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer that trains: its path as patterns see it, m and n of its matrix, and how many coefficients it has."""
+    """A layer that trains: its path as patterns see it, m and n of its matrix, and whether it has a bias."""
 
     path: str
     rows: int
     columns: int
-    coefficients: int = 0
+    biased: bool = False
 
 
 def shapes(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
@@ -74,10 +75,9 @@ def level(path: str, deepest: int) -> int:
 
 def layers(facts: ModelFacts, model: Model, network: Network) -> list[Layer] | None:
     """Returns the layers that train, None where the files do not tell: of a hub id, or of names that are not known."""
-    if network.network_weights:
-        return of_file(Path(network.network_weights))
+    biased = {diffusers_path(name.removesuffix(".bias")) for name in facts.unet_shapes if name.endswith(".bias")}
     found = [
-        Layer(path, shape[0], numel(shape) // shape[0])
+        Layer(path, shape[0], numel(shape) // shape[0], path in biased)
         for path, shape in shapes(facts).items()
         if matches(path, network.targets)
     ]
@@ -86,11 +86,10 @@ def layers(facts: ModelFacts, model: Model, network: Network) -> list[Layer] | N
         return None
     if network.train_text_encoder:
         found += [layer for layer in text_layers(model) if chosen(layer.path, network)]
-    mean = sum(layer.rows + layer.columns for layer in found) / len(found)
-    return [Layer(layer.path, layer.rows, layer.columns, count(layer, network, mean)) for layer in found]
+    return found
 
 
-def matches(path: str, targets: list[str] | str) -> bool:
+def matches(path: str, targets: Sequence[str] | str) -> bool:
     """Returns whether the job's targets mean the layer."""
     if isinstance(targets, str):
         return re.fullmatch(targets, path) is not None
@@ -103,16 +102,6 @@ def chosen(path: str, network: Network) -> bool:
     return kept and not any(re.search(pattern, path) for pattern in network.exclude)
 
 
-def count(layer: Layer, network: Network, mean: float) -> int:
-    """Returns how many coefficients the layer has, with `mean` the mean of all layers' m + n."""
-    for pattern, coefficients in network.coefficients_pattern.items():
-        if re.search(pattern, layer.path):
-            return coefficients
-    if network.allocation == "proportional":
-        return max(1, round(network.coefficients * (layer.rows + layer.columns) / mean))
-    return network.coefficients
-
-
 def text_layers(model: Model) -> list[Layer]:
     """Returns the attention layers of both text encoders, by their configs."""
     base = Path(model.pretrained_model_name_or_path)
@@ -122,21 +111,25 @@ def text_layers(model: Model) -> list[Layer]:
         config = read_config(folder / name)
         width = config.get("hidden_size", 0)
         found += [
-            Layer(f"te{number}.text_model.encoder.layers.{block}.self_attn.{layer}", width, width)
+            Layer(f"te{number}.text_model.encoder.layers.{block}.self_attn.{layer}", width, width, True)
             for block in range(config.get("num_hidden_layers", 0))
             for layer in TEXT_LAYERS
         ]
     return found
 
 
-def of_file(path: Path) -> list[Layer] | None:
-    """Returns the layers of an adapter file, their matrices' sizes left at 0; None where it is none."""
+def of_file(path: Path, endings: tuple[str, ...]) -> dict[str, int] | None:
+    """Returns how many numbers each layer of an adapter file has in tensors of those endings; None where none has."""
     try:
         tensors = headers.read(path).tensors
     except ValueError:
         return None
-    found = [(name, entry["shape"]) for name, entry in tensors.items() if name.endswith(VALUES)]
-    return [Layer(name.removesuffix(VALUES), 0, 0, numel(shape)) for name, shape in found] or None
+    found: dict[str, int] = {}
+    for name, entry in tensors.items():
+        if name.endswith(endings):
+            layer = name.partition(".")[0]
+            found[layer] = found.get(layer, 0) + numel(entry["shape"])
+    return found or None
 
 
 def numel(shape: tuple[int, ...] | list[int]) -> int:

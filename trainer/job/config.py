@@ -14,14 +14,16 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from ..system.console import say
 from ..system.errors import UserError
 from ..system.files import read_text
-from . import kohya
+from . import kohya, networks
 from .faults import describe_all
 from .schema import Job
 from .tables import Loc, walk
 from .values import IS_PATH
 
+METHOD = "network.method"  # what --set calls it
 MOST_ROUNDS = 5  # of leaving out what is faulty to find what else is
 PLACEHOLDER = [{"subsets": [{"image_dir": "."}]}]  # so that nobody is told that there are none
 
@@ -51,7 +53,8 @@ def read(path: Path, overrides: Iterable[str] = ()) -> tuple[Job | None, list[st
     Raises:
         UserError: the file cannot be read, or is not TOML.
     """
-    table = read_toml(path)
+    table, overrides = read_toml(path), list(overrides)
+    change_method(table, overrides)
     problems = [problem for text in overrides if (problem := override(table, text))]
     folder = path.resolve().parent
     problems += take_in_dataset(table, folder)
@@ -145,6 +148,24 @@ def syntax_remedy(text: str, message: str) -> str:
     if re.match(r"[A-Za-z_./~]", value) and value not in ("true", "false", "inf", "nan"):
         return f' Put the text in quotes: "{value}".'
     return ""
+
+
+def change_method(table: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Takes out of the file's [network] what the method that `--set network.method=...` names has no key for.
+
+    Whoever tries another method on a job does not mean the old one's keys to go along; each that goes is said. A key
+    that `--set` gives itself stays, and is refused where it is another method's.
+    """
+    wanted = [text.partition("=")[2].strip(" \"'") for text in overrides if text.partition("=")[0].strip() == METHOD]
+    network = table.get("network")
+    if not wanted or not isinstance(network, dict) or wanted[-1].lower() not in networks.METHODS:
+        return
+    table["network"] = networks.with_method(network, wanted[-1])
+    for key in network.keys() - table["network"].keys():
+        if networks.owners(key):
+            say(f"notice      [network] {key}: left out, as method {wanted[-1]} has no such key")
+        else:
+            table["network"][key] = network[key]  # a mistake of any method's, to be refused as ever
 
 
 def override(table: dict[str, Any], text: str) -> str | None:

@@ -6,8 +6,10 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
+from .networks import FIRST, METHODS, Network, owners
 from .other_trainers import FOREIGN
-from .tables import Loc, all_keys, homes, place_name, section_of, sections, walk
+from .section import Section
+from .tables import Loc, all_keys, homes, place_name, sections, table_at, walk
 from .values import PATTERNS
 
 EXPECTED = {
@@ -44,14 +46,16 @@ def describe(fault: Any, *others: Any) -> str:
     if not loc:  # between sections: the text itself says where
         return f"{fault['ctx']['error']}."
     where = place_name(loc)
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return f"[network]{unknown_method(fault)}"
     if kind == "extra_forbidden":
-        return f"{where}: {unknown(loc, fault['input'])}"
+        return f"{where}: {unknown(loc, fault['input'], walk(fault['loc'])[2])}"
     if kind == "missing":
         return f"{where}: required, but not given" + ("." if len(loc) > 1 else f". The job needs a {where} section.")
     if kind == "value_error":
         text = str(fault["ctx"]["error"])
         key = text.partition(": ")[0]  # what a table says of its keys begins with one
-        model = section_of(field.annotation) if (field := walk(loc)[1]) else None
+        model = table_at(fault["loc"])
         return f"{where}{' ' if model and key in model.model_fields else ': '}{text}."
     if kind == "string_pattern_mismatch":
         return f"{where}: expected {PATTERNS[fault['ctx']['pattern']]}, got {fault['input']!r}."
@@ -95,9 +99,29 @@ def literals(annotation: Any) -> list[Any]:
     return [value for part in parts for value in ([part] if isinstance(part, str | bool) else literals(part))]
 
 
-def unknown(loc: Loc, value: Any) -> str:
-    """Returns why a key is refused: it means nothing here, belongs elsewhere, or is misspelt."""
+def unknown_method(fault: Any) -> str:
+    """Returns what is said of a [network] whose method nobody knows, or that is no table."""
+    if not isinstance(fault["input"], Mapping):
+        return f": expected a table, got {fault['input']!r}."
+    name = fault["input"].get("method", FIRST)
+    near = guess(name.lower(), METHODS) if isinstance(name, str) else "."
+    return f" method: expected one of {', '.join(METHODS)}, got {name!r}{near}"
+
+
+def unknown(loc: Loc, value: Any, table: type[Section]) -> str:
+    """Returns why a key is refused: it means nothing here, belongs elsewhere, or is misspelt.
+
+    Args:
+        loc: of the key.
+        value: what it was given.
+        table: that it was given in.
+    """
     key = str(loc[-1])
+    if issubclass(table, Network) and (methods := owners(key)):
+        return (
+            f"a key of method {listed(methods)}; the job's method is {table.model_fields['method'].default}, and "
+            f'{table.SIZE}. Remove it, or write method = "{methods[0]}".'
+        )
     places = homes(key)
     if len(loc) == 1 and isinstance(value, dict | list) and not places:
         return unknown_section(key, value)
@@ -105,7 +129,7 @@ def unknown(loc: Loc, value: Any) -> str:
         return f"{FOREIGN[key]}."
     if places:
         return f"this key belongs in {listed(places)}."
-    own = walk(loc)[2].model_fields
+    own = table.model_fields
     return f"unknown key{guess(key, own) if difflib.get_close_matches(key, own) else guess(key, all_keys())}"
 
 

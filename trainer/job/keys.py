@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic.fields import FieldInfo
 
 from .dataschema import DEFAULTS, Buckets, Views
 from .jobtext import toml_value
+from .networks import Network
 from .section import Section
 from .tables import tables
 
@@ -43,12 +46,29 @@ def default(key: str, field: FieldInfo) -> str:
 
 def section(title: str, model: type[Section]) -> str:
     """Returns one table of the page under its heading; keys that a higher table may say too are named there alone."""
+    if issubclass(model, Network) and model is not Network:
+        return method_section(title, model)
     own = {key: field for key, field in model.model_fields.items() if not inherits(title, key)}
     lines = [f"## `{title}`", "", model.__doc__ or ""]
     if len(own) < len(model.model_fields):
         lines += ["", f"Every key of `{INHERITED[title]}`{but(title)}, for this one alone, and:"]
-    rows = [f"| `{key}` | {default(key, field)} | {cell(field)} |" for key, field in own.items()]
-    return "\n".join([*lines, "", "| key | default | meaning |", "|---|---|---|", *rows])
+    return "\n".join([*lines, "", *rows(own)])
+
+
+def method_section(title: str, model: type[Network]) -> str:
+    """Returns the keys that a method has beside those of every method, or describes anew."""
+    common = Network.model_fields
+    told = {key: field for key, field in model.model_fields.items() if key != "method"}
+    own = {
+        key: field for key, field in told.items() if key not in common or field.description != common[key].description
+    }
+    return "\n".join([f"### `{title}`", "", model.__doc__ or "", "", *rows(own)])
+
+
+def rows(fields: Mapping[str, FieldInfo]) -> list[str]:
+    """Returns a table's lines, a key in each."""
+    lines = [f"| `{key}` | {default(key, field)} | {cell(field)} |" for key, field in fields.items()]
+    return ["| key | default | meaning |", "|---|---|---|", *lines]
 
 
 def cell(field: FieldInfo) -> str:

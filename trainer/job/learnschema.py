@@ -1,4 +1,4 @@
-"""How the adapter learns: [network], [optimizer], [train] and [loss] of a job. Torch is not imported."""
+"""How the adapter learns: [optimizer], [train] and [loss] of a job. Torch is not imported."""
 
 from __future__ import annotations
 
@@ -11,118 +11,15 @@ from .section import Section
 from .values import (
     DOTTED,
     LARGEST_SEED,
-    LOCATIONS,
     OPTIMIZERS,
     SCHEDULERS,
-    SDXL_ATTENTION,
-    WAVELETS,
     Choice,
     Fraction,
-    PathText,
     Pattern,
     Switch,
     fold_name,
     pairs,
 )
-
-FREE = ("network_weights", "train_text_encoder")  # of [network]: what a file to start from does not settle
-
-
-class Network(Section):
-    """The adapter."""
-
-    coefficients: int = Field(2592, ge=1, description="trained wavelet coefficients of a layer (p)")
-    allocation: Annotated[Literal["fixed", "proportional"], Choice] = Field(
-        "fixed",
-        description="`fixed` = one p for all layers; `proportional` = p follows m + n, as a LoRA's size does, and "
-        "`coefficients` is its mean",
-    )
-    coefficients_pattern: dict[Pattern, Annotated[int, Field(ge=1)]] = Field(
-        {}, description="p of the layers whose path a regular expression finds, e.g. `{ '^mid_block' = 5000 }`"
-    )
-    scaling: float = Field(25.0, description="factor of the weight update (lambda), not 0; stored in the file")
-    wavelet: str = Field(
-        "db1", description="`db1` to `db38`, `sym2` to `sym20`, `coif1` to `coif17`, or `identity` (no transform)"
-    )
-    mode: Annotated[Literal["periodization", "zero"], Choice] = Field(
-        "periodization", description="how the transform treats borders; `zero` is PEFT's"
-    )
-    locations: str = Field(
-        "uniform:777",
-        pattern=LOCATIONS,
-        description="how positions are drawn: `uniform:SEED`, `peft:SEED`, or `gradient:SEED` (where the base's own "
-        "gradient is largest)",
-    )
-    location_batches: int = Field(8, ge=1, description="batches whose gradient places the positions of `gradient:SEED`")
-    targets: list[str] | str = Field(
-        list(SDXL_ATTENTION), description="layers: a list of path endings, or one regular expression for the whole path"
-    )
-    include: list[Pattern] = Field(
-        [], description="of those, only layers whose path one of these regular expressions finds"
-    )
-    exclude: list[Pattern] = Field([], description="and none that one of these finds, e.g. `['^up_blocks\\.0']`")
-    train_text_encoder: bool = Field(False, description="adapt the attention of both text encoders too")
-    network_weights: PathText = Field(
-        "", description="WaveFT file to start from; its layers, positions, wavelet and scaling take the place of these"
-    )
-
-    @field_validator("scaling")
-    @classmethod
-    def not_zero(cls, value: float) -> float:
-        """Refuses a factor that would train nothing."""
-        if value == 0:
-            raise ValueError("expected a number other than 0, got 0: nothing would be trained")
-        return value
-
-    @field_validator("wavelet")
-    @classmethod
-    def known_wavelet(cls, value: str) -> str:
-        """Refuses names that the core does not know."""
-        if value == "haar":
-            raise ValueError("expected one name for each wavelet, got 'haar'. Write 'db1', which is the same")
-        if value != "identity" and value not in WAVELETS:
-            raise ValueError(f"expected db1 to db38, sym2 to sym20, coif1 to coif17 or identity, got {value!r}")
-        return value
-
-    @field_validator("targets", mode="before")
-    @classmethod
-    def texts(cls, value: Any) -> Any:
-        """Refuses what is neither a text nor a list of texts."""
-        good = isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
-        if not good or not value:
-            raise ValueError(f"expected a list of path endings or one regular expression, got {value!r}")
-        if isinstance(value, str):
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(
-                    f"expected a list of path endings or one regular expression, got {value!r} ({error})"
-                ) from None
-        return value
-
-    @field_validator("locations")
-    @classmethod
-    def seed_fits(cls, value: str) -> str:
-        """Refuses seeds that no generator takes."""
-        seed = value.partition(":")[2]
-        if len(seed) > len(str(LARGEST_SEED)) or int(seed) > LARGEST_SEED:
-            raise ValueError(f"expected a seed of at most {LARGEST_SEED}, got {value!r}")
-        return value
-
-    @model_validator(mode="after")
-    def settings_are_used(self) -> Network:
-        """Refuses what another key makes meaningless."""
-        if self.wavelet == "identity" and self.mode != "periodization":
-            raise ValueError(f"mode: expected 'periodization' with wavelet 'identity', got {self.mode!r}. Remove it")
-        if self.says("location_batches") and not self.locations.startswith("gradient:"):
-            raise ValueError(
-                f"location_batches: only gradient:SEED needs it, locations is {self.locations!r}. Remove it"
-            )
-        if self.network_weights:
-            idle = [key for key in Network.model_fields if key not in FREE and self.says(key)]
-            if idle:
-                raise ValueError(f"{idle[0]}: network_weights brings its own. Remove {', '.join(idle)}")
-        return self
 
 
 class Optimizer(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-NO_RANK = "WaveFT has no rank; use [network] coefficients and scaling"
+NO_CONVOLUTIONS = "write targets in [network] for other layers; network_dim and network_alpha hold for all of them"
 PATTERNS = "write patterns: [network] coefficients_pattern or exclude, [optimizer] learning_rate_pattern"
 FP32_ALWAYS = "coefficients are always fp32; the base follows [train] mixed_precision. Remove it"
 ATTENTION = 'write attention in [train]: "sdpa", "xformers" or "eager"'
@@ -23,9 +23,10 @@ TIMESTEPS = "timesteps are drawn evenly between [loss] min_timestep and max_time
 
 FOREIGN = {
     # the network
-    **dict.fromkeys(
-        ("network_dim", "network_rank", "network_alpha", "network_module", "conv_dim", "conv_alpha", "rank"), NO_RANK
-    ),
+    "network_module": 'write method in [network]: "waveft", "lora", "loha", "lokr" and others',
+    "algo": "write method in [network]",
+    **dict.fromkeys(("network_rank", "rank"), 'write network_dim in [network], with method = "lora"'),
+    **dict.fromkeys(("conv_dim", "conv_alpha"), NO_CONVOLUTIONS),
     **dict.fromkeys(
         ("block_lr", "block_dims", "block_alphas", "conv_block_dims", "block_lr_zero_threshold", "down_lr_weight"),
         PATTERNS,
@@ -38,13 +39,14 @@ FOREIGN = {
     "level": "the transform goes one level deep, as the paper's. Remove it",
     "init": "coefficients begin at zero, or where [network] network_weights left them. Remove it",
     **dict.fromkeys(
-        ("network_dropout", "rank_dropout", "module_dropout", "scale_weight_norms"), "WaveFT has none of it. Remove it"
+        ("network_dropout", "rank_dropout", "module_dropout", "scale_weight_norms"),
+        "nothing is dropped or clipped on the way. Remove it",
     ),
     "network_multiplier": "an adapter is always trained at strength 1. Remove it",
     "network_train_unet_only": "the UNet alone is trained unless train_text_encoder = true in [network]. Remove it",
     "network_train_text_encoder_only": "the UNet is always trained. Write train_text_encoder = true in [network] to "
     "train the text encoders too",
-    "dim_from_weights": "network_weights brings its own coefficients. Remove it",
+    "dim_from_weights": "network_weights brings its own size. Remove it",
     "base_weights": "merge it into the base first: `python -m waveft_core merge`",
     "base_weights_multiplier": "merge base_weights into the base first: `python -m waveft_core merge`",
     "train_unet": "the UNet is always trained. Remove it",

@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from .dataschema import Dataset, General, Subset, filled
 from .evalschema import Evaluation
-from .learnschema import Loss, Network, Optimizer, Train
+from .learnschema import Loss, Optimizer, Train
+from .networks import AnyNetwork, Waveft
 from .section import Section
 from .values import FILE_NAME, LARGEST_SEED, SAMPLERS, Choice, PathText, Switch, as_prompts, fold_sampler
 
@@ -98,6 +99,11 @@ class Save(Section):
     keep_last: int = Field(0, ge=0, description="how many checkpoints stay; 0 = all")
     save_state: bool = Field(
         True, description="with every checkpoint, and when stopped, keep what `--resume` needs to go on exactly"
+    )
+    save_diff: bool = Field(
+        False,
+        description="write the finished adapter as whole weight differences too, `NAME-diff.safetensors`: large, for "
+        "UIs that do not know its own kind",
     )
     overwrite: bool = Field(False, description="replace files of an earlier run of that name")
 
@@ -207,7 +213,7 @@ class Job(Section):
 
     config_version: Literal[1] = Field(1, description="of the job's own format")
     model: Model
-    network: Network = Network()
+    network: AnyNetwork = Waveft()
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
     loss: Loss = Loss()

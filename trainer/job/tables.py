@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from .dataschema import Dataset, Subset
+from .networks import METHODS, Network
 from .schema import Job, Prompt
 from .section import Section
 
@@ -20,42 +21,62 @@ def sections() -> list[str]:
 
 
 def tables() -> dict[str, type[Section]]:
-    """Returns each table's title, as it is written in a job, with its model."""
-    plain = {f"[{name}]": field.annotation for name, field in Job.model_fields.items() if name in sections()}
-    models = {title: model for title, model in plain.items() if isinstance(model, type) and issubclass(model, Section)}
-    return {**models, "[[datasets]]": Dataset, "[[datasets.subsets]]": Subset, "[[sample.prompts]]": Prompt}
+    """Returns each table's title, as it is written in a job, with its model; [network] once more for each method."""
+    found: dict[str, type[Section]] = {}
+    for name in sections():
+        if name == "network":
+            found |= {"[network]": Network, **{f'[network] method = "{method}"': METHODS[method] for method in METHODS}}
+        elif (model := section_of(Job.model_fields[name].annotation)) and name != "datasets":
+            found[f"[{name}]"] = model
+    return {**found, "[[datasets]]": Dataset, "[[datasets.subsets]]": Subset, "[[sample.prompts]]": Prompt}
 
 
 def all_keys() -> list[str]:
     """Returns every key of every table."""
-    return [key for model in tables().values() for key in model.model_fields]
+    return list(dict.fromkeys(key for model in tables().values() for key in model.model_fields))
 
 
 def homes(key: str) -> list[str]:
     """Returns the tables that have the key, as they are written in a job."""
-    return [name for name, model in tables().items() if key in model.model_fields]
+    found = [name.partition(" method")[0] for name, model in tables().items() if key in model.model_fields]
+    return list(dict.fromkeys(found))
 
 
 def walk(loc: Loc) -> tuple[Loc, FieldInfo | None, type[Section]]:
     """Returns how much of a location is the job's own, the field of its last key (None: unknown), and that key's table.
 
-    Pydantic adds to a location which kind of value it tried ("int", "[key]"); a table with free keys adds one of them.
+    Pydantic adds to a location which kind of value it tried ("int", "[key]") and, behind "network", whose method's
+    table; a table with free keys adds one of them.
     """
     table: type[Section] = Job
     inside: type[Section] | None = Job
     field = None
-    for place, part in enumerate(loc):
+    own: list[int | str] = []
+    for part in loc:
         if isinstance(part, int):
+            own.append(part)
+            continue
+        if own == ["network"] and part in METHODS:
+            inside = METHODS[part]
             continue
         if inside is None:
             assert field is not None
-            return loc[: place + (get_origin(field.annotation) is dict)], field, table
+            return (*own, *([part] if get_origin(field.annotation) is dict else [])), field, table
         table = inside
+        own.append(part)
         field = table.model_fields.get(part)
         if field is None:
-            return loc[: place + 1], None, table
+            return tuple(own), None, table
         inside = section_of(field.annotation)
-    return loc, field, table
+    return tuple(own), field, table
+
+
+def table_at(loc: Loc) -> type[Section] | None:
+    """Returns the table that lies at a location, None where a value does."""
+    if loc[:1] == ("network",) and len(loc) == 2 and loc[1] in METHODS:
+        return METHODS[str(loc[1])]
+    field = walk(loc)[1]
+    return section_of(field.annotation) if field else None
 
 
 def section_of(annotation: Any) -> type[Section] | None:

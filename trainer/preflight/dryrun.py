@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from ..base import cache, layershapes
+from ..base import cache
 from ..job import jobtext
 from ..job.config import is_hub_id
+from ..methods import registry
 from ..pictures.plan import micro_batches
 from ..samples import prompts
 from ..system.console import clock
@@ -22,11 +23,10 @@ DTYPES = ("float32", "bfloat16", "float16")  # which one encodes is the device's
 
 def describe(ready: Ready, resume: Path | None = None, every_notice: bool = False) -> list[str]:
     """Returns the lines that say what the run will do."""
-    job, network = ready.job, ready.job.network
+    job, begun = ready.job, ready.job.network.begins_with
     seen = ready.steps * ready.pictures_per_step
     base = job.model.pretrained_model_name_or_path
     width, height = ready.resolution
-    adapter = f"{network.coefficients} coefficients a layer, {network.wavelet}, scaling {network.scaling:g}"
     texts = dict.fromkeys(repr(picture.caption.plain()) for picture in ready.pictures)
     shared = f", shared by {ready.world_size} processes" if ready.world_size > 1 else ""
     lines = [
@@ -35,7 +35,7 @@ def describe(ready: Ready, resume: Path | None = None, every_notice: bool = Fals
         f"captions    {'; '.join(islice(texts, CAPTIONS))}",
         f"steps       {ready.steps}, each of {ready.pictures_per_step} pictures ({batches(ready)} at a time{shared}): "
         f"{seen} in all, {seen / ready.epoch_length:.1f} epochs",
-        f"adapter     {f'goes on from {Path(network.network_weights).name}' if network.network_weights else adapter}",
+        f"adapter     {f'goes on from {Path(begun).name}' if begun else registry.of(job.network).words()}",
         f"writes      {ready.folder.adapter}",
         *([f"resumes     {resume.name}"] if resume else []),
     ]
@@ -120,14 +120,12 @@ def first_captions(ready: Ready) -> list[str]:
 def sizes(ready: Ready) -> list[str]:
     """Returns how much is trained and written, and what of the caches is there already."""
     job, facts = ready.job, ready.facts
-    layers = layershapes.layers(facts, job.model, job.network)
-    if layers is None:
+    counts = estimate.trained(job, facts)
+    if counts is None:
         lines = ["trains      not known before the base is loaded: its files do not name the layers here"]
     else:
-        total, each = sum(layer.coefficients for layer in layers), {layer.coefficients for layer in layers}
-        p = str(each.pop()) if len(each) == 1 else f"{min(each)} to {max(each)}"
         lines = [
-            f"trains      {len(layers)} layers of {p} coefficients: {total:,} in all",
+            f"trains      {registry.of(job.network).size_words(counts)}",
             f"files       adapter {megabytes(estimate.file_bytes(job, facts))}, "
             + (f"state {megabytes(estimate.state_bytes(job, facts))}" if job.save.save_state else "no state")
             + saved(ready),
@@ -192,7 +190,7 @@ def costs(ready: Ready) -> Iterator[str]:
     again = ", blocks computed again (gradient_checkpointing)" if given.checkpointing else ""
     yield f"memory      about {memory.total / estimate.GB:.1f} GB {place} (an estimate), of it"
     yield f"            weights {memory.weights / estimate.GB:.2f}, counted in the files, {given.compute} bytes each"
-    yield f"            coefficients, gradients and optimizer {memory.coefficients / estimate.GB:.2f}"
+    yield f"            what trains, its gradients and its optimizer {memory.trained / estimate.GB:.2f}"
     yield (
         f"            activations {memory.activations / estimate.GB:.2f}, by the layers' shapes, of {given.batch} x "
         f"{largest[0]} x {largest[1]} px{again}"

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..base import layershapes
 from ..base.modelfacts import ModelFacts
 from ..job.schema import Job
+from ..methods import registry
 from ..system.errors import reason
 from .preflight import Ready
 
@@ -25,8 +27,7 @@ AGAIN = 2  # a block that is computed again is there twice: what it keeps, and t
 OVERHEAD = 2.0 * GB
 CONTEXT = 0.3 * GB  # of a caption in trained text encoders of SDXL's size
 TOKENS = 77
-A_COEFFICIENT = 64  # bytes: the touched entries' places and original values, for db1
-MOMENTS = {"SGD": 4, "Lion": 4, "Lion8bit": 4, "Adafactor": 4, "Prodigy": 16}  # bytes by coefficient; 8 otherwise
+MOMENTS = {"SGD": 4, "Lion": 4, "Lion8bit": 4, "Adafactor": 4, "Prodigy": 16}  # bytes by trained number; 8 otherwise
 NF4 = 0.53  # bytes by weight, its block's scale among them
 SMALLEST = 0.05 * GB  # of a saving that is worth telling
 STEPS_DOWN = (1024, 768, 512)  # px that are proposed instead
@@ -64,18 +65,18 @@ class Memory:
 
     Attributes:
         weights: of the frozen base.
-        coefficients: trained ones, their gradients, the optimizer's state, the entries they touch.
+        trained: the numbers that train, their gradients, the optimizer's state, and what the method needs beside them.
         activations: what the forward pass leaves for the backward pass.
     """
 
     weights: float
-    coefficients: float
+    trained: float
     activations: float
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.weights + self.coefficients + self.activations + OVERHEAD
+        return self.weights + self.trained + self.activations + OVERHEAD
 
 
 def setting(job: Job, size: tuple[int, int], batch: int) -> Setting:
@@ -96,7 +97,7 @@ def memory(job: Job, facts: ModelFacts, given: Setting) -> Memory | None:
         return None
     weights = unet_bytes(facts, given) + given.text[0] * facts.text_parameters * given.compute
     weights += 4 * facts.vae_parameters if given.vae else 0
-    return Memory(weights, coefficient_bytes(job, facts), activations(facts, given))
+    return Memory(weights, trained_bytes(job, facts, given), activations(facts, given))
 
 
 def unet_bytes(facts: ModelFacts, given: Setting) -> float:
@@ -114,17 +115,23 @@ def unet_bytes(facts: ModelFacts, given: Setting) -> float:
     return given.compute * facts.unet_parameters
 
 
-def coefficient_bytes(job: Job, facts: ModelFacts) -> float:
-    """Returns what training the coefficients takes beside the base."""
-    count = coefficients(job, facts) or 0
+def trained_bytes(job: Job, facts: ModelFacts, given: Setting) -> float:
+    """Returns what the method takes beside the base."""
+    counts = trained(job, facts) or []
+    layers = layershapes.layers(facts, job.model, job.network) or []
     each = 8 + MOMENTS.get(job.optimizer.optimizer_type, 8) + (4 if job.train.ema_decay else 0)
-    return count * (each + A_COEFFICIENT)
+    held = registry.of(job.network).held_bytes(layers, counts, given.checkpointing, given.compute)
+    return sum(counts) * each + held
 
 
-def coefficients(job: Job, facts: ModelFacts) -> int | None:
-    """Returns how many are trained, None where the files do not tell."""
-    found = layershapes.layers(facts, job.model, job.network)
-    return sum(layer.coefficients for layer in found) if found else None
+def trained(job: Job, facts: ModelFacts) -> list[int] | None:
+    """Returns how many numbers train in each layer, None where the files do not tell."""
+    method = registry.of(job.network)
+    if job.network.begins_with:
+        found = layershapes.of_file(Path(job.network.begins_with), method.TRAINED)
+        return list(found.values()) if found else None
+    layers = layershapes.layers(facts, job.model, job.network)
+    return method.counts(layers) if layers else None
 
 
 def activations(facts: ModelFacts, given: Setting) -> float:
@@ -178,17 +185,16 @@ def seconds(facts: ModelFacts, given: Setting, pictures: int) -> dict[str, float
 
 def file_bytes(job: Job, facts: ModelFacts) -> int | None:
     """Returns the adapter file's size without its metadata, None where the files do not tell."""
-    found = layershapes.layers(facts, job.model, job.network)
-    value = 4 if job.save.save_precision == "float" else 2
-    header = 400  # a layer's entries: names, shapes, offsets
-    return sum(layer.coefficients * (value + 4) + header for layer in found) if found else None
+    counts, value = trained(job, facts), 4 if job.save.save_precision == "float" else 2
+    layers = layershapes.layers(facts, job.model, job.network) or []
+    return None if counts is None else registry.of(job.network).file_bytes(layers, counts, value)
 
 
 def state_bytes(job: Job, facts: ModelFacts) -> int | None:
     """Returns the size of what a run keeps to be resumed, None where the files do not tell."""
-    count = coefficients(job, facts)
+    counts = trained(job, facts)
     each = 4 + MOMENTS.get(job.optimizer.optimizer_type, 8) + (4 if job.train.ema_decay else 0)
-    return None if count is None else count * each
+    return None if counts is None else sum(counts) * each
 
 
 def levers(job: Job, facts: ModelFacts, resolution: tuple[int, int]) -> list[str]:

@@ -12,6 +12,7 @@ from ..base import headers, layershapes
 from ..base.modelfacts import ModelFacts
 from ..job import jobtext, optimcheck
 from ..job.schema import Job, Subset
+from ..methods import registry
 from ..pictures import captions, folders
 from ..run import trackers
 from ..run.runfolder import RunFolder
@@ -34,6 +35,7 @@ def faults(job: Job, facts: ModelFacts, resolution: tuple[int, int], multiple: i
     """
     steps = None if job.train.max_train_epochs else job.train.max_train_steps
     return [
+        *registry.of(job.network).faults(job),
         *weights_faults(job),
         *pattern_faults(job, facts),
         *optimcheck.check(job.optimizer, steps),
@@ -49,27 +51,27 @@ def faults(job: Job, facts: ModelFacts, resolution: tuple[int, int], multiple: i
 
 def weights_faults(job: Job) -> list[str]:
     """Returns why the run cannot begin from the file that the job names."""
-    path, where = Path(job.network.network_weights), "[network] network_weights"
-    if not job.network.network_weights:
+    path, where = Path(job.network.begins_with), "[network] network_weights"
+    if not job.network.begins_with:
         return []
+    method = registry.of(job.network)
     if not path.is_file():
         got = "a folder" if path.is_dir() else "nothing there"
-        return [f'{where} "{path}": expected a WaveFT file, got {got}. Correct the path.']
+        return [f'{where} "{path}": expected a {method.TITLE} file, got {got}. Correct the path.']
     try:
         headers.read(path)
     except ValueError as error:
         return [f'{where} "{path}": {error}']
-    if layershapes.of_file(path) is None:
-        return [
-            f'{where} "{path}": expected a WaveFT file, got one without waveft_values. Name one that was trained here.'
-        ]
+    if layershapes.of_file(path, method.TRAINED) is None:
+        ending = method.TRAINED[0].removeprefix(".")
+        return [f'{where} "{path}": expected a {method.TITLE} file, got one without {ending}. Name one of that method.']
     return []
 
 
 def pattern_faults(job: Job, facts: ModelFacts) -> list[str]:
     """Returns targets and patterns that find no layer of a base whose layers' names are known before it is loaded."""
     network, shapes = job.network, layershapes.shapes(facts)
-    if network.network_weights or not any(path.startswith("down_blocks.") for path in shapes):
+    if network.begins_with or not any(path.startswith("down_blocks.") for path in shapes):
         return []
     if not any(path.endswith(".to_q") for path in shapes):
         return []
@@ -84,7 +86,7 @@ def pattern_faults(job: Job, facts: ModelFacts) -> list[str]:
     found += unmatched("[network] exclude", network.exclude, paths)
     if targeted and not kept and not found:
         return ["[network] include, exclude: expected to leave some of the targets' layers, got none. Take less away."]
-    found += unmatched("[network] coefficients_pattern", network.coefficients_pattern, kept)
+    found += unmatched("[network] coefficients_pattern", getattr(network, "coefficients_pattern", {}), kept)
     return found + unmatched("[optimizer] learning_rate_pattern", job.optimizer.learning_rate_pattern, kept)
 
 
@@ -186,6 +188,7 @@ def unwritable(where: str, folder: Path) -> str:
 def notices(job: Job) -> Iterator[str]:
     """Yields what is no fault of the job but may surprise."""
     subsets, cache = job.subsets(), job.cache
+    yield from registry.of(job.network).notices(job)
     for key in ("color_aug", "random_crop"):
         if cache.cache_latents and any(getattr(subset, key) for subset in subsets):
             yield f"{key}: each view is another, so that those pictures are encoded as they are seen, and the VAE stays"

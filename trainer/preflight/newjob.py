@@ -16,7 +16,8 @@ from ..base.modelfacts import ModelFacts
 from ..job import config
 from ..job.faults import describe_all
 from ..job.jobtext import quoted
-from ..job.schema import Job, Model, Network
+from ..job.networks import Waveft
+from ..job.schema import Job, Model
 from ..pictures import folders
 from ..pictures.contents import CAPTION_ENDINGS, Found, look
 from ..system import commandline
@@ -197,8 +198,8 @@ def caption_lines(found: Found, folder: Path) -> Iterator[str]:
 
 def coefficients(facts: ModelFacts, base: str) -> tuple[int, str]:
     """Returns p for the base, and why: SDXL's default, or less where its layers are small."""
-    default = Network.model_fields["coefficients"].default
-    layers = layershapes.layers(facts, Model(pretrained_model_name_or_path=base), Network()) or []
+    default = Waveft.model_fields["coefficients"].default
+    layers = layershapes.layers(facts, Model(pretrained_model_name_or_path=base), Waveft()) or []
     if all(layer.rows * layer.columns >= FEW_LAYERS * default for layer in layers):
         return default, "more learn more of the subject, and change more of the base"
     return SMALL_BASE * max(

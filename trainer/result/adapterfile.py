@@ -7,23 +7,28 @@ from pathlib import Path
 
 import torch
 
-import waveft_core
+from waveft_core import WaveFTError
+from waveft_core.format.container import read_layout
 
 from ..base.models import Base
+from ..methods.tuning import Product
 from ..preflight.preflight import Ready
+from ..run.runfolder import ADAPTER
 from ..system.console import say
 from ..system.errors import TrainingStopped
 from ..system.files import free_name
 from . import metadata
 
+PEFT, DIFF = "-peft", f"-diff{ADAPTER}"  # ends of names
+OF_THE_FILE = ("sshs_", "modelspec.hash", "modelspec.usage", "waveft")  # metadata that say nothing of another file
 DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def save(adapter: waveft_core.Adapter, path: Path, ready: Ready, steps: int, precision_name: str, base: Base) -> Path:
+def save(product: Product, path: Path, ready: Ready, steps: int, precision_name: str, base: Base) -> Path:
     """Writes the adapter as it is after `steps` optimizer steps, and returns `path`.
 
     Args:
-        adapter: what is written, the values of the running mean where the job has one.
+        product: what is written, the values of the running mean where the job has one.
         path: the run's own file or a checkpoint's; what is there is replaced.
         ready: the checked job.
         steps: optimizer steps done.
@@ -39,12 +44,12 @@ def save(adapter: waveft_core.Adapter, path: Path, ready: Ready, steps: int, pre
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         bare.unlink(missing_ok=True)  # of a run that was killed: it must not pass for this one's
-        waveft_core.save(adapter, bare, dtype=dtype)
-        made = metadata.collect(adapter, ready, steps, precision_name, base, metadata.hash_tensors(bare))
-        waveft_core.save(adapter, path, metadata=made, dtype=dtype)
-        verify(adapter, path, dtype)
+        product.save(bare, dtype)
+        made = metadata.collect(product, ready, steps, precision_name, base, metadata.hash_tensors(bare))
+        product.save(path, dtype, made)
+        verify(product, path, dtype)
     except BaseException as error:  # whatever it is, hours of training must not be lost to it
-        kept = rescue(adapter, bare, path)
+        kept = rescue(product, bare, path)
         where = f'What was trained is in "{kept}", without metadata.' if kept else "Nothing could be written."
         if not isinstance(error, Exception):
             say(where)
@@ -55,7 +60,30 @@ def save(adapter: waveft_core.Adapter, path: Path, ready: Ready, steps: int, pre
     return path
 
 
-def rescue(adapter: waveft_core.Adapter, bare: Path, path: Path) -> Path | None:
+def export(product: Product, ready: Ready) -> list[Path]:
+    """Writes what else the finished adapter goes into: HF PEFT's folder, whole differences; returns the files.
+
+    Args:
+        product: as `save` wrote it into the run's own file, whose metadata are carried over.
+        ready: the checked job.
+
+    Raises:
+        WaveFTError, OSError: something could not be written; the adapter itself stands.
+    """
+    folder = ready.folder
+    written = product.save_folders(folder.output(PEFT))
+    if ready.job.save.save_diff:
+        _, strings = read_layout(folder.adapter)
+        carried = {key: value for key, value in strings.items() if not key.startswith(OF_THE_FILE)}
+        if kind := carried.get("modelspec.architecture"):
+            carried["modelspec.architecture"] = f"{kind.rpartition('/')[0]}/lora"  # the word that the UIs know
+        dtype = DTYPES[ready.job.save.save_precision]
+        product.save_diff(folder.output(DIFF), dtype, carried)
+        written.append(folder.output(DIFF))
+    return written
+
+
+def rescue(product: Product, bare: Path, path: Path) -> Path | None:
     """Returns the visible file that the tensors are in after a failure, written as fp32 where there was none yet.
 
     None where nothing at all can be written.
@@ -64,26 +92,15 @@ def rescue(adapter: waveft_core.Adapter, bare: Path, path: Path) -> Path | None:
     try:
         if bare.exists():
             return bare.replace(visible)
-        waveft_core.save(adapter, visible)
-    except (OSError, RuntimeError, waveft_core.WaveFTError):
+        product.save(visible, torch.float32)
+    except (OSError, RuntimeError, WaveFTError):
         return bare if bare.exists() else None
     return visible
 
 
-def verify(adapter: waveft_core.Adapter, path: Path, dtype: torch.dtype) -> None:
+def verify(product: Product, path: Path, dtype: torch.dtype) -> None:
     """Reads the file back; TrainingStopped where a layer is missing or differs."""
-    found = waveft_core.load(path)
-    same = (
-        found.header == adapter.header
-        and found.layers.keys() == adapter.layers.keys()
-        and all(
-            torch.equal(found.layers[name].values, layer.values.to(dtype).cpu())
-            and torch.equal(found.layers[name].indices, layer.indices.cpu())
-            and tuple(found.layers[name].shape) == tuple(layer.shape)
-            for name, layer in adapter.layers.items()
-        )
-    )
-    if not same:
+    if not product.is_in(path, dtype):
         raise TrainingStopped(
             f'adapter "{path}": expected to read back what was written, got something else. Check the disk.'
         )

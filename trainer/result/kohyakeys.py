@@ -1,4 +1,4 @@
-"""The metadata that kohya's tools write and the UIs show, `ss_*`: true of WaveFT, or left out."""
+"""The metadata that kohya's tools write and the UIs show, `ss_*`: true of what was trained, or left out."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..job.config import is_hub_id
 from ..job.schema import Job
+from ..methods import registry
 from ..pictures.dataset import Picture
 from ..preflight.preflight import Ready
 
 if TYPE_CHECKING:
-    import waveft_core
-
     from ..base.models import Base
+    from ..methods.tuning import Product
 
-KIND = "waveft"
 KOHYA_BASE = "sdxl_base_v1-0"
 # What of a UNet's config makes it SDXL's: an adapter for any other has layers that SDXL lacks, or of other sizes.
 SDXL_UNET = {
@@ -44,7 +43,7 @@ def base_name(job: Job) -> str:
     return name if is_hub_id(name) else Path(name).name.removesuffix(".safetensors")
 
 
-def collect(adapter: waveft_core.Adapter, ready: Ready, steps: int, precision_name: str, base: Base) -> dict[str, str]:
+def collect(product: Product, ready: Ready, steps: int, precision_name: str, base: Base) -> dict[str, str]:
     """Returns the keys; those of the pictures' folders and captions only where the job lets them be told."""
     job = ready.job
     name = job.model.pretrained_model_name_or_path
@@ -53,8 +52,8 @@ def collect(adapter: waveft_core.Adapter, ready: Ready, steps: int, precision_na
         "v2": False,
         "sd_model_name": name if is_hub_id(name) else Path(name).name,
         "output_name": job.save.output_name,
-        "network_module": KIND,
-        "network_args": json.dumps(network_args(adapter), sort_keys=True),
+        **registry.of(job.network).kohya(),
+        "network_args": json.dumps(product.told, sort_keys=True),
         "training_comment": job.metadata.training_comment,
         "learning_rate": job.optimizer.learning_rate,
         "unet_lr": job.optimizer.learning_rate,
@@ -75,21 +74,6 @@ def collect(adapter: waveft_core.Adapter, ready: Ready, steps: int, precision_na
     if job.metadata.include_dataset_info:
         values |= dataset_info(ready.pictures)
     return {f"ss_{key}": str(value) for key, value in values.items()}
-
-
-def network_args(adapter: waveft_core.Adapter) -> dict[str, str]:
-    """Returns what the adapter is, in the place where kohya's tools have a network's own arguments."""
-    counts = [layer.values.numel() for layer in adapter.layers.values()]
-    told = {
-        "wavelet": adapter.wavelet,
-        "mode": adapter.mode,
-        "scaling": f"{adapter.scaling:g}",
-        "locations": adapter.locations or "",
-        "layers": len(counts),
-        "coefficients": counts[0] if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}",
-        "coefficients_in_all": sum(counts),
-    }
-    return {key: str(value) for key, value in told.items()}
 
 
 def optimizer_name(job: Job) -> str:

@@ -9,20 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..job.jobtext import job_toml, public_job
 from ..job.schema import Job
+from ..methods import registry
 from ..preflight.preflight import Ready
 from . import kohyakeys
-from .kohyakeys import KIND, base_name, is_sdxl
+from .kohyakeys import base_name, is_sdxl
 
 if TYPE_CHECKING:
-    import waveft_core
-
     from ..base.models import Base
+    from ..methods.tuning import Product
 
 ARCHITECTURE = "stable-diffusion-xl-v1-base"
-USAGE = (
-    "ComfyUI: the node Load WaveFT, or Load LoRA. Other UIs: python -m waveft_core convert FILE --to diff --out DIFF. "
-    "diffusers: waveft_core.diffusers.load(pipe, FILE)."
-)
 
 
 def public_toml(ready: Ready) -> str:
@@ -59,12 +55,12 @@ def nameless(job: Job) -> Job:
 
 
 def collect(
-    adapter: waveft_core.Adapter, ready: Ready, steps: int, precision_name: str, base: Base, tensor_hash: str
+    product: Product, ready: Ready, steps: int, precision_name: str, base: Base, tensor_hash: str
 ) -> dict[str, str]:
     """Returns the metadata of the adapter after `steps` optimizer steps; none where the job wants none.
 
     Args:
-        adapter: what the file holds.
+        product: what the file holds.
         ready: the checked job.
         steps: optimizer steps done.
         precision_name: what the base computed in: "no", "fp16" or "bf16".
@@ -75,7 +71,7 @@ def collect(
         return {}
     return {
         **modelspec(ready, base, tensor_hash),
-        **kohyakeys.collect(adapter, ready, steps, precision_name, base),
+        **kohyakeys.collect(product, ready, steps, precision_name, base),
         "sshs_model_hash": tensor_hash,
         "sshs_legacy_hash": tensor_hash[:8],
         "waveft.job": public_toml(ready),
@@ -84,7 +80,7 @@ def collect(
 
 def modelspec(ready: Ready, base: Base, tensor_hash: str) -> dict[str, str]:
     """Returns the keys of Stability AI's model metadata standard; optional ones where the job gives them."""
-    job, given = ready.job, ready.job.metadata
+    job, given, method = ready.job, ready.job.metadata, registry.of(ready.job.network)
     limited = (job.loss.min_timestep, job.loss.max_timestep) != (0, 1000)
     optional = {
         "author": given.metadata_author,
@@ -96,12 +92,12 @@ def modelspec(ready: Ready, base: Base, tensor_hash: str) -> dict[str, str]:
     }
     fields = {
         "sai_model_spec": "1.0.1",
-        "architecture": f"{ARCHITECTURE if is_sdxl(base) else base_name(job)}/{KIND}",
+        "architecture": f"{ARCHITECTURE if is_sdxl(base) else base_name(job)}/{method.ARCHITECTURE}",
         "implementation": "diffusers",
         "title": given.metadata_title or job.save.output_name,
         "resolution": f"{ready.resolution[0]}x{ready.resolution[1]}",
         "prediction_type": "v" if base.prediction == "v_prediction" else "epsilon",
-        "usage_hint": USAGE,
+        "usage_hint": method.USAGE.hint,
         "hash_sha256": f"0x{tensor_hash}",
         **{key: value for key, value in optional.items() if value},
     }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ..job.config import is_hub_id
+from ..methods import registry
 from ..preflight.preflight import Ready
 from ..samples.prompts import Shot
 from .kohyakeys import base_name, is_sdxl
@@ -45,6 +46,7 @@ def page(parts: Parts, run: Run, pictures: Sequence[tuple[Shot, Path]], grid: Pa
         grid: file of the sheet of all samples, or None.
     """
     ready, folder = parts.ready, Path(parts.ready.job.save.output_dir)
+    method = registry.of(ready.job.network)
     given, base = ready.job.metadata, base_name(ready.job)
     sdxl = is_sdxl(parts.forward.base)
     shown = [(shot, link(path, folder)) for shot, path in pictures]
@@ -55,7 +57,7 @@ def page(parts: Parts, run: Run, pictures: Sequence[tuple[Shot, Path]], grid: Pa
         f"# {plain(given.metadata_title or ready.job.save.output_name)}",
         given.metadata_description,
         f"![The samples over the run]({link(grid, folder)})" if grid else gallery(shown),
-        f"A [WaveFT](https://arxiv.org/abs/2505.12532) adapter. It fits {fit}.",
+        f"A [{method.TITLE}]({method.PAPER}) adapter. It fits {fit}.",
         f"**Trigger phrase:** {code(given.trigger_phrase)}" if given.trigger_phrase else "",
         usage(ready, sdxl, shown, parts.forward.base.prediction),
         "## How it was trained",
@@ -69,7 +71,7 @@ def front_matter(ready: Ready, sdxl: bool, shown: Sequence[tuple[Shot, str]]) ->
     """Returns the YAML block; every text in it is written as JSON, which is YAML."""
     job = ready.job
     words = [word.strip() for word in job.metadata.metadata_tags.split(",")]
-    tags = ["text-to-image", *(["stable-diffusion-xl"] if sdxl else []), "waveft", "diffusers", *words]
+    tags = ["text-to-image", *(["stable-diffusion-xl"] if sdxl else []), job.network.method, "diffusers", *words]
     subsets = [subset.class_tokens for subset in job.subsets() if not subset.is_reg and subset.class_tokens]
     instance = job.metadata.trigger_phrase or (subsets[0] if subsets and "{" not in subsets[0] else "")
     lines = ["---", "pipeline_tag: text-to-image"]
@@ -109,31 +111,21 @@ def hub_id(ready: Ready, sdxl: bool) -> str:
 
 def usage(ready: Ready, sdxl: bool, shown: Sequence[tuple[Shot, str]], prediction: str) -> str:
     """Returns how the file is used in ComfyUI, in other UIs and from Python; UIs load no base that is not SDXL."""
-    name = ready.job.save.output_name
-    file, converted = f"{name}.safetensors", f"{name}-diff.safetensors"
+    name, use = ready.job.save.output_name, registry.of(ready.job.network).USAGE
     prompt = shown[0][0].prompt if shown else ready.job.metadata.trigger_phrase or "a photo"
     source = json.dumps(hub_id(ready, sdxl) or f"path or hub id of {base_name(ready.job)}", ensure_ascii=False)
-    interfaces = [
-        f"**ComfyUI**: put {code(file)} into `models/loras`, and add the node *Load WaveFT* of the WaveFT pack",
-        "(or *Load LoRA*).\n",
-        "**A1111, Forge and others** load it after a conversion, with a clone of WaveFT:\n",
-        "```sh",
-        f"python -m waveft_core convert {json.dumps(file)} --to diff --out {json.dumps(converted)}",
-        "```\n",
-    ]
-    lines = [
-        "## How to use it\n",
-        *(interfaces if sdxl else []),
-        "**diffusers**, with `waveft_core` installed from the same clone (`pip install .`):\n",
+    python = [
+        f"**diffusers**{use.needs}:\n",
         "```python",
         "import torch",
-        "import waveft_core.diffusers",
+        *use.imports,
         "from diffusers import StableDiffusionXLPipeline\n",
         f"pipe = StableDiffusionXLPipeline.from_pretrained({source}, torch_dtype=torch.float16)",
-        f"waveft_core.diffusers.load(pipe, {json.dumps(file)}, strength=1.0)",
+        *use.filled(use.code, name),
         f'image = pipe.to("cuda")({json.dumps(prompt, ensure_ascii=False)}).images[0]',
         "```",
     ]
+    lines = ["## How to use it\n", *(use.filled(use.interfaces, name) if sdxl else []), *(python if use.code else [])]
     if prediction == "v_prediction":
         lines.insert(1, "The base predicts velocity (v-prediction): say so where your UI does not see it.\n")
     return "\n".join(lines)
@@ -143,7 +135,8 @@ def job_hint(ready: Ready) -> str:
     """Returns where the whole job can be read, if the file holds it."""
     if ready.job.metadata.no_metadata:
         return ""
-    return f"The whole job is in the file: `python -m waveft_core inspect {ready.job.save.output_name}.safetensors`."
+    command = registry.of(ready.job.network).USAGE.inspect.format(name=f"{ready.job.save.output_name}.safetensors")
+    return f"The whole job is in the file{f': `{command}`' if command else ', in its header, under `waveft.job`'}."
 
 
 def gallery(shown: Sequence[tuple[Shot, str]]) -> str:

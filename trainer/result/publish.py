@@ -76,7 +76,7 @@ def plan(folder: Path, name: str, repo: str) -> list[Upload]:
     Raises:
         UserError: no such run, a damaged adapter, a picture that is missing; with every fault found.
     """
-    import waveft_core
+    from ..methods import shipped
 
     if not is_hub_id(repo):
         raise UserError(f"--repo: expected OWNER/NAME, got {repo!r}.")
@@ -84,9 +84,9 @@ def plan(folder: Path, name: str, repo: str) -> list[Upload]:
     adapter, card = folder / f"{name}.safetensors", folder / f"{name}{ENDING}"
     problems = []
     try:
-        waveft_core.load(adapter)
-    except (waveft_core.WaveFTError, OSError) as error:
-        problems.append(str(error))
+        shipped.load(adapter)
+    except UserError as error:
+        problems += error.problems
     shown = pictures(card.read_text(encoding="utf-8"))
     for picture in shown:
         path = folder / picture

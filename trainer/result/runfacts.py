@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..methods import registry
 from ..preflight.preflight import Ready
 from ..samples.sampling import Drawn
 from ..system.console import clock
@@ -57,11 +58,10 @@ class Run:
 
 def facts(parts: Parts, run: Run) -> dict[str, str]:
     """Returns the rows of the table of what was trained."""
-    ready, place, network = parts.ready, parts.forward.place, parts.ready.job.network
+    ready, place, method = parts.ready, parts.forward.place, registry.of(parts.ready.job.network)
     width, height = ready.resolution
-    basis = f"{network.wavelet}, scaling {network.scaling:g}"
-    if network.network_weights:  # which has a wavelet and scaling of its own
-        basis = f"begun with those of {Path(network.network_weights).name}"
+    begun = ready.job.network.begins_with  # which has settings of its own
+    basis = f"begun with those of {Path(begun).name}" if begun else method.basis_words()
     regular = sum(picture.is_reg for picture in ready.pictures)
     seen = run.steps * ready.pictures_per_step
     last = run.losses[-max(1, len(run.losses) // 10) :]
@@ -73,7 +73,7 @@ def facts(parts: Parts, run: Run) -> dict[str, str]:
         "steps": f"{run.steps} of {ready.steps}, each of {ready.pictures_per_step} pictures: {seen} in all, "
         f"{seen / ready.epoch_length:.1f} epochs",
         "resumed": ", ".join(f"after step {step}" for step in run.resumed_at),
-        "adapter": f"{parts.tuning.numel} coefficients in {len(parts.tuning)} layers, {basis}",
+        "adapter": f"{parts.tuning.numel} {method.UNIT} in {len(parts.tuning)} layers, {basis}",
         "loss": f"{sum(last) / len(last):.4f} (mean of the last {len(last)} steps)" if last else "none",
         "validation loss": validation_words(run.validation),
         "device": f"{place.device}, mixed_precision {place.name}, torch {torch.__version__}",

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-import waveft_core
-
 from ..learning.forward import Forward
+from ..methods import registry
+from ..methods.method import Method
+from ..methods.tuning import Tuning
 from ..preflight.preflight import Ready
 from ..samples.prompts import Shot
 from ..system.distributed import World
@@ -24,11 +25,11 @@ class Parts:
         ready: the checked job.
         world: this process among the run's.
         forward: the base, its latents, captions and noise.
-        tuning: the coefficients in the base's weights.
-        optimizer: over the coefficients.
+        tuning: what trains in the base.
+        optimizer: over its numbers.
         schedule: of the optimizer's learning rates.
         scaler: of the loss, for fp16.
-        ema: the coefficients' running mean, or None.
+        ema: their running mean, or None.
         shots: the samples to draw.
         notices: what may surprise.
     """
@@ -36,13 +37,18 @@ class Parts:
     ready: Ready
     world: World
     forward: Forward
-    tuning: waveft_core.Tuning
+    tuning: Tuning
     optimizer: torch.optim.Optimizer
     schedule: Any
     scaler: torch.amp.GradScaler
     ema: Any
     shots: list[Shot]
     notices: list[str] = field(default_factory=list)
+
+    @property
+    def method(self) -> Method:
+        """What is trained, with the job's settings."""
+        return registry.of(self.ready.job.network)
 
     def shipped(self) -> contextlib.AbstractContextManager[None]:
         """Returns a context in which the base holds what the file will: the running mean, where there is one."""

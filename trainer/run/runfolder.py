@@ -17,7 +17,7 @@ from ..system.files import InUse, locked
 ADAPTER, STATE, JOB = ".safetensors", ".state", "-job.toml"
 # What stands in a hidden name between the run's own and the file's ending. A run "dog" must not touch what "dog-2" or
 # "dog-cat" has in work at the same moment, so that only endings which this trainer makes are taken for its own.
-OWN = r"((-tensors(-\d+)?|-step\d{8,})?\.safetensors|-step\d{8,}\.state|-[A-Za-z]+\.(?!safetensors|state)\w+)"
+OWN = r"((-tensors(-\d+)?|-diff|-step\d{8,})?\.safetensors|-step\d{8,}\.state|-[A-Za-z]+\.(?!safetensors|state)\w+)"
 SAMPLE = r"-(before|after|step\d{8,})-\d+-seed\d+\.png"
 TEMPORARY = r"(\.tensors\.tmp|(\.tensors\.tmp)?\.[0-9a-f]{8}\.tmp)"
 

@@ -35,7 +35,7 @@ SILENT_KEYS = ("train.device", "model.allow_download")
 CHANGING = ("cache.sample_posterior",)  # what is trained
 NOTED = ("cache.", "train.gradient_checkpointing", "train.attention", "train.torch_compile")
 LENGTH = ("train.max_train_steps", "train.max_train_epochs")
-MACHINE = ("python", *LIBRARIES, "waveft", "threads", "train.threads", "device", "platform")
+MACHINE = ("python", *LIBRARIES, "peft", "waveft", "threads", "train.threads", "device", "platform")
 SHARES = ("train.gradient_accumulation_steps", "world_size")  # may differ where their product does not
 
 

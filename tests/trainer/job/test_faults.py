@@ -62,7 +62,7 @@ def told(**sections):
             "training_arguments: unknown section. Of its keys write seed in [train] or [[sample.prompts]], resolution "
             "in [general] or [[datasets]].",
         ),
-        ({"network": {"network_dim": 4}}, "[network] network_dim: WaveFT has no rank; use [network] coefficients"),
+        ({"network": {"network_dim": 4}}, "[network] network_dim: a key of method lora, loha, lokr or vera"),
     ],
 )
 def test_one_fault(sections, text):

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import waveft_core
-from trainer.job import config, schema, values
+from trainer.job import config, networks, schema, values
 
 ROOT = Path(__file__).parents[3]
-JOBS = sorted((ROOT / "jobs").glob("*.toml"))
+JOBS = sorted((ROOT / "jobs").rglob("*.toml"))
 
 
 def test_what_is_written_out_here_is_what_the_core_has():
@@ -23,7 +23,7 @@ def test_what_is_written_out_here_is_what_the_core_has():
 
 
 def test_network_has_the_cores_defaults():
-    network, spec = schema.Network().model_dump(), dataclasses.asdict(waveft_core.Spec())
+    network, spec = networks.Waveft().model_dump(), dataclasses.asdict(waveft_core.Spec())
     assert {key: tuple(network[key]) if key == "targets" else network[key] for key in spec} == spec
 
 
@@ -36,7 +36,7 @@ def test_example_jobs_are_jobs_and_open_with_their_command(path):
     config.load(path)
     comment = path.read_text(encoding="utf-8").partition("\n\n")[0]
     assert all(line.startswith("#") for line in comment.splitlines())
-    assert f"python -m trainer --config jobs/{path.name}" in comment
+    assert f"python -m trainer --config {path.relative_to(ROOT).as_posix()}" in comment
 
 
 def test_the_pages_shortest_job_is_a_job():

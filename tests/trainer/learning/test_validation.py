@@ -66,7 +66,7 @@ def test_the_running_mean_is_what_is_measured_and_saved(ready):
         decay = min((1 + number) / (10 + number), 0.9) if number else 0.0
         mean = [decay * old + (1 - decay) * new for old, new in zip(mean, values, strict=True)]
     saved = waveft_core.load(found.folder.adapter)
-    for name, value in zip(parts.tuning.names, parts.ema.shadow_params, strict=True):
+    for name, value in zip(parts.tuning.layers, parts.ema.shadow_params, strict=True):
         assert torch.equal(saved.layers[name].values, value)
     assert not all(torch.equal(a, b) for a, b in zip(parts.ema.shadow_params, seen[-1], strict=True))
 

@@ -57,8 +57,8 @@ def test_a_single_files_layers_are_called_as_diffusers_calls_them(unet):
 
 def test_the_papers_adapter_is_counted(facts):
     made = job()
-    layers = layershapes.layers(facts, made.model, made.network)
-    assert (len(layers), sum(layer.coefficients for layer in layers)) == (560, 1_451_520)
+    counts = estimate.trained(made, facts)
+    assert (len(counts), sum(counts)) == (560, 1_451_520)
     assert estimate.file_bytes(made, facts) == pytest.approx(11.9e6, rel=0.02)  # as measured
     assert estimate.state_bytes(made, facts) == 12 * 1_451_520
 
@@ -81,13 +81,14 @@ def test_targets_and_patterns_choose_layers(facts, network, count):
 
 def test_coefficients_follow_patterns_and_sides(facts):
     made = job(network={"coefficients": 100, "coefficients_pattern": {"^mid_block": 7}})
-    found = {layer.path[:3]: layer.coefficients for layer in layershapes.layers(facts, made.model, made.network)}
+    layers = layershapes.layers(facts, made.model, made.network)
+    found = {layer.path[:3]: count for layer, count in zip(layers, estimate.trained(made, facts), strict=True)}
     assert found == {"dow": 100, "mid": 7, "up_": 100}
     made = job(network={"coefficients": 1000, "allocation": "proportional"})
-    layers = layershapes.layers(facts, made.model, made.network)
-    assert sum(layer.coefficients for layer in layers) / len(layers) == pytest.approx(1000, abs=1)
+    counts = estimate.trained(made, facts)
+    assert sum(counts) / len(counts) == pytest.approx(1000, abs=1)
     one, other = layers[0], next(layer for layer in layers if layer.rows == 1280)
-    ratio = other.coefficients / one.coefficients
+    ratio = counts[layers.index(other)] / counts[0]
     assert ratio == pytest.approx((other.rows + other.columns) / (one.rows + one.columns), rel=0.01)
 
 
@@ -183,3 +184,34 @@ def test_what_is_said_when_memory_runs_out(facts):
     assert "GB less); " in said
     unknown = dataclasses.replace(ready, facts=modelfacts.ModelFacts())
     assert "[general] batch_size = 1; a smaller" in estimate.out_of_memory(MemoryError(), unknown)
+
+
+@pytest.mark.parametrize(
+    ("method", "count"),
+    [
+        ("waveft", 1_451_520), ("shira", 1_451_520), ("lora", 1_451_520), ("loha", 2_903_040), ("lokr", 1_453_760),
+        ("adalora", 2_904_160), ("vera", 1_450_720), ("fourierft", 1_451_520),
+    ],
+)  # fmt: skip
+def test_the_papers_other_methods_are_counted(facts, method, count):
+    made = job(network={"method": method})  # at the sizes of its comparison, which are the defaults
+    assert sum(estimate.trained(made, facts)) == count
+    assert estimate.state_bytes(made, facts) == 12 * count
+    size = estimate.file_bytes(made, facts)
+    extra = {"waveft": 4 * count, "shira": 4 * count, "fourierft": 4 * count, "vera": 4 * 1402 * (1280 + 2048)}
+    assert size == pytest.approx(4 * count + extra.get(method, 0), rel=0.05)
+
+
+def test_a_method_that_makes_whole_updates_takes_their_memory(facts):
+    made = {name: job(network={"method": name}) for name in ("lora", "loha", "fourierft")}
+    given = estimate.setting(made["lora"], (1024, 1024), 1)
+    taken = {name: estimate.memory(one, facts, given).trained for name, one in made.items()}
+    assert taken["loha"] > taken["lora"] + 0.05e9
+    assert taken["fourierft"] > taken["lora"] + 0.05e9
+    whole = estimate.memory(made["loha"], facts, dataclasses.replace(given, checkpointing=False)).trained
+    assert whole > taken["loha"] + 1.5e9  # 955 million entries in two bytes
+
+
+def test_bitfit_counts_what_has_a_bias(facts):
+    made = job(network={"method": "bitfit", "targets": ["to_q", "to_out.0"]})
+    assert sum(estimate.trained(made, facts)) == 20 * 640 + 120 * 1280

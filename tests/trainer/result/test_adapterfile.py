@@ -6,6 +6,7 @@ import torch
 
 import waveft_core
 from trainer.job import schema
+from trainer.methods.coefficients import AdapterProduct
 from trainer.result import adapterfile, metadata
 from trainer.system.errors import TrainingStopped
 
@@ -40,7 +41,7 @@ def target(tmp_path):
 
 def adapter(value=0.5):
     layer = waveft_core.Layer(torch.tensor([value, -1.0]), torch.tensor([0, 5], dtype=torch.int32), (4, 4))
-    return waveft_core.Adapter({"lora_unet_a": layer}, "db1", "periodization", 25.0)
+    return AdapterProduct(waveft_core.Adapter({"lora_unet_a": layer}, "db1", "periodization", 25.0))
 
 
 def save(ready, path=None, **keys):
@@ -88,7 +89,7 @@ def test_what_is_read_back_must_be_what_was_written(ready):
     adapterfile.verify(adapter(), path, torch.float32)
     with pytest.raises(TrainingStopped, match="expected to read back what was written"):
         adapterfile.verify(adapter(0.25), path, torch.float32)
-    other = waveft_core.Adapter(adapter().layers, "db1", "periodization", 24.0)
+    other = AdapterProduct(waveft_core.Adapter(adapter().adapter.layers, "db1", "periodization", 24.0))
     with pytest.raises(TrainingStopped, match="expected to read back what was written"):
         adapterfile.verify(other, path, torch.float32)
 

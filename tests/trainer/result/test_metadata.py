@@ -8,6 +8,7 @@ import torch
 
 import waveft_core
 from trainer.job import schema
+from trainer.methods.coefficients import AdapterProduct
 from trainer.pictures import buckets, captions
 from trainer.result import metadata
 
@@ -71,7 +72,7 @@ def adapter(*counts):
     for number, count in enumerate(counts or (2,)):
         indices = torch.arange(count, dtype=torch.int32)
         layers[f"lora_unet_{number}"] = waveft_core.Layer(torch.ones(count), indices, (4, 4))
-    return waveft_core.Adapter(layers, "db1", "periodization", 25.0, "uniform:777")
+    return AdapterProduct(waveft_core.Adapter(layers, "db1", "periodization", 25.0, "uniform:777"))
 
 
 def collect(ready, steps=11, on=None, of=None):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from trainer.base import precision
-from trainer.job import schema
+from trainer.job import networks, schema
 from trainer.pictures import buckets, captions
 from trainer.result import report, runfacts
 from trainer.samples.prompts import Shot
@@ -169,7 +169,7 @@ def test_the_steps_of_earlier_processes_count(parts):
 
 
 def test_an_adapter_that_goes_on_from_a_file(parts):
-    network = schema.Network(network_weights="/secret/dog.safetensors")
+    network = networks.Waveft(network_weights="/secret/dog.safetensors")
     parts.ready.job = parts.ready.job.model_copy(update={"network": network})
     told = runfacts.facts(parts, report.Run([0.5]))["adapter"]
     assert told == "1234 coefficients in 7 layers, begun with those of dog.safetensors"

@@ -1,0 +1,40 @@
+"""At which rate each layer learns."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from ..job.schema import Optimizer
+from ..methods.targets import check_patterns
+from ..methods.tuning import Tuning
+
+
+def groups(tuning: Tuning, settings: Optimizer) -> list[dict[str, Any]]:
+    """Returns the optimizer's parameter groups, one for each learning rate that the job gives.
+
+    Args:
+        tuning: what trains.
+        settings: the job's.
+
+    Raises:
+        UserError: a pattern that finds no layer.
+    """
+    patterns = settings.learning_rate_pattern
+    check_patterns("[optimizer] learning_rate_pattern", patterns, list(tuning.paths.values()))
+    by_rate: dict[float, list[nn.Parameter]] = {}
+    for name, parameters in tuning.layers.items():
+        by_rate.setdefault(rate(tuning.paths[name], settings), []).extend(parameters)
+    return [{"params": parameters, "lr": learning_rate} for learning_rate, parameters in by_rate.items()]
+
+
+def rate(path: str, settings: Optimizer) -> float:
+    """Returns the learning rate of the layer at that path."""
+    for pattern, learning_rate in settings.learning_rate_pattern.items():
+        if re.search(pattern, path):
+            return learning_rate
+    if settings.text_encoder_lr and re.match(r"te\d\.", path):
+        return settings.text_encoder_lr
+    return settings.learning_rate
