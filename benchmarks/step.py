@@ -2,6 +2,7 @@
 
     python -m benchmarks.step [--tokens 256 1024] [--rounds 15] [--threads 2] [--json step.json]
     python -m benchmarks.step --model unet --device cuda --dtype bfloat16 [--latent 128] [--checkpointing] [--compile]
+    python -m benchmarks.step --loop                    the trainer's other methods beside PEFT's own loop
 
 `--model stack`: two diffusers `BasicTransformerBlock(1280, 20, 64, cross_attention_dim=2048)`, SDXL's widest blocks, 16
 attention linears.  `--model unet`: SDXL's whole UNet with random weights, batch 1; `--latent 128` is a picture of 1024
@@ -23,6 +24,11 @@ from torch import Tensor, nn
 
 from benchmarks.load import SIZES, full_unet
 from benchmarks.measure import MIB, Report, Run, Times, arguments, attempt, ratio_text, table, take_turns, time_text
+from trainer.job.networks import METHODS as METHODS_OF_JOBS
+from trainer.job.networks import Network
+from trainer.methods import registry
+from trainer.methods.peftmethod import PeftMethod
+from trainer.methods.tuning import Host, Tuning
 from waveft_core import SDXL_ATTENTION, Spec, attach
 from waveft_core.update.targets import select
 
@@ -30,6 +36,14 @@ FLOOR, LORA, WAVEFT, OURS = "frozen", "PEFT LoRA r=1", "PEFT WaveFT", "WaveFT (o
 METHODS = (FLOOR, LORA, "PEFT SHiRA", "PEFT FourierFT", WAVEFT, OURS)
 COEFFICIENTS = 2592  # of the paper: LoRA rank 1's budget on SDXL
 HEAD, TEXT_TOKENS = 64, 77
+# The trainer's methods that are PEFT's classes, by what PEFT's own loop is called here: what the trainer does around
+# each step, and how it puts the layers in, must cost nothing.
+LOOP = {
+    LORA: "lora", "PEFT LoHa r=1": "loha", "PEFT LoKr": "lokr", "PEFT AdaLoRA": "adalora", "PEFT VeRA": "vera",
+    "PEFT FourierFT": "fourierft",
+}  # fmt: skip
+IN_LOOP = {f"{name.removeprefix('PEFT ')} (trainer)": method for name, method in LOOP.items()}
+STEPS = 10_000  # of the run that AdaLoRA's schedule is told
 
 
 class Stack(nn.Module):
@@ -59,9 +73,18 @@ def peft_config(method: str, coefficients: int) -> Any:
         return peft.LoraConfig(r=1, lora_alpha=1, target_modules=targets)
     if method == "PEFT SHiRA":
         return peft.ShiraConfig(r=1, target_modules=targets)
-    if method == "PEFT FourierFT":
-        return peft.FourierFTConfig(n_frequency=coefficients, target_modules=targets)
+    if method in LOOP:
+        kind, host = registry.of(network(LOOP[method], coefficients)), Host({}, False, 0, STEPS)
+        assert isinstance(kind, PeftMethod)
+        return getattr(peft, kind.CONFIG)(target_modules=targets, **kind.settings(host))
     return peft.WaveFTConfig(n_frequency=coefficients, scaling=25.0, target_modules=targets)
+
+
+def network(method: str, coefficients: int) -> Network:
+    """Returns the trainer's settings of a method: those of the paper, and `coefficients` where it has such a number."""
+    own = {"n_frequency": coefficients} if method == "fourierft" else {}
+    quiet = {"target_r": 2, "orth_reg_weight": 0.0} if method == "adalora" else {}  # PEFT's own loop calls neither
+    return METHODS_OF_JOBS[method](targets=list(SDXL_ATTENTION), **own, **quiet)
 
 
 def copied(base: nn.Module, method: str) -> nn.Module:
@@ -82,6 +105,9 @@ def prepare(
     if method == OURS:
         tuning = attach(model, Spec(coefficients=coefficients))
         parameters: list[nn.Parameter] = list(tuning.parameters())
+    elif method in IN_LOOP:
+        tuning = registry.of(network(IN_LOOP[method], coefficients)).attach(Host({"unet": model}, False, 0, STEPS))
+        parameters = tuning.parameters()
     else:
         import peft
 
@@ -90,14 +116,24 @@ def prepare(
     return model, torch.optim.AdamW(parameters, lr=1e-4, fused=True), tuning
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer | None, x: Tensor, given: Mapping[str, Any]) -> None:
-    """One forward, backward and optimizer step."""
+def step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    x: Tensor,
+    given: Mapping[str, Any],
+    tuning: Tuning | None = None,
+) -> None:
+    """One forward, backward and optimizer step; with a tuning of the trainer's, what its loop does around them too."""
     x = x.detach().requires_grad_(True)  # the frozen model sends its gradient to the input, as a UNet's block does
     output = model(x, **given)
     output = output[0] if isinstance(output, tuple) else output
     output.float().square().mean().backward()
+    if tuning is not None and (penalty := tuning.penalty()) is not None:
+        penalty.backward()
     if optimizer is not None:
         optimizer.step()
+        if tuning is not None:
+            tuning.stepped(1)
         optimizer.zero_grad()
 
 
@@ -140,9 +176,9 @@ def contestants(
     for method in options.methods:
         made = attempt(method, functools.partial(prepare, method, base, options.coefficients), failed)
         if made is not None:
-            model, optimizer, _ = made
+            model, optimizer, tuning = made
             ready: Any = torch.compile(model) if options.compile else model
-            runs[method] = functools.partial(step, ready, optimizer, x, given)
+            runs[method] = functools.partial(step, ready, optimizer, x, given, tuning if method in IN_LOOP else None)
     return runs
 
 
@@ -208,8 +244,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpointing", action="store_true", help="of the UNet's gradients")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--coefficients", type=int, default=COEFFICIENTS)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *LOOP, *IN_LOOP], default=list(METHODS))
+    parser.add_argument("--loop", action="store_true", help="the trainer's methods that are PEFT's, beside PEFT's own")
     options = parser.parse_args(argv)
+    if options.loop:
+        options.methods = [FLOOR, *(name for pair in zip(LOOP, IN_LOOP, strict=True) for name in pair)]
     torch.set_num_threads(options.threads)
     cases: dict[str, Callable[[], Any]] = {
         f"{tokens} tokens": functools.partial(stack_case, options, tokens) for tokens in options.tokens
@@ -226,6 +265,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows += rows_of(name, times, peaks, report, options.methods)
         if times.seconds.get(OURS) and times.seconds.get(WAVEFT):
             said.append(f"{name}: {WAVEFT} takes {ratio_text(times.ratios(WAVEFT, OURS))} times as long as ours.")
+        for theirs, ours in zip(LOOP, IN_LOOP, strict=True):
+            if times.seconds.get(theirs) and times.seconds.get(ours):
+                ratio = ratio_text(times.ratios(ours, theirs), 3)
+                said.append(f"{name}: {ours} takes {ratio} times as long as {theirs}.")
     print(table(columns, rows), *said, sep="\n\n", flush=True)
     report.finish()
 

@@ -1,20 +1,20 @@
-"""An adapter file in the base's weights for a while: a WaveFT one, or what the core's reader of LoRA files knows."""
+"""An adapter file in the base's weights for a while: of a method of the trainer's, or what the core's reader knows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
 import waveft_core
-from waveft_core.format.container import read_layout
 from waveft_core.interop.lora import deltas
 from waveft_core.toolbox.sources import opened
 
 from ..base.models import Base
+from ..methods import shipped
 from ..system.errors import UserError
 
 
@@ -49,21 +49,17 @@ def applied(base: Base, path: Path | None, strength: float) -> Iterator[bool]:
 def put_in(parts: Mapping[str, nn.Module], path: Path, strength: float) -> tuple[list[str], Callable[[], None]]:
     """Writes an adapter into the weights; returns its layers' names and what takes it out; UserError as `applied`."""
     try:
-        if is_waveft(path):
-            adapter = waveft_core.load(path)
-            return list(adapter.layers), waveft_core.merge(parts, adapter, strength).undo
+        found = shipped.known(path)
+        if isinstance(found, waveft_core.Adapter):
+            return list(found.layers), waveft_core.merge(parts, found, strength).undo
+        if found is not None:
+            inside = ExitStack()
+            inside.enter_context(shipped.applied(parts, path, strength))
+            return list(found.layers), inside.close
         before = add(parts, path, strength)
         return list(before), lambda: put_back(parts, before)
     except waveft_core.WaveFTError as error:
         raise UserError(str(error)) from error
-
-
-def is_waveft(path: Path) -> bool:
-    """Returns whether the file is one of this project's own."""
-    if not path.is_file():
-        return False
-    names, metadata = read_layout(path)
-    return any("waveft" in name for name in (*names, *metadata))
 
 
 @torch.no_grad()

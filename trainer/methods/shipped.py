@@ -60,16 +60,27 @@ def load(path: Path) -> waveft_core.Adapter | Shipped:
     Raises:
         UserError: no such file, damaged, or of no method that is known here.
     """
+    if (found := known(path)) is None:
+        raise UserError(f'file "{path}": expected an adapter of a method that is known here, got another file.')
+    return found
+
+
+def known(path: Path) -> waveft_core.Adapter | Shipped | None:
+    """Returns what a file holds, None where its tensors are named as no method here names them.
+
+    Raises:
+        UserError: no such file, or a damaged one.
+    """
     try:
         names, _ = read_layout(path)
         kind = of_tensors(names)
-        if kind is not None and kind.ARCHITECTURE == WAVEFT:
+        if kind is None:
+            return None
+        if kind.ARCHITECTURE == WAVEFT:
             return waveft_core.load(path)
         tensors = tensorfile.load(path)
     except (WaveFTError, OSError) as error:
         raise UserError(str(error)) from None
-    if kind is None:
-        raise UserError(f'file "{path}": expected an adapter of a method that is known here, got another file.')
     broken = [name for name, held in tensors.items() if held.is_floating_point() and not bool(held.isfinite().all())]
     if broken:
         raise UserError(f'file "{path}", tensor "{broken[0]}": expected finite numbers, got NaN or infinity.')
