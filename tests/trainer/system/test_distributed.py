@@ -9,7 +9,7 @@ import pytest
 import toml
 import torch
 
-import waveft_core
+from trainer.methods import shipped
 from trainer.system.distributed import World
 
 LIMIT_S = 300
@@ -71,7 +71,7 @@ def train(processes, job, pictures_in, tmp_path):
             process.join(LIMIT_S)
         logs = [Path(f"{log}.{rank}").read_text() for rank in range(size)]
         assert [process.exitcode for process in started] == [0] * size, "\n".join(logs)
-        return waveft_core.load(folder / "waveft.safetensors"), logs
+        return shipped.load(folder / "waveft.safetensors"), logs
 
     return run
 
@@ -88,6 +88,21 @@ def test_two_processes_train_what_one_does_with_twice_the_accumulation(train):
     assert (values(one) - values(two)).abs().max() <= 0.01 * largest
     assert "steps" in logs[0]
     assert not logs[1].strip()  # one voice
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lora", "adalora", "bitfit"])
+def test_two_processes_train_other_methods_alike(train, job, name):
+    schedule = {"tinit": 2, "tfinal": 2, "deltaT": 2} if name == "adalora" else {}
+    job["network"] = {"method": name, **schedule}
+    settings = {"train": {"max_train_steps": 8}, "optimizer": {"learning_rate": 1e-2}}
+    one, two = (train(size, 2 // size, **settings)[0].tensors for size in (1, 2))
+    assert one.keys() == two.keys()
+    assert all(one[key].shape == two[key].shape for key in one)  # the same ranks, too
+    largest = max(float(held.abs().max()) for key, held in one.items() if not key.endswith("alpha"))
+    # a gradient near 0 may round to either sign, and AdamW moves by the rate all the same
+    apart = torch.cat([(one[key] - two[key]).flatten().abs() for key in one])
+    assert float((apart > 0.05 * largest).float().mean()) < 0.01
 
 
 def test_two_processes_place_by_the_same_gradient(train):
