@@ -11,7 +11,7 @@ import torch
 from ..format.adapter import Adapter
 from ..format.file import load
 from ..toolbox.outputs import check_new
-from .console import check_file, complain, count, progress_bar, say, size_text, stored_dtype, write_adapter
+from .console import check_file, complain, count, plural, progress_bar, say, size_text, stored_dtype, write_adapter
 
 
 def inspect(file: Path, json: bool, metadata: bool, plot: Path | None, base: Path | None, overwrite: bool) -> None:
@@ -49,7 +49,13 @@ def merge(base: Path, adapters: Sequence[tuple[Path, float]], out: Path, overwri
         written = merge_files(base, parts, out, overwrite=overwrite, progress=tell)
     for file, strength in adapters:
         say(f"merged {file} at strength {strength:g}")
-    say(f"{written.layers} layers changed, the rest byte for byte the base's")
+    if written.layers:
+        of = "" if written.layers == written.touched else f" of {written.touched:,}"
+        say(f"{plural(written.layers, 'layer')}{of} changed, the rest byte for byte the base's")
+    else:
+        why = "the strength is 0" if not any(strength for _, strength in adapters) else "all is rounded away, or 0"
+        of = "the one layer not" if written.touched == 1 else f"none of {written.touched:,} layers"
+        say(f"{of} changed: {why}")
     for name in written.left_out:
         say(f"left out: {name} (the unmerged weights in another form)")
     say(f"wrote {out} ({size_text(written.size)})")
@@ -65,7 +71,8 @@ def combine(files: Sequence[tuple[Path, float]], out: Path, reproject: bool, ove
         parts = list(_in_one_basis(parts))
     made = add_up(parts)
     before = sum(count(adapter) for adapter, _ in parts)
-    say(f"{len(parts)} adapters with {before:,} coefficients in all: {count(made):,} different positions")
+    whole = f"{plural(len(parts), 'adapter')} with {plural(before, 'coefficient')} in all"
+    say(f"{whole}: {plural(count(made), 'different position')}")
     write_adapter(made, out, torch.float32)
 
 
@@ -97,7 +104,8 @@ def prune(
     made = pruned(adapter, coefficients=coefficients, keep=keep, energy=energy)
     whole = energy_of(adapter)
     kept = f"{energy_of(made) / whole:.2%} of the energy" if whole else "no energy, as it had none"
-    say(f"kept {count(made):,} of {count(adapter):,} coefficients ({count(made) / count(adapter):.1%}), {kept}")
-    if len(made.layers) < len(adapter.layers):
-        say(f"{len(adapter.layers) - len(made.layers)} layers keep none and are dropped")
+    say(f"kept {count(made):,} of {plural(count(adapter), 'coefficient')} ({count(made) / count(adapter):.1%}), {kept}")
+    dropped = len(adapter.layers) - len(made.layers)
+    if dropped:
+        say(f"{plural(dropped, 'layer')} without any left: dropped")
     write_adapter(made, out, stored_dtype(adapter))

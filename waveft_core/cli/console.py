@@ -19,6 +19,7 @@ from ..format.adapter import FILE_DTYPES, Adapter
 from ..format.disk import exists, is_file, size_of
 from ..format.file import save
 from ..toolbox.outputs import check_new
+from ..toolbox.rounding import rounded_to
 
 
 def say(text: str) -> None:
@@ -52,10 +53,20 @@ def check_file(out: Path, overwrite: bool) -> None:
 
 
 def write_adapter(adapter: Adapter, out: Path, dtype: torch.dtype) -> None:
-    """Writes an adapter, and says so."""
-    save(adapter, out, dtype=dtype)
+    """Writes an adapter, and says so: also what became 0 in `dtype`, and where nothing is left of it."""
+    made = rounded_to(adapter, dtype)
+    save(made.adapter, out, dtype=dtype)
     size = size_text(size_of(out) or 0)
-    say(f"wrote {out}: {plural(len(adapter.layers), 'layer')}, {count(adapter):,} coefficients ({size})")
+    say(f"wrote {out}: {plural(len(adapter.layers), 'layer')}, {plural(count(adapter), 'coefficient')} ({size})")
+    if made.vanished:
+        say(f"{plural(made.vanished, 'coefficient')} too small for {str(dtype).removeprefix('torch.')}: now 0")
+    say_zeros(made.adapter)
+
+
+def say_zeros(adapter: Adapter) -> None:
+    """Says of an adapter without effect that it has none, whichever command it came out of."""
+    if not adapter.scaling or not any(bool(layer.values.any()) for layer in adapter.layers.values()):
+        say("all of its coefficients are 0: it changes nothing")
 
 
 def stored_dtype(adapter: Adapter) -> torch.dtype:

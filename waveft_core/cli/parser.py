@@ -23,6 +23,7 @@ from .console import complain, say_anything
 # How the command was called, where another one calls this one: `waveft inspect` is `python -m waveft_core inspect`.
 _PROGRAM = os.environ.get("WAVEFT_PROGRAM", "python -m waveft_core")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+FORMS = ("waveft", "peft", "diff")
 _MODEL = "a .safetensors file or a diffusers folder"
 
 
@@ -76,6 +77,20 @@ def weighted(text: str) -> tuple[Path, float]:
     if not file or not _NUMBER.fullmatch(number) or exists(text):
         return Path(text), 1.0
     return Path(file), float(number)
+
+
+def form(text: str) -> str:
+    """Returns what `convert` is to make.
+
+    Raises:
+        argparse.ArgumentTypeError: something else than the three, with what comes closest to a LoRA.
+    """
+    if text in FORMS:
+        return text
+    lora = ". There is no low-rank form, the update's rank is about a full matrix's: diff is what LoRA loaders read"
+    raise argparse.ArgumentTypeError(
+        f"expected {', '.join(FORMS[:-1])} or {FORMS[-1]}, got {text!r}{lora if 'lo' in text.lower() else ''}"
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -198,7 +213,7 @@ def _convert(commands: Any) -> None:
     example = "dog.safetensors --to diff --out dog-diff.safetensors"
     made = _command(commands, "convert", says, example, _lazily("convert", "transfer"))
     made.add_argument("source", metavar="SOURCE", type=Path, help="an adapter, or PEFT's folder of one")
-    made.add_argument("--to", choices=("waveft", "peft", "diff"), required=True, help="what to make")
+    made.add_argument("--to", metavar="{waveft,peft,diff}", type=form, required=True, help="what to make")
     made.add_argument("--base", metavar="MODEL", type=Path, help="the model it was trained on: PEFT needs it")
     made.add_argument("--dtype", choices=("fp16", "bf16", "fp32"), help="of its values: fp32, and fp16 for diff")
     made.add_argument("--out", metavar="PATH", type=Path, required=True, help="the new file, or PEFT's new folder")

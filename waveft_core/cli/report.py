@@ -52,7 +52,7 @@ def _facts(told: Mapping[str, Any]) -> Iterator[str]:
     share = count["total"] / told["weights"]
     yield _row("coefficients", f"{count['total']:,}; {each} a layer, {share:.3%} of the layers' weights")
     against = f", {told['relative']:.3%} of the base's {told['base_norm']:.4g}" if "relative" in told else ""
-    yield _row("norm of dW", f"{told['norm']:.4g}{against}")
+    yield _row("norm of dW", f"{told['norm']:.4g}{against}" if told["norm"] else "0: it changes nothing")
 
 
 def _energies(energy: Mapping[str, Any], rest: str) -> Iterator[str]:

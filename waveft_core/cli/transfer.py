@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from ..format.file import load
 from ..format.header import HEADER
 from ..toolbox.outputs import check_new, check_space, replacing_folder
 from ..toolbox.weights import Weights
-from .console import check_file, count, progress_bar, say, size_text, stored_dtype, write_adapter
+from .console import check_file, count, plural, progress_bar, say, say_zeros, size_text, stored_dtype, write_adapter
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-_FOREIGN = (".lora_", ".lora.", ".hada_", ".lokr_")  # in the tensor names of files of differences, not of a model's
+_FOREIGN = (".lora_", ".lora.", "_lora.", ".hada_", ".lokr_")  # in names of differences, not of a model's tensors
 _CONFIG = "adapter_config.json"
 WORST = 3  # layers that are shown: those of which least was kept
 
@@ -42,7 +43,8 @@ def extract(
 
     check_file(out, overwrite)
     told: list[tuple[str, float, float]] = []
-    with progress_bar("extracting", "layer") as tell:
+    rounded = Rounded()
+    with progress_bar("extracting", "layer") as tell, rounded.blamed():
 
         def report(name: str, kept: float, whole: float) -> None:
             told.append((name, kept, whole))
@@ -50,7 +52,7 @@ def extract(
 
         weights = Weights.open(base)
         made = extract_deltas(
-            _differences(weights, tuned, None if targets is None else tuple(targets)),
+            _differences(weights, tuned, None if targets is None else tuple(targets), rounded),
             coefficients=coefficients,
             energy=energy,
             total=total,
@@ -62,14 +64,54 @@ def extract(
     worst = sorted((line for line in told if line[2]), key=lambda line: line[1] / line[2])
     for name, kept, whole in told if verbose else worst[:WORST]:
         count = made.layers[name].values.numel() if name in made.layers else 0
-        say(f"{_share(kept, whole):>8} of the energy, {count:,} coefficients: {name}")
-    if not verbose and len(told) > WORST:
-        say(f"     ... and {len(told) - WORST} layers that keep more, or do not differ (--verbose lists all)")
+        say(f"{_share(kept, whole):>8} of the energy, {plural(count, 'coefficient')}: {name}")
+    if not verbose and len(told) > len(worst[:WORST]):
+        others = plural(len(told) - len(worst[:WORST]), "layer")
+        say(f"     ... and {others} that keep more, or do not differ (--verbose lists all)")
+    for line in rounded.lines(made):
+        say(line)
     say(f"{_share(sum(kept for _, kept, _ in told), sum(whole for *_, whole in told)):>8} of the energy in all")
     write_adapter(made, out, torch.float32)
 
 
-def _differences(base: Weights, tuned: Path, targets: tuple[str, ...] | None) -> Iterator[tuple[str, Tensor]]:
+class Rounded:
+    """What of the differences was taken for the rounding of a dtype: told layer by layer, said in lines."""
+
+    def __init__(self) -> None:
+        self._layers: dict[str, tuple[int, str]] = {}
+
+    def __call__(self, name: str, entries: int, dtype: torch.dtype) -> None:
+        """Takes a layer in which `entries` entries differ by the rounding of `dtype` alone."""
+        self._layers[name] = entries, str(dtype).removeprefix("torch.")
+
+    def lines(self, made: Adapter) -> Iterator[str]:
+        """Yields what to say of it, `made` being the adapter that came of the rest."""
+        for dtype in sorted({dtype for _, dtype in self._layers.values()}):
+            found = {name: entries for name, (entries, own) in self._layers.items() if own == dtype}
+            whole = len(found.keys() - made.layers.keys())
+            entries = sum(count for name, count in found.items() if name in made.layers)
+            if whole:
+                yield f"taken for the rounding of {dtype}, not for training: {plural(whole, 'whole layer')}"
+            if entries:
+                parts = plural(len(found) - whole, "other layer" if whole else "layer")
+                yield f"taken for the rounding of {dtype}, not for training: {plural(entries, 'weight')} in {parts}"
+
+    @contextlib.contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Adds to a refusal, inside, that all which differs was taken for rounding."""
+        try:
+            yield
+        except WaveFTError as error:
+            if not self._layers or "that differ" not in str(error):
+                raise
+            dtypes = ", ".join(sorted({dtype for _, dtype in self._layers.values()}))
+            layers = plural(len(self._layers), "layer")
+            raise WaveFTError(f"{error} What differs, in {layers}, is the rounding of {dtypes}.") from None
+
+
+def _differences(
+    base: Weights, tuned: Path, targets: tuple[str, ...] | None, rounding: Rounded
+) -> Iterator[tuple[str, Tensor]]:
     """Returns each layer's name and dW, of whatever kind the tuned one is."""
     from ..interop.lora import deltas
     from ..toolbox.sources import differences, matches
@@ -80,9 +122,9 @@ def _differences(base: Weights, tuned: Path, targets: tuple[str, ...] | None) ->
     if HEADER in names:
         found: Iterator[tuple[str, Tensor]] = _deltas(load(tuned), base)
     elif folder or any(_is_foreign(name) for name in names):
-        found = deltas(tuned, base)
+        found = deltas(tuned, base, rounding=rounding)
     else:
-        return differences(base, Weights.open(tuned), targets or SDXL_ATTENTION)
+        return differences(base, Weights.open(tuned), targets or SDXL_ATTENTION, rounding)
     if targets is None:
         return found
     return ((name, delta) for name, delta in found if name in base.slots and matches(base.slots[name].path, targets))
@@ -120,7 +162,8 @@ def convert(source: Path, to: str, base: Path | None, dtype: str | None, out: Pa
     say(f"writing {size_text(size)} of full differences in {dtype or 'fp16'}")
     with progress_bar("writing", "B") as tell:
         write_diff(adapter, out, kind, progress=lambda count: tell(count, size))
-    say(f"wrote {out}: {len(adapter.layers)} layers ({size_text(size_of(out) or 0)})")
+    say_zeros(adapter)
+    say(f"wrote {out}: {plural(len(adapter.layers), 'layer')} ({size_text(size_of(out) or 0)})")
 
 
 def _read(source: Path, base: Path | None) -> Adapter:
@@ -148,7 +191,8 @@ def _convert_to_peft(adapter: Adapter, base: Path | None, dtype: str | None, out
         raise WaveFTError(f'out "{out}": expected an adapter\'s folder to overwrite, got something else. Rename it.')
     with replacing_folder(out) as made:
         write_peft(adapter, made, Weights.open(base))
-    say(f"wrote {out}: {len(adapter.layers)} layers, {count(adapter):,} coefficients")
+    say(f"wrote {out}: {plural(len(adapter.layers), 'layer')}, {plural(count(adapter), 'coefficient')}")
+    say_zeros(adapter)
 
 
 def _trained_for(base: Weights, tuned: Path) -> dict[str, str]:

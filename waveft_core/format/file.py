@@ -208,7 +208,7 @@ def _look_at(
 def _foreign(names: Collection[str]) -> str:
     """Returns what a safetensors file that is no adapter of ours seems to be, and what can be done with it."""
     made = "load it as that, or make an adapter of it: `extract --base BASE --tuned FILE`, in ComfyUI Extract WaveFT."
-    if any(word in name for name in names for word in (".lora_", ".lora.", ".hada_", ".lokr_")):
+    if any(word in name for name in names for word in (".lora_", ".lora.", "_lora.", ".hada_", ".lokr_")):
         return f"This is no WaveFT adapter but seems to be a LoRA: {made}"
     if any(name.endswith(".diff") for name in names):
         return f"This is no WaveFT adapter but holds full differences: {made}"

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..basis.plan import arithmetic_dtype
 from ..errors import WaveFTError, listed
-from ..format.container import read_layout, read_tensor
+from ..format.container import DTYPES, read_layout, read_tensor
 from ..format.disk import is_file, is_folder, names_in, read_json
 from ..format.layout import Stored
+from ..toolbox.precision import Told, unrounded
 from ..toolbox.sources import Source, Weighted, opened
 from .names import Names, pattern_value
 from .products import product
@@ -31,20 +32,28 @@ _PARTS = {
     "lora_B.weight": "up",
     "lora_A.default.weight": "down",
     "lora_B.default.weight": "up",
+    "lora_A": "down",
+    "lora_B": "up",
     "lora.down.weight": "down",
     "lora.up.weight": "up",
+    "lora_linear_layer.down.weight": "down",  # diffusers' first text encoders
+    "lora_linear_layer.up.weight": "up",
     "alpha": "alpha",
     "diff": "diff",
     **{name: name for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
     **{name: name for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")},
 }
+_JOINED = {"_lora.down.weight": "down", "_lora.up.weight": "up"}  # diffusers' first UNets: `..._to_q_lora.up.weight`
 _REFUSED = {
     "diff_b": "a bias's difference, and a WaveFT adapter holds weights alone",
     "dora_scale": "a DoRA magnitude, whose update is not a difference of the weight's own",
     "lora_magnitude_vector": "a DoRA magnitude, whose update is not a difference of the weight's own",
+    "oft_blocks": "an OFT's rotation, whose update is not a difference of the weight's own",
+    "set_weight": "a weight to be put in the place of the model's, which is no difference",
     "w_norm": "a norm's difference, and a WaveFT adapter holds linear and convolution weights alone",
     "b_norm": "a norm's difference, and a WaveFT adapter holds linear and convolution weights alone",
 }
+_ENDINGS = {**{f".{suffix}": part for suffix, part in _PARTS.items()}, **_JOINED}
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,10 @@ class _Group:
 
 
 def deltas(
-    path: str | os.PathLike[str], base: Source | Weighted | None = None, known: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    base: Source | Weighted | None = None,
+    known: Mapping[str, str] | None = None,
+    rounding: Told | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yields each layer's name, as adapter files have it, and its dW: float32, float64 from float64 tensors.
 
@@ -67,6 +79,8 @@ def deltas(
         path: a `.safetensors` file, or PEFT's folder of a LoRA.
         base: the weights that it was trained on: they settle the layers' names and shapes.
         known: other spellings of the base's layers, {spelling: layer name}; for a base that is not SDXL's.
+        rounding: told of each full difference that is what rounding the base gives, and so none: its layer's name,
+            entries, the dtype.
 
     Raises:
         WaveFTError: before the first layer: a tensor of no known kind (naming it), a layer that the base lacks, a PEFT
@@ -75,7 +89,8 @@ def deltas(
     file = _file(Path(path))
     layout, metadata = read_layout(file)
     groups = _groups(layout, file)
-    slots = None if base is None else opened(base).slots
+    source = None if base is None else opened(base)
+    slots = None if source is None else source.slots
     names = Names(slots, f'file "{file}"', known)
     named: dict[str, _Group] = {}
     for group in groups:
@@ -89,7 +104,12 @@ def deltas(
     def made() -> Iterator[tuple[str, Tensor]]:
         for name, group in named.items():
             delta = _delta(file, name, group, scale)
-            yield name, delta if slots is None else _fitted(file, name, delta, tuple(slots[name].shape))
+            if source is not None:
+                delta = _fitted(file, name, delta, tuple(source.slots[name].shape))
+                if "diff" in group.parts:
+                    stored = DTYPES[group.parts["diff"].dtype]
+                    delta = unrounded(name, source.read(name).detach(), delta, stored, rounding)
+            yield name, delta
 
     return made()
 
@@ -108,17 +128,17 @@ def _groups(layout: Mapping[str, Stored], file: Path) -> list[_Group]:
     """Returns the file's tensors by layer, in the order of the layers' names."""
     layers: dict[str, dict[str, Stored]] = {}
     for key, stored in layout.items():
-        suffix = next((held for held in _PARTS if key.endswith(f".{held}") and len(key) > len(held) + 1), None)
+        suffix = next((held for held in _ENDINGS if key.endswith(held) and len(key) > len(held)), None)
         if suffix is None:
             why = next((why for held, why in _REFUSED.items() if held in key.split(".")), "a tensor of no known kind")
             raise WaveFTError(
                 f'file "{file}", tensor "{key}": expected LoRA, LoCon, LoHa, LoKr or full differences of weights, '
                 f"got {why}. Export it without, or merge it into a checkpoint and extract from that."
             )
-        parts = layers.setdefault(key.removesuffix(f".{suffix}"), {})
-        if _PARTS[suffix] in parts:
+        parts = layers.setdefault(key.removesuffix(suffix), {})
+        if _ENDINGS[suffix] in parts:
             raise WaveFTError(f'file "{file}", tensor "{key}": expected one of its kind, got two. It is damaged.')
-        parts[_PARTS[suffix]] = stored
+        parts[_ENDINGS[suffix]] = stored
     if not layers:
         raise WaveFTError(f'file "{file}": expected some layers, got none. Check the file.')
     return [_Group(layer, layers[layer]) for layer in sorted(layers)]

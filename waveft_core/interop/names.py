@@ -10,10 +10,36 @@ import re
 from collections.abc import Mapping
 
 from ..errors import WaveFTError, listed, nearest
-from ..format.keys import original_paths
+from ..format.keys import original_paths, unwrapped
 from ..toolbox.sources import Slot
 
-_COMPONENTS = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
+_PREFIXES = {"unet": "lora_unet_", "te1": "lora_te1_", "te2": "lora_te2_"}
+_ROOTS = {  # what a dotted name begins with, in any tool that ComfyUI reads for SDXL
+    "unet": "unet",
+    "diffusion_model": "unet",
+    "model.diffusion_model": "unet",
+    "text_encoder": "te1",
+    "text_encoders.clip_l.transformer": "te1",
+    "clip_l.transformer": "te1",
+    "text_encoder_2": "te2",
+    "text_encoders.clip_g.transformer": "te2",
+    "clip_g.transformer": "te2",
+    "lora_unet": "unet",
+    "lora_te1": "te1",
+    "lora_te2": "te2",
+}
+_FLAT = {  # what a flat name begins with, and what it stands for; the longest first
+    "lora_prior_te_": "lora_te2_",
+    "lycoris_": "lora_unet_",
+    "lora_te_": "lora_te1_",
+    "lora_unet_": "lora_unet_",
+    "lora_te1_": "lora_te1_",
+    "lora_te2_": "lora_te2_",
+}
+SPELLINGS = (
+    "kohya's (lora_unet_..., lora_te1_...), LyCORIS's (lycoris_...), diffusers' (unet.down_blocks..., text_encoder...),"
+    " PEFT's (base_model.model...), ComfyUI's (diffusion_model..., text_encoders.clip_l...), or the base's module paths"
+)
 _DIFFUSERS_ROOTS = ("down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "time_embedding", "add_embedding")
 _ORIGINAL_ROOTS = ("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out")
 _ATTENDED = {"down_blocks.1": 2, "down_blocks.2": 2, "up_blocks.0": 3, "up_blocks.1": 3}  # SDXL's, and how many each
@@ -38,38 +64,33 @@ class Names:
         """Returns our name for a layer as a file calls it: `lora_unet_...`, `unet.down_blocks...`, or a module path.
 
         Raises:
-            WaveFTError: a layer that the base does not have.
+            WaveFTError: a layer that the base does not have, or a spelling that is not known.
         """
-        path = key.removeprefix("base_model.model.")
-        if "." not in path and path.startswith("lora_"):
-            return self._named(path, path)
-        root, _, rest = path.partition(".")
-        if root in _COMPONENTS and rest:
-            return self._named(_COMPONENTS[root] + flat(_full(root, rest)), key, _COMPONENTS[root] + flat(rest))
-        if root in (*_DIFFUSERS_ROOTS, *_ORIGINAL_ROOTS):
-            return self._named("lora_unet_" + flat(path), key, "lora_" + flat(path))
-        return self._named("lora_" + flat(path), key)
-
-    def _named(self, name: str, called: str, other: str | None = None) -> str:
-        for candidate in (name, other):
-            if candidate is not None and self._slots is not None:
-                if candidate in self._slots:
-                    return candidate
-                if candidate in self._flat:
-                    return self._flat[candidate]
-        counted = self._by_count(name) if self._counted else None
+        names = spelled(key)
+        for candidate in names if self._slots is not None else ():
+            if candidate in self._slots:  # type: ignore[operator]
+                return candidate
+            if candidate in self._flat:
+                return self._flat[candidate]
+        counted = [found for name in names if (found := self._by_count(name))] if self._counted else []
         if self._slots is None:
-            return counted or name
-        if counted in self._slots:
-            return counted or name
-        bare = _bare(called.removeprefix("base_model.model."))
+            return counted[0] if counted else names[0]
+        for name in counted:
+            if name in self._slots:
+                return name
+        bare = _bare(_plain(key))
         alone = [slot.name for slot in self._slots.values() if _bare(slot.path) == bare]
         if len(alone) == 1:
             return alone[0]
+        if not is_known(key):
+            raise WaveFTError(
+                f'{self._source}, layer "{key}": expected a name in a spelling that is known here, got another. They '
+                f"are {SPELLINGS}. Export it in one of these; the base is not at fault."
+            )
         raise WaveFTError(
-            f'{self._source}, layer "{called}": expected one of the base\'s, got none of that name. '
-            f"Nearest: {listed(nearest(name, self._slots, 3))}. Give the base that it was trained on, as a diffusers "
-            "folder if it is not SDXL."
+            f'{self._source}, layer "{key}": expected one of the base\'s, got none of that name. '
+            f"Nearest: {listed(nearest(names[0], self._slots, 3))}. Give the base that it was trained on, as a "
+            "diffusers folder if it is not SDXL."
         )
 
     @staticmethod
@@ -79,6 +100,52 @@ class Names:
         path = _dotted(found[1]) if found else None
         original = original_paths([*_sdxl_blocks(), path]).get(path) if path else None
         return f"lora_unet_{flat(original)}" if original else None
+
+
+def spelled(key: str) -> tuple[str, ...]:
+    """Returns our names that a layer's name in another tool's file may stand for, the likeliest first."""
+    path = _plain(key)
+    paths = [path]
+    if path.endswith(".to_out"):  # diffusers' first attention processors leave out the .0
+        paths.insert(len(paths) if path == key else 0, f"{path}.0")
+    return tuple(dict.fromkeys(name for path in paths for name in _names(path)))
+
+
+def _names(path: str) -> tuple[str, ...]:
+    if "." not in path and path.startswith(("lora_", "lycoris_")):
+        return (*_respelled(path), path)
+    for root, component in _ROOTS.items():
+        if path.startswith(f"{root}."):
+            rest = _plain(path.removeprefix(f"{root}."))
+            full = rest if component == "unet" else f"text_model.{_bare(rest)}"
+            return tuple(_PREFIXES[component] + flat(name) for name in (full, rest))
+    if path.partition(".")[0] in (*_DIFFUSERS_ROOTS, *_ORIGINAL_ROOTS):
+        return "lora_unet_" + flat(path), "lora_" + flat(path)
+    return ("lora_" + flat(path),)
+
+
+def is_known(key: str) -> bool:
+    """Returns whether a layer's name is in a tool's spelling that is known: a base that lacks it is another, then."""
+    path = _plain(key)
+    if key.startswith("base_model.model.") or path.partition(".")[0] in (*_DIFFUSERS_ROOTS, *_ORIGINAL_ROOTS):
+        return True
+    return path.startswith((*(f"{root}." for root in _ROOTS), *_FLAT, "lora_"))
+
+
+def _respelled(name: str) -> tuple[str, ...]:
+    """Returns the flat names of ours that a flat name may stand for."""
+    prefix = next((prefix for prefix in _FLAT if name.startswith(prefix)), None)
+    if prefix is None:
+        return ()
+    ours, rest = _FLAT[prefix], name.removeprefix(prefix)
+    if ours == "lora_unet_":
+        return ours + rest, "lora_" + rest
+    return ours + rest, f"{ours}text_model_{rest.removeprefix('text_model_')}"
+
+
+def _plain(path: str) -> str:
+    """Returns a path without what PEFT and wrappers put before it, and diffusers' first releases within it."""
+    return unwrapped(path.removeprefix("base_model.model.")).replace(".processor.", ".")
 
 
 def diffusers_path(slot: Slot, slots: Mapping[str, Slot]) -> str:
@@ -136,11 +203,6 @@ def flat(path: str) -> str:
 def _prefix(slot: Slot) -> str:
     found = re.match(r"lora_(?:unet_|te\d_)?", slot.name)
     return found[0] if found else "lora_"
-
-
-def _full(root: str, path: str) -> str:
-    """Returns a text encoder's path with kohya's `text_model.`, whatever the library in use calls it."""
-    return path if root == "unet" else f"text_model.{_bare(path)}"
 
 
 def _bare(path: str) -> str:

@@ -27,7 +27,7 @@ from ..format.container import PIECE_BYTES, Entry, check_name, read_tensor, writ
 from ..format.disk import files_below, is_file, is_folder, opened, resolved, size_of
 from ..format.layout import Stored
 from ..update.ledger import Update, ledger_of, refuse_overflow
-from ..update.storage import WEIGHT_DTYPES
+from ..update.storage import WEIGHT_DTYPES, same_bits
 from .outputs import check_target, copy_file, replacing_folder, tree_of
 from .weights import Slot, Weights
 
@@ -47,13 +47,15 @@ class Written:
     Attributes:
         path: the new file or folder.
         size: bytes.
-        layers: how many weights were changed.
+        layers: how many weights were changed: a strength of 0, or an update that the dtype rounds away, changes none.
+        touched: how many weights the adapters are for.
         left_out: files of the base's folder that hold the unmerged weights in another form, and were not copied.
     """
 
     path: Path
     size: int
     layers: int
+    touched: int
     left_out: tuple[str, ...] = ()
 
 
@@ -90,11 +92,11 @@ def merge_files(
     layers = sum(len(held) for shares in placed.values() for held in shares.values())
     if is_folder(weights.path):
         size, left_out = _write_folder(weights, placed, notes, out, overwrite, progress)
-        return Written(out, size, layers, left_out)
+        return Written(out, size, len(notes.changed), layers, left_out)
     total = size_of(weights.path) or 0
     check_target(weights.path, out, total, overwrite)
     _write_file(weights, weights.path, placed[weights.path], notes, out, _counted(progress, total))
-    return Written(out, size_of(out) or 0, layers)
+    return Written(out, size_of(out) or 0, len(notes.changed), layers)
 
 
 def _check_parts(adapters: Parts, out: Path) -> None:
@@ -149,9 +151,14 @@ def _check_names(weights: Weights, adapter: Adapter, fail: Refusal) -> None:
 
 
 class _Notes:
-    """What the metadata say of the adapters that were merged."""
+    """What the metadata say of the adapters that were merged.
+
+    Attributes:
+        changed: the layers whose weights differ from the base's, as they are written.
+    """
 
     def __init__(self, adapters: Parts) -> None:
+        self.changed: set[str] = set()
         self._said = [
             (
                 adapter,
@@ -202,7 +209,7 @@ def _write_file(
     """Writes one file of the base anew, its touched tensors merged as their turn comes."""
     layout, metadata = weights.files[file]
     entries = [
-        Entry.of(key, shares[key][0][0].dtype, stored.shape, _maker(file, stored, shares[key]))
+        Entry.of(key, shares[key][0][0].dtype, stored.shape, _maker(file, stored, shares[key], notes.changed))
         if key in shares
         else Entry.copied(key, stored, file)
         for key, stored in layout.items()
@@ -211,7 +218,11 @@ def _write_file(
     write_container(out, entries, notes.over(metadata, names), progress)
 
 
-def _maker(file: Path, stored: Stored, shares: list[tuple[Slot, list[tuple[Adapter, float]]]]) -> Callable[[], Tensor]:
+def _maker(
+    file: Path, stored: Stored, shares: list[tuple[Slot, list[tuple[Adapter, float]]]], changed: set[str]
+) -> Callable[[], Tensor]:
+    """Returns what reads a tensor and merges its weights; it adds the names of those that differ then to `changed`."""
+
     def make() -> Tensor:
         tensor = read_tensor(file, stored)
         for slot, parts in shares:
@@ -223,6 +234,8 @@ def _maker(file: Path, stored: Stored, shares: list[tuple[Slot, list[tuple[Adapt
                 plan = make_plan(adapter.wavelet, adapter.mode, layer.shape, layer.indices, wide)
                 ledger.add(Update(slot.name, plan, layer.values, adapter.scaling * strength))
             refuse_overflow([ledger])
+            if not same_bits(ledger.written, ledger.originals):
+                changed.add(slot.name)
         return tensor
 
     return make

@@ -19,6 +19,7 @@ from ..basis.plan import arithmetic_dtype
 from ..errors import WaveFTError
 from ..format.adapter import Adapter, Layer
 from ..update.spec import SDXL_ATTENTION
+from .precision import Told
 from .selection import (
     analyzed,
     check_basis,
@@ -60,11 +61,12 @@ def extract(
     targets: tuple[str, ...] | str = SDXL_ATTENTION,
     metadata: Mapping[str, str] | None = None,
     report: Report | None = None,
+    rounding: Told | None = None,
 ) -> Adapter:
     """Returns the adapter that comes closest to `tuned` - `base`; exactly one of the three budgets is given.
 
     The differences are taken in float32 (float64 where a weight is float64), one dense layer at a time. Layers that do
-    not differ are left out.
+    not differ are left out, and so is what the dtype that one of the two is stored in rounds.
 
     Args:
         base, tuned: a model, a mapping of components, a state dict, or weights in files.
@@ -75,13 +77,14 @@ def extract(
         targets: path suffixes, or one regular expression for the whole path, as in `Spec`.
         metadata: of the new adapter.
         report: told each layer's name, the energy kept and the whole energy; with `total`, after the last layer.
+        rounding: told of each layer in which something was taken for rounding: its name, entries, the dtype.
 
     Raises:
         WaveFTError: `mode = "zero"`, which is no basis; an odd size; layers that only one of the two has, or whose
             shapes differ; a difference that is not finite; or two models that do not differ.
     """
     return extract_deltas(
-        differences(base, tuned, targets),
+        differences(base, tuned, targets, rounding),
         coefficients=coefficients,
         energy=energy,
         total=total,

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
-from ..basis.plan import arithmetic_dtype
 from ..errors import WaveFTError, listed
 from ..format.keys import layer_names, unwrapped
 from ..update.spec import SDXL_ATTENTION
 from ..update.targets import parts
+from .precision import Told, difference
 
 Weighted: TypeAlias = nn.Module | Mapping[str, nn.Module] | Mapping[str, Tensor]
 
@@ -104,26 +103,32 @@ def opened(weights: Source | Weighted) -> Source:
 
 
 def differences(
-    base: Source | Weighted, tuned: Source | Weighted, targets: tuple[str, ...] | str = SDXL_ATTENTION
+    base: Source | Weighted,
+    tuned: Source | Weighted,
+    targets: tuple[str, ...] | str = SDXL_ATTENTION,
+    rounding: Told | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yields each target layer's name and W1 - W0, float32 (float64 where one is), in the order of names.
+
+    What the storage dtype of the two explains is no difference (`precision.py`).
+
+    Args:
+        rounding: told of each layer in which something was taken for rounding: its name, entries, the dtype.
 
     Raises:
         WaveFTError: no target in both, a layer in one of the two alone, or shapes that differ; before the first layer.
     """
     first, second = opened(base), opened(tuned)
     names = _common(first, second, targets)
-    return ((name, _difference(name, first.read(name), second.read(name))) for name in names)
+    return ((name, _difference(name, first.read(name), second.read(name), rounding)) for name in names)
 
 
-def _difference(name: str, before: Tensor, after: Tensor) -> Tensor:
+def _difference(name: str, before: Tensor, after: Tensor, rounding: Told | None) -> Tensor:
     for weight in (before, after):
         if weight.is_meta or not weight.is_floating_point():
             got = "a meta tensor" if weight.is_meta else str(weight.dtype)
             raise WaveFTError(f'layer "{name}": expected float weights, got {got}. Load it in a float dtype.')
-    wide = arithmetic_dtype(torch.promote_types(arithmetic_dtype(before.dtype), arithmetic_dtype(after.dtype)))
-    with torch.no_grad():
-        return after.to(before.device, wide) - before.to(wide)
+    return difference(name, before, after, rounding)
 
 
 def _common(first: Source, second: Source, targets: tuple[str, ...] | str) -> list[str]:
