@@ -67,6 +67,20 @@ REMEDIES = (  # what pip says -> what helps; the first that matches is told
     (r"", "Run the same command again; if it fails again, delete the folder .venv first."),
 )
 
+VENV_REMEDIES = (  # what `python -m venv` says -> what helps; the first that matches is told
+    (
+        r"Read-only file system|Errno 30",
+        "The clone lies where nothing can be written: copy it to a folder of your own.",
+    ),
+    (
+        r"Permission denied|Errno 13",
+        "The clone's folder cannot be written to: run it as its owner, or copy it elsewhere.",
+    ),
+    (r"No space left|Errno 28", "The disk is full: free about 8 GB, then run the same command again."),
+    (r"ensurepip", "On Debian and Ubuntu: `sudo apt install python3-venv`, then run the same command again."),
+    (r"", "Delete the folder {folder} and run the same command again."),
+)
+
 
 class SetupError(Exception):
     """The environment cannot be made; the message says what was found and what to do."""
@@ -142,18 +156,36 @@ def make_environment(root: Path) -> Path:
     """Makes `.venv` unless there is one that works; returns its Python."""
     folder = root / ".venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if python.exists() and _succeeds([str(python), "-c", "import pip"]):
+    if python.exists() and is_environment(python, folder):
         return python
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        got = "a file" if folder.exists() else "a link to nothing"
+        raise SetupError(
+            f"virtual environment {folder}: expected a folder or none, got {got}. Remove it, then run the same command "
+            "again."
+        )
     print(f"Making the virtual environment {folder}", flush=True)
     # Not sys.executable: that may be the broken environment's own.
     base = getattr(sys, "_base_executable", None) or sys.executable
     made = subprocess.run([base, "-m", "venv", "--clear", str(folder)], capture_output=True, text=True, check=False)
     if made.returncode:
-        raise SetupError(
-            f"virtual environment {folder}: `{base} -m venv` failed:\n{_tail(made.stdout + made.stderr)}\n"
-            "On Debian and Ubuntu: `sudo apt install python3-venv`. Else delete the folder and run it again."
-        )
+        said = made.stdout + made.stderr
+        remedy = next(text for pattern, text in VENV_REMEDIES if re.search(pattern, said)).format(folder=folder)
+        raise SetupError(f"virtual environment {folder}: `{base} -m venv` failed:\n{_tail(said)}\n{remedy}")
     return python
+
+
+def is_environment(python: Path, folder: Path) -> bool:
+    """Tells whether `python` has a pip that installs into `folder`, and not into the Python that it was made from.
+
+    Without its `pyvenv.cfg` an environment's Python is the system's own, whose pip works very well.
+    """
+    asked = "import os, pip, sys; print(os.path.realpath(sys.prefix))"
+    try:
+        told = subprocess.run([str(python), "-c", asked], capture_output=True, text=True, check=False)
+    except OSError:
+        return False
+    return told.returncode == 0 and told.stdout.strip() == os.path.realpath(str(folder))
 
 
 def install(root: Path, python: Path, extras: "tuple[str, ...]") -> None:
@@ -281,13 +313,6 @@ def child_environment(anywhere: bool) -> "dict[str, str]":
         made["PYTHONSAFEPATH"] = "1"  # a folder that holds a `trainer` of its own does not take the clone's place
         made["WAVEFT_PROGRAM"] = "{} {}".format("py" if os.name == "nt" else "python3", shlex.quote(sys.argv[0]))
     return made
-
-
-def _succeeds(command: "list[str]") -> bool:
-    try:
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except OSError:
-        return False
 
 
 def _is_news(line: str) -> bool:

@@ -296,10 +296,57 @@ def test_an_environment_that_does_not_work_is_made_anew(tmp_path, monkeypatch):
     python = tmp_path / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     python.parent.mkdir(parents=True)
     python.write_text("not a program")
-    monkeypatch.setattr(start, "_succeeds", lambda command: False)
+    monkeypatch.setattr(start, "is_environment", lambda python, folder: False)
     monkeypatch.setattr(subprocess, "run", run)
     assert start.make_environment(tmp_path) == python
     assert made[0][1:] == ["-m", "venv", "--clear", str(tmp_path / ".venv")]
+
+
+def test_a_python_whose_environment_lost_its_cfg_is_not_taken_for_one(tmp_path):
+    """It is the system's own then, pip and all: what would be installed would go there."""
+    folder = tmp_path / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    assert not start.is_environment(python, folder)  # no pip yet
+    libraries = subprocess.run(
+        [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True
+    )
+    (Path(libraries.stdout.strip()) / "pip").mkdir()
+    assert start.is_environment(python, folder)
+    (folder / "pyvenv.cfg").unlink()
+    assert not start.is_environment(python, folder)
+    assert not start.is_environment(tmp_path / "nowhere", folder)
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link to nothing"])
+def test_what_lies_in_the_environments_place_is_named(tmp_path, monkeypatch, kind):
+    if kind == "a file":
+        (tmp_path / ".venv").write_text("mine")
+    else:
+        (tmp_path / ".venv").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("nothing is to be made"))
+    with pytest.raises(start.SetupError, match=f"got {kind}. Remove it"):
+        start.make_environment(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("Error: [Errno 30] Read-only file system: '/clone/.venv'", "copy it to a folder of your own"),
+        ("Error: [Errno 13] Permission denied: '/clone/.venv'", "run it as its owner"),
+        ("[Errno 28] No space left on device", "disk is full"),
+        ("The virtual environment was not created successfully because ensurepip is not available", "python3-venv"),
+        ("something else", "Delete the folder"),
+    ],
+)
+def test_the_remedy_follows_what_venv_says(tmp_path, monkeypatch, said, remedy):
+    failed = subprocess.CompletedProcess([], 1, "", said)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(start.SetupError) as caught:
+        start.make_environment(tmp_path)
+    assert said in str(caught.value)
+    assert remedy in str(caught.value)
+    assert ("apt install" in str(caught.value)) is (remedy == "python3-venv")
 
 
 def test_an_old_python_is_told_what_to_do(monkeypatch):
