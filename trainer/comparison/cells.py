@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ..job import config
 from ..job.faults import describe_all
 from ..job.jobtext import job_toml
+from ..job.networks import with_method
 from ..job.schema import Job
 from ..pictures import folders
 from ..system.errors import UserError
@@ -154,16 +155,6 @@ def network(own: dict[str, Any], contestant: Contestant, number: int) -> dict[st
         kind, _, first = str(table.get("locations", f"uniform:{FIRST_LOCATIONS}")).partition(":")
         table["locations"] = f"{kind}:{int(first) + number}"
     return table
-
-
-def with_method(table: dict[str, Any], method: str) -> dict[str, Any]:
-    """Returns the keys that both methods take."""
-    try:
-        from ..job.networks import with_method as keep  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        sparse = {key: value for key, value in table.items() if key not in ("wavelet", "mode")}
-        return {**sparse, "wavelet": "identity"} if method == "shira" else dict(table)
-    return dict(keep(table, method))
 
 
 def steps_of(cell: Cell) -> Iterator[int]:

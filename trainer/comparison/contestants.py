@@ -11,17 +11,17 @@ from typing import Any
 from ..job.jobtext import toml_value
 from ..system.errors import UserError
 
-# The key that says how large a method's update is: what the number behind its name means, as in "lora:4".
-SIZES = {
-    "waveft": "coefficients",
-    "shira": "coefficients",
-    "lora": "network_dim",
-    "loha": "network_dim",
-    "lokr": "network_dim",
-    "adalora": "target_r",
-    "vera": "network_dim",
-    "fourierft": "n_frequency",
-    "bitfit": "",
+# The keys that say how large a method's update is, as multiples of the number behind its name: "lora:4".
+SIZES: dict[str, dict[str, int]] = {
+    "waveft": {"coefficients": 1},
+    "shira": {"coefficients": 1},
+    "lora": {"network_dim": 1},
+    "loha": {"network_dim": 1},
+    "lokr": {"network_dim": 1},
+    "adalora": {"target_r": 1, "init_r": 2},  # ranks are given to layers out of twice as many, as in its paper
+    "vera": {"network_dim": 1},
+    "fourierft": {"n_frequency": 1},
+    "bitfit": {},
 }
 # How far AdamW carries a 1280 x 1280 weight's update in one step at a learning rate of 1, Frobenius norm, from constant
 # gradients at the methods' default sizes: measured, and a first guess that makes learning rates comparable. Two
@@ -100,16 +100,23 @@ def settings(label: str, method: str, size: str, problems: list[str]) -> dict[st
     keys: dict[str, Any] = {}
     for part in filter(None, size.split(":")):
         key, equals, value = part.partition("=")
-        if not equals:
-            key, value = SIZES[method], part
-        if not key:
+        if equals:
+            keys[key] = written(value)
+        elif not SIZES[method]:
             problems.append(f"--methods {label}: {method} has no size. Write {method} alone.")
-            continue
-        try:
-            keys[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            keys[key] = value
+        elif not part.isdigit():
+            problems.append(f"--methods {label}: expected a whole number or KEY=VALUE, got {part}.")
+        else:
+            keys |= {name: factor * int(part) for name, factor in SIZES[method].items()}
     return keys
+
+
+def written(text: str) -> Any:
+    """Returns a value as TOML reads it; a text needs no quotes here."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def rates_by_name(text: str, problems: list[str]) -> dict[str, list[float]]:

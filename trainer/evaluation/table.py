@@ -24,9 +24,10 @@ def title(measure: Measure, networks: Networks) -> str:
 
 
 def head(found: Mapping[Candidate, Scores], networks: Networks) -> list[str]:
-    """Returns the table's headings."""
+    """Returns the table's headings, each with how many numbers its column's are the means of."""
     extra = ["CMMD ↓"] if any(scores.cmmd is not None for scores in found.values()) else []
-    return ["", *(title(measure, networks) for measure in measured(found)), *extra]
+    counts = {one.name: max(len(scores.columns.get(one.name, ())) for scores in found.values()) for one in MEASURES}
+    return ["", *(f"{title(one, networks)} (n = {counts[one.name]})" for one in measured(found)), *extra]
 
 
 def rows(found: Mapping[Candidate, Scores], subject: Subject, interval: str) -> list[list[str]]:

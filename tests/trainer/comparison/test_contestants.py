@@ -18,6 +18,7 @@ def test_names_and_sizes():
     assert [one.rates for one in found] == [(1e-4,)] * 4
     assert found[2].name == "shira-coefficients-64-scaling-10"
     assert len(parse("lora:1,lora:1", "", {}, 1e-4)) == 1
+    assert dict(parse("adalora:3", "", {}, 1e-4)[0].keys) == {"target_r": 3, "init_r": 6}
 
 
 def test_rates_of_all_of_a_method_and_of_one_label():
@@ -44,10 +45,11 @@ def test_the_size_of_sparse_methods_counts():
 
 def test_everything_that_is_wrong_is_said_at_once():
     with pytest.raises(UserError) as raised:
-        parse("dora,bitfit:3,lora", "1e-4,much;loha=1e-3", {}, 1e-4)
+        parse("dora,bitfit:3,lora,vera:few", "1e-4,much;loha=1e-3", {}, 1e-4)
     text = str(raised.value)
     assert "--methods dora: expected one of waveft, shira" in text
     assert "bitfit has no size" in text
+    assert "--methods vera:few: expected a whole number or KEY=VALUE, got few" in text
     assert "--rates 1e-4,much: expected learning rates" in text
     assert "--rates loha=...: no such method is compared" in text
     with pytest.raises(UserError, match="got none"):

@@ -1,11 +1,13 @@
 """Embeddings of tiny random models are those of their own libraries."""
 
 import json
+import types
 
 import pytest
 import torch
 
 from trainer.embedders import folders
+from trainer.measures import similarity
 from trainer.system.errors import UserError
 
 CPU = torch.device("cpu")
@@ -48,6 +50,32 @@ def test_clip_s_two_sides_and_both_embeddings(make_model, pictures):
     unprojected = folders.load_clip(folders.look(str(folder), "key"), CPU, "pooled")
     torch.testing.assert_close(unprojected.pictures(pictures), pooled)
     assert unprojected.pictures.identity != clip.pictures.identity
+
+
+def test_the_score_is_torchmetrics_s(make_model, pictures):
+    """Of the same prepared pictures: torchmetrics leaves that to a processor, which asks for torchvision."""
+    multimodal = pytest.importorskip("torchmetrics.functional.multimodal")
+    clip = folders.load_clip(folders.look(str(make_model("clip")), "key"), CPU)
+    texts = ["a dog", "a red cup", "a house at night", "x"]
+    mine = 100 * similarity.agreement(clip.pictures(pictures), clip.texts(texts)).mean()
+
+    class Model(torch.nn.Module):
+        config = types.SimpleNamespace()
+
+        def get_image_features(self, numbers):
+            return clip.pictures([pictures[int(number)] for number in numbers])
+
+        def get_text_features(self, numbers, _):
+            return clip.texts([texts[int(number)] for number in numbers])
+
+    def process(images=None, text=None, **_):
+        if images is not None:
+            return {"pixel_values": torch.arange(len(images))}
+        return {"input_ids": torch.arange(len(text)), "attention_mask": torch.ones(len(text), 1)}
+
+    blank = [torch.zeros(3, 2, 2)] * len(texts)
+    theirs = multimodal.clip_score(blank, texts, model_name_or_path=lambda: (Model(), process))
+    assert float(theirs) == pytest.approx(max(0.0, float(mine)), abs=1e-3)
 
 
 def test_a_text_is_read_the_same_alone_and_beside_longer_ones(make_model):

@@ -48,6 +48,12 @@ def test_it_is_the_double_loop(estimator, monkeypatch):
     assert mmd.mmd(x, y, 1.0, 1.0, estimator, normalise=False) == pytest.approx(expected)
 
 
+def test_it_is_the_package_clip_mmd_s():
+    package = pytest.importorskip("clip_mmd.calculation")
+    x, y = (torch.nn.functional.normalize(rows(count, seed).double()) for count, seed in ((30, 0), (20, 1)))
+    assert mmd.mmd(x, y) == pytest.approx(float(package.mmd(x, y)), abs=1e-9)
+
+
 def test_too_few_rows_are_refused():
     with pytest.raises(ValueError, match="at least 2"):
         mmd.mmd(rows(1, 0), rows(5, 1), estimator="unbiased")
