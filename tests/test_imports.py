@@ -40,6 +40,7 @@ COMFYUI = {
     "comfy": {
         "comfy_nodes.patching.hooks",
         "comfy_nodes.patching.layerpatch",
+        "comfy_nodes.patching.original",
         "comfy_nodes.patching.patch",
         "comfy_nodes.adapters.progress",
         "comfy_nodes.patching.stock",
