@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from ..system.patterns import pattern
+
 # What waveft_core accepts, written out so that a job is checked before torch is imported. A test compares them.
 SDXL_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 WAVELETS = (*(f"db{n}" for n in range(1, 39)), *(f"sym{n}" for n in range(2, 21)), *(f"coif{n}" for n in range(1, 18)))
@@ -116,6 +118,7 @@ def regular_expression(value: str) -> str:
         re.compile(value)
     except re.error as error:
         raise ValueError(f"expected a regular expression, got {value!r} ({error})") from None
+    pattern(value)  # and one that no job can keep a machine busy with
     return value
 
 

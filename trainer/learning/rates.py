@@ -10,6 +10,7 @@ from torch import nn
 from ..job.schema import Optimizer
 from ..methods.targets import check_patterns
 from ..methods.tuning import Tuning
+from ..system.patterns import pattern
 
 
 def groups(tuning: Tuning, settings: Optimizer) -> list[dict[str, Any]]:
@@ -32,8 +33,8 @@ def groups(tuning: Tuning, settings: Optimizer) -> list[dict[str, Any]]:
 
 def rate(path: str, settings: Optimizer) -> float:
     """Returns the learning rate of the layer at that path."""
-    for pattern, learning_rate in settings.learning_rate_pattern.items():
-        if re.search(pattern, path):
+    for expression, learning_rate in settings.learning_rate_pattern.items():
+        if pattern(expression).search(path):
             return learning_rate
     if settings.text_encoder_lr and re.match(r"te\d\.", path):
         return settings.text_encoder_lr

@@ -66,8 +66,9 @@ class TestTotal:
 
     def test_different_wavelets_are_refused(self, comfy, recipe, apply, unet, carry, small, make_adapter):
         other = carry(make_adapter({Q: (8, 8)}, wavelet="db2"), "b")
-        with pytest.raises(comfy("core").WaveFTError, match="reproject"):
+        with pytest.raises(comfy("core").WaveFTError, match=r"Combine WaveFT, and connect .* to `adapter`") as refused:
             recipe.total(comfy("patching.applied").applied(apply(unet, (carry(small), 1.0), (other, 1.0))))
+        assert "other_basis" not in str(refused.value)  # a widget of another node
 
 
 class TestLines:
