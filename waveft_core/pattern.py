@@ -265,7 +265,7 @@ def _takes(code: Any, value: Any, flags: int, forms: set[str]) -> bool:
         return not _takes(_parser.LITERAL, value, flags, forms)
     members = list(value)
     negated = bool(members) and members[0][0] is _parser.NEGATE
-    return any(_member(*member, flags, forms) for member in members[negated:]) != negated
+    return any(_member(kind, held, flags, forms) for kind, held in members[negated:]) != negated
 
 
 def _member(code: Any, value: Any, flags: int, forms: set[str]) -> bool:

@@ -32,9 +32,11 @@ class Original:
         return torch.where(stored.to(weight.dtype) == weight, stored.float(), weight.float())
 
     def _stored(self) -> torch.Tensor | None:
-        module: Any = self._module()
+        module = self._module()
+        if module is None:
+            return None
         try:
-            found = None if module is None else comfy.utils.get_attr(module, self._key)
+            found: Any = comfy.utils.get_attr(module, self._key)
         except AttributeError:  # a model that was taken apart since
             return None
         plain = type(found) in (torch.Tensor, torch.nn.Parameter) and found.is_floating_point()
