@@ -70,11 +70,11 @@ REMEDIES = (  # what pip says -> what helps; the first that matches is told
 VENV_REMEDIES = (  # what `python -m venv` says -> what helps; the first that matches is told
     (
         r"Read-only file system|Errno 30",
-        "The clone lies where nothing can be written: copy it to a folder of your own.",
+        "Nothing can be written where the clone lies: copy it to a folder of your own.",
     ),
     (
         r"Permission denied|Errno 13",
-        "The clone's folder cannot be written to: run it as its owner, or copy it elsewhere.",
+        "The clone's folder may not be written to: run it as its owner, or copy it.",
     ),
     (r"No space left|Errno 28", "The disk is full: free about 8 GB, then run the same command again."),
     (r"ensurepip", "On Debian and Ubuntu: `sudo apt install python3-venv`, then run the same command again."),

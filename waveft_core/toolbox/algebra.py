@@ -210,7 +210,8 @@ def _sum(name: str, adapters: list[Adapter], factors: list[float]) -> Layer:
     indices = np.unique(np.concatenate([layer.indices.cpu().numpy() for layer, _, _ in held]))
     total = np.zeros(indices.size)
     for layer, factor, _ in held:
-        total[np.searchsorted(indices, layer.indices.cpu().numpy())] += factor * _float64(layer.values)
+        with np.errstate(all="ignore"):  # what overflows is refused below
+            total[np.searchsorted(indices, layer.indices.cpu().numpy())] += factor * _float64(layer.values)
     dtype = torch.float64 if any(layer.values.dtype == torch.float64 for layer, _, _ in held) else torch.float32
     if not np.abs(total).max() <= torch.finfo(dtype).max:
         raise WaveFTError(f'layer "{name}": expected sums within {dtype}, got larger ones. Use smaller weights.')

@@ -204,7 +204,14 @@ class _Pool:
 
 
 def _layer(found: _Found, scaling: float) -> Layer:
-    values = torch.from_numpy(found.coeffs / found.coeffs.dtype.type(scaling))
+    with np.errstate(all="ignore"):
+        quotients = found.coeffs / found.coeffs.dtype.type(scaling)
+    if not np.isfinite(quotients).all():
+        raise WaveFTError(
+            f'scaling: expected one that leaves the values of layer "{found.name}" within {found.coeffs.dtype}, got '
+            f"{scaling:g}. The paper's is 25."
+        )
+    values = torch.from_numpy(quotients)
     return Layer(values, torch.from_numpy(found.places.astype(np.int32)), found.shape)
 
 
