@@ -13,15 +13,21 @@ import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .evaluation.command import proposal
+from .job.other_trainers import FOREIGN
 from .job.schema import Job
+from .job.tables import homes
 from .preflight import dryrun, estimate, preflight
-from .run.runfolder import RunFolder
+from .run.runfolder import ADAPTER, STATE, RunFolder
 from .system import commandline, console
-from .system.console import clock, say
-from .system.errors import TrainingStopped, UserError
+from .system.console import clock, counted, say
+from .system.errors import TrainingStopped, UserError, traceback_of
 from .system.files import readable_size
+from .system.plaintext import shown
+from .system.quiet import quiet_libraries
+from .system.reading import is_file, open_regular
 
 LATEST = "latest"
 TRAIN = "train"
@@ -34,12 +40,43 @@ WORDS = {
 }
 JOB_REFUSED = "The job cannot be run"
 REFUSED = {"evaluate": "Nothing can be evaluated", "compare": "Nothing can be compared"}
+JOB_ENDINGS = (".toml", ".yaml", ".yml", ".json")
+
+
+class Options(argparse.ArgumentParser):
+    """The command line, which knows what other trainers call things."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Returns the options; what is none, or is missing, ends the process with status 2 and a remedy."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error("; ".join(map(unknown_option, unknown)))
+        if found.config is None:
+            self.error("the following arguments are required: --config JOB.TOML")
+        return found
+
+
+def unknown_option(text: str) -> str:
+    """Returns why a word of the command line is refused, with what to write instead where that is known."""
+    option, _, value = shown(text).partition("=")
+    key = option.lstrip("-").replace("-", "_")
+    if not option.startswith("-"):
+        job = f": write --config {option}" if option.endswith(JOB_ENDINGS) else ""
+        return f"unrecognized argument {option}{job}"
+    if key in ("config_file", "job", "toml"):
+        return f"{option}: write --config JOB.TOML"
+    if key in FOREIGN:
+        return f"{option}: {FOREIGN[key]}"
+    if places := homes(key):
+        section = places[0].strip("[]")
+        return f"{option}: a key of the job. Write {key} in {places[0]}, or --set {section}.{key}={value or '...'}"
+    return f"unrecognized argument {option}"
 
 
 def parser(word: bool = False) -> argparse.ArgumentParser:
     """Returns the options; of the word `train`, which takes the job by itself, or of `--config` without a word."""
     program = commandline.program()
-    made = argparse.ArgumentParser(
+    made = Options(
         prog=f"{program} {TRAIN}" if word else "python -m trainer",
         description="Trains a WaveFT adapter for SDXL as a job file says. "
         f"`{program} init --help` tells how to have a job file written, `{program} evaluate --help` how to choose "
@@ -48,9 +85,9 @@ def parser(word: bool = False) -> argparse.ArgumentParser:
         "Several GPUs: accelerate launch -m trainer --config JOB.TOML",
     )
     if word:
-        made.add_argument("config", type=Path, metavar="JOB.TOML", help="the job")
+        made.add_argument("config", type=Path, metavar="JOB.TOML", nargs="?", help="the job")
     else:
-        made.add_argument("--config", type=Path, required=True, metavar="JOB.TOML", help="the job")
+        made.add_argument("--config", type=Path, metavar="JOB.TOML", help="the job")
     made.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change one key of the job; may be given again. Example: --set train.seed=7",
@@ -79,19 +116,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return refuse(error.problems, REFUSED.get(arguments[0] if arguments else TRAIN, JOB_REFUSED))
     except TrainingStopped as error:
-        print(error, file=sys.stderr)
+        console.complain(str(error))
+        console.complain(traceback_of(error))
         return 1
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        console.complain("stopped")
         return 130
+    finally:
+        console.let_go()
 
 
 def start(options: argparse.Namespace) -> int:
     """Checks the job and, unless it is a dry run, trains; returns the exit status."""
     began = time.perf_counter()
     job = preflight.read(options.config, options.overrides)
+    quiet_libraries(job.model.allow_download)
     resume = state_to_resume(job, options.resume)
-    ready = preflight.check(job, resume, console.counter("checking pictures"))
+    home = options.config.resolve().parent
+    ready = preflight.check(job, resume, console.counter("checking pictures"), home)
     if options.dry_run:
         say(dryrun.text(ready, resume))
         return 0
@@ -114,17 +156,26 @@ def state_to_resume(job: Job, wish: str | None) -> Path | None:
             say(f'nothing to resume in "{job.save.output_dir}": the run starts from the beginning')
         return found
     path = Path(wish).expanduser()
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f'--resume "{wish}": expected a .state file, or {LATEST}, got nothing there. Correct the path.')
+    if path.suffix == ADAPTER:
+        beside = path.with_suffix(STATE)
+        there = f'Its state is "{beside.name}" beside it: name that one' if is_file(beside) else "Name its .state file"
+        raise UserError(
+            f'--resume "{wish}": expected a .state file, got an adapter, which holds the coefficients alone. {there}, '
+            "or --resume latest; or begin a new run from it with [network] network_weights."
+        )
     return path
 
 
 def is_whole(path: Path) -> bool:
     """Returns whether a state's file is not damaged, without torch."""
     try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+        with open_regular(path) as file, zipfile.ZipFile(file) as held:
+            # torch packs nothing: what is packed was made up, and might unpack without end
+            stored = all(one.compress_type == zipfile.ZIP_STORED for one in held.infolist())
+            return stored and held.testzip() is None
+    except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile):
         return False
 
 
@@ -135,9 +186,6 @@ def train(ready: preflight.Ready, resume: Path | None, began: float) -> int:
         UserError: machine, base, adapter settings or state do not fit the job; nothing was trained.
         TrainingStopped: it did not get further, whatever the job says.
     """
-    from .base.models import quiet_libraries
-
-    quiet_libraries(ready.job.model.allow_download)
     import torch
 
     from waveft_core import WaveFTError
@@ -152,12 +200,13 @@ def train(ready: preflight.Ready, resume: Path | None, began: float) -> int:
     except WaveFTError as error:  # once a step was done, loop.run makes it a TrainingStopped
         raise UserError(str(error)) from error
     if outcome.warning:
-        print(outcome.warning, file=sys.stderr)
+        console.complain(outcome.warning)
     ending = "stopped" if outcome.exit_status else "done"
-    say(f"{ending} after {outcome.steps} steps in {clock(time.perf_counter() - began)}")
+    say(f"{ending} after {counted(outcome.steps, 'step')} in {clock(time.perf_counter() - began)}")
     for path in outcome.files:
-        say(f"  {path} ({readable_size(path)})")
+        say(f"  {path} ({readable_size(path) if path.is_file() else 'which is gone again'})")
     say(proposal(ready.folder, outcome.best))
+    console.complain(outcome.traceback)  # last, when everything is saved and told
     return outcome.exit_status
 
 
@@ -165,8 +214,7 @@ def refuse(problems: Sequence[str], what: str = JOB_REFUSED) -> int:
     """Prints every fault, once on each machine; returns the exit status for it."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return 2
-    count = "1 fault" if len(problems) == 1 else f"{len(problems)} faults"
-    print(f"{what}, {count}:", file=sys.stderr)
+    console.complain(f"{what}, {counted(len(problems), 'fault')}:")
     for problem in problems:
-        print(f"  {problem}", file=sys.stderr)
+        console.complain(f"  {problem}")
     return 2

@@ -16,23 +16,21 @@ from waveft_core import WaveFTError
 from . import resume
 from .job.jobtext import job_toml
 from .learning import validation
+from .learning.wholestep import WholeStep
 from .pictures.plan import micro_batches
 from .preflight import estimate
 from .preflight.preflight import Ready
-from .result import adapterfile, artifacts
+from .result import adapterfile, artifacts, rescue
 from .result.runlog import Outcome, RunLog
 from .result.runparts import Parts
 from .run import state
 from .samples import sampling
 from .setup import build
-from .system.console import say
+from .system.console import counted, say
 from .system.distributed import rank
-from .system.errors import TrainingStopped, UserError, not_finite, reason
+from .system.errors import TrainingStopped, not_finite, reason
 from .system.files import write_atomically
 from .system.interrupt import StopRequest, deferred
-
-# What a machine, its libraries and a disk raise once a run has begun; a bug of the trainer's shows itself in full.
-FAILURES = (WaveFTError, TrainingStopped, UserError, RuntimeError, OSError, MemoryError)
 
 
 def run(ready: Ready, saved: dict | None = None) -> Outcome:
@@ -56,7 +54,7 @@ def locked_run(ready: Ready, saved: dict | None) -> Outcome:
         ready.folder.sweep()
         if not saved:
             ready.folder.clear()
-    say(f"training {parts.tuning.numel} {parts.method.UNIT} in {len(parts.tuning)} layers")
+    say(f"training {parts.tuning.numel} {parts.method.UNIT} in {counted(len(parts.tuning), 'layer')}")
     outcome = Outcome(saved["step"] if saved else 0, parameters=parts.tuning.numel)
     with RunLog(parts, outcome.steps) as log:
         outcome.validated = dict(log.validations)
@@ -75,8 +73,8 @@ def locked_run(ready: Ready, saved: dict | None) -> Outcome:
         try:
             for path in artifacts.write(parts, outcome, log, time.perf_counter() - began):
                 outcome.wrote(path)
-        except FAILURES as error:
-            outcome.stop(f"the report could not be written: {reason(error)}", 1)
+        except Exception as error:  # noqa: BLE001 - the adapter is written: nothing that comes after it may hide that
+            outcome.fail(f"the report could not be written: {reason(error)}", error)
     parts.world.leave()
     return outcome
 
@@ -93,39 +91,66 @@ def keep_job(ready: Ready, log: RunLog) -> None:
 def train(parts: Parts, outcome: Outcome, log: RunLog) -> None:
     """Trains; whatever ends the training, the numbers of the last whole step stand."""
     total, begun_at = parts.ready.steps, outcome.steps
+    whole = WholeStep(parts.tuning.parameters(), parts.movers)
     with StopRequest() as request:
         while outcome.steps < total:
             try:
-                found = backward(parts, outcome.steps, lambda: request.signal_number is not None)
-                loss, norm, wish, pictures = found
-                if not math.isfinite(loss) or not (math.isfinite(norm) or parts.scaler.is_enabled()):
-                    blamed = parts.world.gather(pictures)
-                    outcome.stop(not_finite(outcome.steps + 1, loss, norm, blamed), 1)
-                    break
-                rates = parts.schedule.get_last_lr()
-                # with fp16 a gradient may overflow: the scaler then leaves the step out and lowers its factor
-                parts.scaler.step(parts.optimizer)
-                outcome.steps += 1  # the numbers have moved
-                if math.isfinite(norm):  # else the scaler left the step out
-                    parts.tuning.stepped(outcome.steps)
-                parts.scaler.update()
-                parts.schedule.step()
-                if parts.ema is not None:
-                    parts.ema.step(parts.tuning.parameters())
-                log.step(outcome.steps, loss, norm, rates[0])
-                if wish:
-                    why = f"stopped on request after step {outcome.steps}; --resume latest goes on from there"
-                    outcome.stop(why, 128 + (request.signal_number or signal.SIGTERM))
+                if not step(parts, outcome, log, whole, request):
                     break
                 milestones(parts, outcome, log)
-            except FAILURES as error:
+            except BaseException as error:
                 parts.world = parts.world.alone()  # the others do not know, and would be waited for in vain
+                if isinstance(error, KeyboardInterrupt) and request.signal_number is not None:
+                    raise  # the second Ctrl-C: at once
                 out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
                 if outcome.steps == begun_at and not out_of_memory:
                     raise  # nothing is lost, and nobody is told that something was trained
                 why = f"stopped after step {outcome.steps}: {reason(error)}"
-                outcome.stop(estimate.out_of_memory(error, parts.ready) if out_of_memory else why, 1)
+                outcome.fail(estimate.out_of_memory(error, parts.ready) if out_of_memory else why, error)
                 break
+
+
+def step(parts: Parts, outcome: Outcome, log: RunLog, whole: WholeStep, request: StopRequest) -> bool:
+    """Takes one optimizer step; returns whether the training goes on."""
+    loss, norm, wish, pictures = backward(parts, outcome.steps, lambda: request.signal_number is not None)
+    if not math.isfinite(loss) or not (math.isfinite(norm) or parts.scaler.is_enabled()):
+        blamed = parts.world.gather(pictures)
+        outcome.stop(not_finite(outcome.steps + 1, loss, norm, blamed), 1)
+        return False
+    rates = parts.schedule.get_last_lr()
+    with whole.taken():
+        move(parts, outcome.steps + 1, norm)
+    outcome.steps += 1
+    log.step(outcome.steps, loss, norm, rates[0])
+    if wish:
+        why = f"stopped on request after step {outcome.steps}; --resume latest goes on from there"
+        outcome.stop(why, 128 + (request.signal_number or signal.SIGTERM))
+    return not wish
+
+
+def move(parts: Parts, number: int, norm: float) -> None:
+    """Moves the numbers by their gradients, of that norm, in that optimizer step; and everything that follows them.
+
+    Raises:
+        TrainingStopped: the optimizer or the schedule, which may be anybody's, raised.
+    """
+    settings = parts.ready.job.optimizer
+    try:
+        # with fp16 a gradient may overflow: the scaler then leaves the step out and lowers its factor
+        parts.scaler.step(parts.optimizer)
+        if math.isfinite(norm):  # else the scaler left the step out
+            parts.tuning.stepped(number)
+        parts.scaler.update()
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        raise TrainingStopped(f'[optimizer] optimizer_type "{settings.optimizer_type}": {reason(error)}') from error
+    try:
+        parts.schedule.step()
+    except Exception as error:
+        raise TrainingStopped(f'[optimizer] lr_scheduler "{settings.lr_scheduler}": {reason(error)}') from error
+    if parts.ema is not None:
+        parts.ema.step(parts.tuning.parameters())
 
 
 def backward(parts: Parts, step: int, wants_to_stop: Callable[[], bool]) -> tuple[float, float, bool, list[str]]:
@@ -210,7 +235,8 @@ def checkpoint(parts: Parts, outcome: Outcome, log: RunLog) -> None:
     if parts.world.is_main:
         try:
             save(parts, outcome)
-        except FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - as above
+            outcome.blame(error)
             log.notice(f"the checkpoint of step {outcome.steps} was not saved: {reason(error)}")
     parts.world.wait()
 
@@ -244,13 +270,25 @@ def adapter_path(parts: Parts, outcome: Outcome) -> Path:
 
 
 def save_at_the_end(parts: Parts, outcome: Outcome) -> None:
-    """Saves what the run came to; TrainingStopped where the adapter itself cannot be written as it should."""
+    """Saves what the run came to; where the run's folder does not take it, wherever it can be.
+
+    Raises:
+        TrainingStopped: the adapter itself could not be written as it should; with where everything is instead.
+    """
+    ready, done = parts.ready, outcome.steps
     try:
         save(parts, outcome)
-    except (OSError, TrainingStopped) as error:
+    except Exception as error:
+        where = ""
+        if ready.job.save.save_state and not ready.folder.state(done).is_file():
+            ending = ready.folder.state(done).name.removeprefix(ready.folder.name)
+            kept = rescue.elsewhere(ready, ending, lambda path: state.save(path, resume.collect(parts, done)))
+            where = f' The state to resume from is in "{kept}".' if kept else " No state could be written."
         if adapter_path(parts, outcome) not in outcome.files:
-            raise
-        outcome.stop(f"the adapter is written, but not the state to resume from: {reason(error)}", 1)
+            before = f"{outcome.warning}; " if outcome.warning else ""
+            raise TrainingStopped(f"{before}{error}{where}") from error
+        text = f"the adapter is written, but not the state to resume from: {reason(error)}.{where}"
+        outcome.fail(text.replace("..", "."), error)
     if outcome.steps == parts.ready.steps:
         export(parts, outcome)
 
@@ -262,8 +300,8 @@ def export(parts: Parts, outcome: Outcome) -> None:
             product = parts.tuning.product()
         for path in adapterfile.export(product, parts.ready):
             outcome.wrote(path)
-    except FAILURES as error:
-        outcome.stop(f"the adapter is written, but not in every form that the job asks for: {reason(error)}", 1)
+    except Exception as error:  # noqa: BLE001 - as above
+        outcome.fail(f"the adapter is written, but not in every form that the job asks for: {reason(error)}", error)
 
 
 def look(parts: Parts, outcome: Outcome, log: RunLog, moment: str) -> None:
@@ -281,7 +319,8 @@ def validate(parts: Parts, outcome: Outcome, log: RunLog) -> None:
                 loss = validation.measure(parts.forward)
             log.validation(outcome.steps, loss)
             outcome.validated[outcome.steps] = loss
-        except FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - as above
+            outcome.blame(error)
             log.notice(f"the validation after step {outcome.steps} failed: {reason(error)}")
     parts.world.wait()
 
@@ -289,13 +328,14 @@ def validate(parts: Parts, outcome: Outcome, log: RunLog) -> None:
 def draw(parts: Parts, outcome: Outcome, log: RunLog, moment: str) -> None:
     """Draws and writes the job's samples; a failure is a notice, since the training needs none of them."""
     if parts.world.is_main and parts.shots:
-        say(f"drawing {len(parts.shots)} samples ({moment})")
+        say(f"drawing {counted(len(parts.shots), 'sample')} ({moment})")
         try:
             with parts.shipped():
                 drawn = sampling.draw(parts.forward.base, parts.shots, parts.forward.sources.texts, parts.forward.place)
             folder = parts.ready.folder
             sampling.save_all(drawn, folder.samples, f"{folder.name}-{moment}")
             log.samples(outcome.steps, drawn)
-        except FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - as above
+            outcome.blame(error)
             log.notice(f"the samples ({moment}) failed: {reason(error)}")
     parts.world.wait()

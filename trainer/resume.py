@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from .job import jobtext
+from .job import jobtext, optim
 from .job.config import map_paths
 from .job.networks import FIRST
 from .methods import registry
 from .pictures.picture import Picture
 from .preflight.preflight import Ready
 from .result.runparts import Parts
-from .run import state
+from .run import state, statecheck
+from .system.console import counted
 from .system.errors import UserError
+from .system.reading import open_regular
 
+REMEDY = "Resume from another state (--resume FILE), or begin anew."
 NAMED = 3  # pictures in a message
 
 
@@ -35,7 +39,7 @@ def agree(ready: Ready, saved: dict[str, Any], device: torch.device) -> list[str
     faults, notices = state.differences(before, fingerprint(ready, device), words)
     if saved["step"] > ready.steps:
         faults.append(
-            f"[train] max_train_steps: expected at least the {saved['step']} steps that the saved run has done, got "
+            f"[train] max_train_steps: expected at least the saved run's {counted(saved['step'], 'step')}, got "
             f"{ready.steps}. Raise it."
         )
     if faults:
@@ -95,7 +99,7 @@ def named(names: Sequence[str]) -> str:
 def seen(picture: Picture) -> str:
     """Returns how a picture is seen, its mask's content included."""
     colours = (picture.color, picture.background, picture.interpolation)
-    mask = file_digest(str(picture.mask)) if picture.mask else picture.alpha_mask
+    mask = picture.mask_digest[:16] if picture.mask else picture.alpha_mask
     return repr((picture.repeats, picture.flip, picture.random_crop, colours, mask))
 
 
@@ -115,7 +119,7 @@ def file_digest(path: str) -> str:
     """Returns a short name for a file's content, or "" for no file."""
     if not path:
         return ""
-    with open(path, "rb") as file:  # noqa: PTH123 - as hashlib wants it
+    with open_regular(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
@@ -154,7 +158,13 @@ def memory(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore(parts: Parts, saved: dict[str, Any]) -> None:
-    """Puts a saved state into a run that was built anew."""
+    """Puts a saved state into a run that was built anew.
+
+    Raises:
+        UserError: it is none of this run's: a layer, a tensor or a number of another form; the run is as it was built.
+    """
+    if found := unlike(parts, saved):
+        raise UserError(f"the saved run{found}. {REMEDY}")
     parts.tuning.load_state_dict(saved["values"])
     if remembered := memory(saved):
         parts.tuning.remember(remembered)
@@ -163,3 +173,28 @@ def restore(parts: Parts, saved: dict[str, Any]) -> None:
     parts.scaler.load_state_dict(saved["scaler"])
     if parts.ema is not None:
         parts.ema.load_state_dict(saved["ema"])
+
+
+def unlike(parts: Parts, saved: dict[str, Any]) -> str:
+    """Returns what of a saved state has another form than this run's own, with its place, or ""."""
+    now = {"values": parts.tuning.state_dict(), "schedule": parts.schedule.state_dict()}
+    now["scaler"] = parts.scaler.state_dict()
+    if remembered := parts.tuning.memory():
+        now["method"] = remembered
+        saved = {**saved, "method": memory(saved)}
+    if parts.ema is not None:
+        now["ema"] = parts.ema.state_dict()
+    for name, held in now.items():
+        if found := statecheck.other(saved.get(name), held, f"/{name}"):
+            return found
+    # of an optimizer nothing is known before its first step: another one is made, of the same kind, which takes one
+    optimizer, begun = optim.after_a_step(parts.ready.job.optimizer, parts.optimizer), saved["optimizer"]
+    if not isinstance(begun.get("state"), dict):
+        return "/optimizer: expected its state, got none"
+    held = {**optimizer, "state": {} if not begun["state"] else optimizer["state"]}
+    if found := statecheck.other(begun, held, "/optimizer"):
+        return found
+    last = saved["schedule"].get("last_epoch", saved["step"])
+    if last != saved["step"] and "." not in parts.ready.job.optimizer.lr_scheduler:
+        return f"/schedule/last_epoch: expected {saved['step']}, as its step, got {last}"
+    return ""

@@ -11,7 +11,8 @@ import torch
 from . import resume
 from .base import encode, models, precision
 from .base.models import Base
-from .learning import classimages, optim, rates, sources
+from .job import optim
+from .learning import classimages, rates, sources
 from .learning.forward import Forward
 from .learning.noising import Noising
 from .methods import registry, targets
@@ -21,8 +22,9 @@ from .preflight import preflight
 from .preflight.preflight import Ready
 from .result.runparts import Parts
 from .samples import prompts
-from .system.console import say
+from .system.console import notice, say
 from .system.distributed import World, join
+from .system.errors import UserError, reason
 
 BEFORE_THE_FIRST = -1  # the optimizer step under which the noise is drawn for batches that place the coefficients
 
@@ -41,7 +43,7 @@ def build(ready: Ready, saved: dict[str, Any] | None = None) -> Parts:
     world = join(place.device)
     notices = resume.agree(ready, saved, place.device) if saved else []
     for text in notices:
-        say(f"notice      {text}")
+        notice(text)
     say(f"loading the base (device {place.device}, mixed_precision {place.name})")
     base = models.load(job.model, place, ready.facts, job.train.attention)
     attach(ready, base)[0].detach()  # what does not fit is refused now, not after minutes of encoding
@@ -76,7 +78,14 @@ def attach(
     """
     job = ready.job
     host = Host(targets.components(base, job.network), base.beside, job.train.seed, ready.steps)
-    tuning = registry.of(job.network).attach(host, resume.memory(saved) if saved else None, warm_up)
+    try:
+        tuning = registry.of(job.network).attach(host, resume.memory(saved) if saved else None, warm_up)
+    except UserError:
+        raise
+    except Exception as error:
+        if not saved:
+            raise
+        raise UserError(f"the saved run/method: {reason(error)}. {resume.REMEDY}") from error
     groups = rates.groups(tuning, job.optimizer)
     return tuning, *optim.make(job.optimizer, groups, ready.steps)
 
@@ -95,7 +104,7 @@ def encode_inputs(
     shots = prompts.shots(ready.job, ready.resolution)
     found, notices = sources.prepare(ready, base, texts, shots, place.device, world)
     for text in notices:
-        say(f"notice      {text}")
+        notice(text)
     ready = replace(ready, notices=(*ready.notices, *notices))
     noising = Noising(base.scheduler, place.device, base.prediction == "v_prediction", base.zero_terminal_snr)
     return ready, Forward(ready, place, base, found, noising), shots

@@ -16,6 +16,7 @@ from trainer.job.schema import Model
 from trainer.learning.noising import Noising
 from trainer.pictures import images, plan
 from trainer.system import rng
+from trainer.system.quiet import quiet_libraries
 from waveft_core import SDXL_ATTENTION, Adapter, Layer, Probe, Spec
 from waveft_core.basis.locations import draw
 from waveft_core.update.targets import select
@@ -78,7 +79,7 @@ class Bench:
     """The frozen base, the subjects encoded once, and the ordinary pictures."""
 
     def __init__(self, folder: str, photos: list[Path]) -> None:
-        models.quiet_libraries(allow_download=False)
+        quiet_libraries(allow_download=False)
         model, place = Model(pretrained_model_name_or_path=folder), precision.Precision(CPU, torch.float32)
         self.base = models.load(model, place, modelcheck.check(model)[0])
         self.unet: nn.Module = self.base.unet

@@ -92,7 +92,7 @@ def batch(paths: Sequence[Path]) -> torch.Tensor:
     """Returns pictures of one size as a batch, a grey one where there is none."""
     drawn = []
     for path in paths:
-        with Image.open(path) as file:
+        with Image.open(path, formats=("PNG",)) as file:
             drawn.append(drawing.to_tensor(file))
     drawn = [picture for picture in drawn if picture.shape == drawn[0].shape]
     return torch.cat(drawn) if drawn else torch.full((1, BLANK_PX, BLANK_PX, 3), 0.5)

@@ -49,7 +49,7 @@ class Watch:
         if not self._new:
             return None
         path, self._new = self._new[-1][1], []
-        with suppress(OSError), Image.open(path) as file:  # it may be gone again
+        with suppress(OSError), Image.open(path, formats=("PNG",)) as file:  # it may be gone again
             return file.convert("RGB")
         return None
 

@@ -104,7 +104,8 @@ def light_base(tmp_path: Path) -> Path:
     folder = tmp_path / "light-sdxl"
     for part in ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"):
         (folder / part).mkdir(parents=True)
-        (folder / part / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+        name = "model" if part.startswith("text") else "diffusion_pytorch_model"
+        (folder / part / f"{name}.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
     (folder / "unet" / "config.json").write_text('{"in_channels": 4, "sample_size": 8, "block_out_channels": [32, 64]}')
     (folder / "vae" / "config.json").write_text('{"block_out_channels": [8, 16]}')

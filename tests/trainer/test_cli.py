@@ -22,7 +22,7 @@ print(status, sorted(heavy))
 @pytest.fixture
 def run(monkeypatch):
     """What loop.run was called with, and an outcome to give back."""
-    outcome = SimpleNamespace(warning="", exit_status=0, steps=3, files=[], best=None)
+    outcome = SimpleNamespace(warning="", traceback="", exit_status=0, steps=3, files=[], best=None)
     called = SimpleNamespace(saved="not called", outcome=outcome)
 
     def fake(ready, saved=None):
@@ -42,7 +42,7 @@ def test_a_bad_job_is_refused_without_torch(in_process, write_job, light_job):
     assert done.stdout == "2 []\n", done
     assert "3 faults" in done.stderr
     assert "Did you mean learning_rate?" in done.stderr
-    assert "WaveFT has no rank" in done.stderr
+    assert "network_dim: a key of method lora" in done.stderr
     assert "nothing at" in done.stderr
 
 

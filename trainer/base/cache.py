@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..system.errors import reason
 from ..system.files import write_atomically
+from ..system.reading import parse_json, read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # To be raised when other latents, or another encoding of a text, come of the same file, text and weights.
 LATENTS_VERSION, TEXTS_VERSION = 1, 1
+LARGEST_ENTRY = 2**28  # bytes: latents of a picture of 16,384 px, with their deviation, twice
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)  # beside safetensors' own, of a broken file
 
 
@@ -143,7 +145,7 @@ class Store:
         from safetensors import SafetensorError
 
         try:
-            return unpacked(name, path.read_bytes())
+            return unpacked(name, read_bytes(path, LARGEST_ENTRY))
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, *DAMAGED):
@@ -166,7 +168,7 @@ def unpacked(name: str, content: bytes) -> dict[str, Tensor]:
 
     end = 8 + int.from_bytes(content[:8], "little")  # of the header: its length, then JSON
     tensors = load(content)
-    if json.loads(content[8:end])["__metadata__"]["sha256"] != checksum(name, tensors):
+    if parse_json(content[8:end])["__metadata__"]["sha256"] != checksum(name, tensors):
         raise ValueError(f"entry {name}: expected the tensors that were written, got others")
     return tensors
 

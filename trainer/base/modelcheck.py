@@ -10,10 +10,12 @@ from ..job.config import is_hub_id
 from ..job.schema import Model
 from ..system import commandline
 from ..system.errors import UserError
-from . import headers, modelfacts, vocabulary
+from ..system.plaintext import shown
+from . import basetensors, headers, modelfacts, vocabulary
 from .headers import Header
 from .modelfacts import PREDICTIONS, TEXT, UNET, VAE, ModelFacts, read_json
 
+LIBRARIES = ("diffusers", "transformers")  # whose classes a pipeline is made of
 PIPELINE_FOLDERS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 CONFIGS = ("model_index.json", *(f"{part}/config.json" for part in WEIGHTS), "scheduler/scheduler_config.json")
@@ -87,11 +89,21 @@ def check_folder(folder: Path) -> list[str]:
         return [f"model_index.json cannot be read: {error}. Fetch the model again."]
     if not kind.startswith("StableDiffusionXL"):
         return [f"expected a StableDiffusionXL pipeline, got {kind or 'one without _class_name'}. {REMEDY}."]
+    if strange := [name for name, given in read_json(index).items() if brings_code(given)]:
+        return [
+            f"brings code of its own for {', '.join(map(shown, strange))}, which is never run here. {REMEDY} of the "
+            "libraries' own classes."
+        ]
     missing = [name for name in PIPELINE_FOLDERS if not (folder / name).is_dir()]
     missing = missing or [name for name in CONFIGS if not (folder / name).is_file()]
     if missing:
         return [f"has no {', '.join(missing)}. Fetch the whole model."]
     return check_unet(folder, kind) + [fault for name in WEIGHTS for fault in check_weights(folder / name)]
+
+
+def brings_code(given: Any) -> bool:
+    """Returns whether an entry of model_index.json names a class of neither library, and so a file of the model's."""
+    return isinstance(given, list) and bool(given) and isinstance(given[0], str) and given[0] not in LIBRARIES
 
 
 def check_unet(folder: Path, kind: str) -> list[str]:
@@ -107,18 +119,37 @@ def check_unet(folder: Path, kind: str) -> list[str]:
 
 
 def check_weights(folder: Path) -> list[str]:
-    """Returns what is wrong with the weights of one component: none there, or a file cut short."""
-    files = headers.weight_files(folder)
+    """Returns what is wrong with the weights of one component: none there, pickles, a file cut short, tensors."""
+    try:
+        files = headers.weight_files(folder)
+    except ValueError as error:
+        return [f"{folder.name}/{error}"]
     if not files:
-        return [f"{folder.name} holds no weights. Fetch the whole model."]
-    faults = []
+        found = headers.pickles(folder)
+        return [only_pickles(folder, found) if found else f"{folder.name} holds no weights. Fetch the whole model."]
+    faults: list[str] = []
+    tensors: dict[str, dict[str, Any]] = {}
+    metadata: dict[str, str] = {}
     for file in files:
         try:
-            if file.suffix == ".safetensors":
-                headers.read(file)
+            header = headers.read(file)
+            tensors, metadata = tensors | header.tensors, metadata | header.metadata
         except ValueError as error:
-            faults.append(f"{folder.name}/{file.name} {error}")
-    return faults
+            faults.append(f"{file.name} {error}")
+    kind = "text" if folder.name.startswith("text_encoder") else "unet" if folder.name == "unet" else "vae"
+    faults = faults or basetensors.faults(kind, tensors) or basetensors.scaled(tensors, metadata)
+    return [f"{folder.name}: {fault}" for fault in faults]
+
+
+def only_pickles(folder: Path, found: list[Path]) -> str:
+    """Returns what is said of a component that is stored as pickles alone."""
+    whole = folder.parent
+    line = f"P.from_pretrained({str(whole)!r}, use_safetensors=False).save_pretrained({str(whole) + '-safetensors'!r})"
+    return (
+        f"{folder.name} holds pickles alone ({found[0].name}), which can run code when they are opened and are not "
+        "read. Fetch the model's safetensors or, where you trust it, convert it once: "
+        f'python -c "from diffusers import DiffusionPipeline as P; {line}"'
+    )
 
 
 def check_single_file(path: Path, model: Model) -> tuple[Header | None, list[str]]:
@@ -139,13 +170,26 @@ def check_single_file(path: Path, model: Model) -> tuple[Header | None, list[str
             "has fewer layers than SDXL 1.0, as SSD-1B and Vega do. Name the folder of its own configs in [model] "
             "config."
         ]
-    return header, []
+    return header, check_tensors(header, model)
+
+
+def check_tensors(header: Header, model: Model) -> list[str]:
+    """Returns what is wrong with the tensors of a whole checkpoint, whatever component they are of."""
+    parts = {"unet": [UNET], "text": [*TEXT], "vae": [] if model.vae else [VAE]}
+    found = [
+        fault
+        for kind, prefixes in parts.items()
+        for prefix in prefixes
+        for fault in basetensors.faults(kind, headers.inside(header, prefix))
+    ]
+    found += basetensors.outside(header.tensors, (UNET, *TEXT, VAE))
+    return found or basetensors.scaled(header.tensors, header.metadata)
 
 
 def looks_like(tensors: dict[str, Any]) -> str:
     """Returns what a checkpoint's tensor names say it is; "SDXL" for one that can be trained."""
     if FIRST in tensors and any(name.startswith(SECOND_ENCODER) for name in tensors):
-        channels = tensors[FIRST]["shape"][1]
+        channels = inputs(tensors[FIRST])
         if channels != LATENT_CHANNELS:
             return f"an SDXL inpainting checkpoint ({channels} input channels)"
         if not any(name.startswith(TEXT[0]) for name in tensors):
@@ -167,6 +211,11 @@ def looks_like(tensors: dict[str, Any]) -> str:
     return next(
         (kind for kind, mark in marks.items() if any(mark in name for name in tensors)), "no model that is known here"
     )
+
+
+def inputs(entry: dict[str, Any]) -> int:
+    """Returns how many input channels a convolution's weight has, 0 for what is none."""
+    return entry["shape"][1] if len(entry["shape"]) == 4 else 0
 
 
 def check_companions(model: Model, header: Header | None) -> list[str]:
@@ -207,6 +256,8 @@ def check_vae(model: Model) -> list[str]:
     first = header.tensors.get(f"{modelfacts.vae_prefix(header)}decoder.conv_in.weight")
     if first is None:
         return [f"{where}: expected a VAE, but this looks like {looks_like(header.tensors)}. Name a VAE of SDXL's."]
-    if (channels := first["shape"][1]) != LATENT_CHANNELS:
+    if (channels := inputs(first)) != LATENT_CHANNELS:
         return [f"{where}: expected a VAE of {LATENT_CHANNELS} latent channels, got {channels}. Name one of SDXL's."]
-    return []
+    tensors = headers.inside(header, modelfacts.vae_prefix(header))
+    found = basetensors.faults("vae", tensors) or basetensors.scaled(tensors, header.metadata)
+    return [f"{where}: {fault}" for fault in found]

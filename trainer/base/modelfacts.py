@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..job.schema import Model
+from ..system import reading
 from . import headers
 from .headers import Header, Part
 
 ASSETS = Path(__file__).parents[1] / "assets" / "sdxl"  # SDXL 1.0's configs, for single files
 UNET, VAE = "model.diffusion_model.", "first_stage_model."  # of a single file's names
 TEXT = ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")
+LARGEST_CONFIG = 2**20  # bytes
 SAMPLER_MULTIPLE = 8  # px: diffusers draws no other sizes, whatever the VAE
 PREDICTIONS = ("epsilon", "v_prediction")  # in this order: v_parameterization false, true
 SPELLINGS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}  # of modelspec.prediction_type
@@ -34,8 +36,8 @@ class ModelFacts:
         identity: of the whole base, the same for the same weights wherever they lie; what a resumed run compares.
         vae_identity: of the VAE that encodes the pictures, with its config: what latents depend on.
         text_identity: of both text encoders: what encoded captions depend on.
-        unet_parameters, text_parameters, vae_parameters: how many numbers each has, the text encoders together; 0 =
-            not known, as of `.bin` files.
+        unet_parameters, text_parameters, vae_parameters: how many numbers each has that are read, the text encoders
+            together; 0 = not known.
         unet_bytes, text_bytes, vae_bytes: that they take in their files.
         unet_shapes: of the UNet's tensors, by the names in its files, without a single file's prefix.
     """
@@ -115,10 +117,7 @@ def gathered(
 
 def component(folder: Path) -> Part:
     """Returns what the weight files of a component's folder hold."""
-    files = headers.weight_files(folder)
-    if files and files[0].suffix == ".bin":
-        return headers.pickled(files)
-    return headers.part([headers.read(file) for file in files])
+    return headers.part([headers.read(file) for file in headers.weight_files(folder)])
 
 
 def other_vae(model: Model, config: Path) -> tuple[Part, Path] | None:
@@ -193,9 +192,9 @@ def read_config(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the file's object; ValueError where it is not one or cannot be read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = reading.read_json(path, LARGEST_CONFIG)
     except OSError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(error.strerror or str(error)) from None
     if not isinstance(value, dict):
         raise ValueError("expected a JSON object")
     return value

@@ -16,6 +16,7 @@ from .modelcheck import EMBEDDING
 from .modelfacts import ASSETS
 from .precision import Precision
 
+CUSTOM_CODE = "trust_remote_code"
 LOADING = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)  # what the model libraries raise
 
 
@@ -37,8 +38,10 @@ def load(model: Model, place: Precision) -> Any:
 
 def told(error: Exception) -> str:
     """Returns an error of the model libraries in words; they say "meta tensor" where a file lacks weights."""
+    if CUSTOM_CODE in str(error):  # they advise to let it run
+        return "it brings code of its own, which is never run here. Name a base that the libraries know as it is."
     if "meta tensor" not in str(error):
-        return str(error)
+        return " ".join(str(error).split())
     return (
         "it lacks weights of layers that its configs have. Fetch it again; if it has fewer layers than SDXL 1.0, name "
         "its configs in [model] config."
@@ -59,16 +62,45 @@ def load_folder(model: Model, place: Precision, given: dict[str, Any]) -> Any:
 
     name = model.pretrained_model_name_or_path
     local = Path(name).exists() or not model.allow_download
-    files = headers.weight_files(Path(name) / "unet") if local else []
     dtypes = {"default": place.dtype, "unet": place.unet_dtype(model), "vae": torch.float32}
+    variants = {part: variant(Path(name) / part) for part in classes()} if local else {}
+    # the library takes one variant for all, and a half where it finds one: those that differ come by themselves
+    for part, kind in classes().items():
+        if part not in given and variants.get(part) != variants.get("unet"):
+            dtype = {dtype_keyword(): dtypes.get(part, dtypes["default"])}
+            folder = Path(name) / part
+            given = {
+                **given,
+                part: kind.from_pretrained(folder, variant=variants[part], local_files_only=True, **dtype),
+            }
     return StableDiffusionXLPipeline.from_pretrained(
         name,
-        variant="fp16" if files and headers.is_half(files[0]) else None,
+        variant=variants.get("unet"),
         **{dtype_keyword(): dtypes},
         **given,
         local_files_only=local,
         add_watermarker=False,
+        use_safetensors=True,
     )
+
+
+def classes() -> dict[str, Any]:
+    """Returns the class of each component that has weights, by its folder's name."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    return {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+    }
+
+
+def variant(folder: Path) -> str | None:
+    """Returns which variant of a local component is loaded: "fp16", or None for full precision."""
+    files = headers.weight_files(folder)
+    return "fp16" if files and headers.is_half(files[0]) else None
 
 
 def load_single_file(model: Model, place: Precision, given: dict[str, Any]) -> Any:
@@ -118,10 +150,11 @@ def load_vae(model: Model) -> Any:
                 model.vae, config=config, subfolder="vae", local_files_only=True, **dtype
             )
         else:
-            files = headers.weight_files(path) if path.is_dir() else []
-            variant = "fp16" if files and headers.is_half(files[0]) else None
+            kept = variant(path) if path.is_dir() else None
             local = path.is_dir() or not (model.allow_download and is_hub_id(model.vae))
-            vae = AutoencoderKL.from_pretrained(model.vae, variant=variant, local_files_only=local, **dtype)
+            vae = AutoencoderKL.from_pretrained(
+                model.vae, variant=kept, local_files_only=local, use_safetensors=True, **dtype
+            )
     except LOADING as error:
         raise UserError(f'[model] vae "{model.vae}": cannot be loaded: {told(error)}') from error
     if absent := [key for key, parameter in vae.named_parameters() if parameter.is_meta]:

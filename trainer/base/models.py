@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,19 +14,6 @@ from . import modelfiles, quantise
 from .modelcheck import prediction_faults
 from .modelfacts import PREDICTIONS, ModelFacts
 from .precision import Precision
-
-
-def quiet_libraries(allow_download: bool) -> None:
-    """Sets the switches that keep the model libraries offline and their notes on missing extras off the console.
-
-    They are read when those libraries are imported, so that this must run first; what the user has set stays.
-    """
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(name, "error")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if not allow_download:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
 
 @dataclass
@@ -78,7 +64,9 @@ def load(model: Model, place: Precision, facts: ModelFacts, attention: str = "sd
     if any(part is None for pair in text for part in pair):
         raise UserError(f'base "{name}": expected two text encoders with tokenizers. Name a whole SDXL base.')
     unet, vae = pipeline.unet, pipeline.vae
-    freeze(name, {"unet": unet, "vae": vae, "text_encoder": text[0][1], "text_encoder_2": text[1][1]})
+    parts = {"unet": unet, "vae": vae, "text_encoder": text[0][1], "text_encoder_2": text[1][1]}
+    freeze(name, parts)
+    check_whole(name, parts, facts)
     vae.to(place.vae_dtype(model, must_upcast=vae.config.get("force_upcast", True)))
     if model.base_dtype == "fp8":
         quantise.to_fp8(unet, place.dtype)
@@ -109,6 +97,48 @@ def freeze(name: str, parts: dict[str, Any]) -> None:
                 "fewer layers than SDXL 1.0, name its configs in [model] config."
             )
         module.requires_grad_(False).eval()
+
+
+def check_whole(name: str, parts: dict[str, Any], facts: ModelFacts) -> None:
+    """Refuses a base of whose files something was not read, or whose numbers are broken, before anything is made of it.
+
+    Raises:
+        UserError: with the first part, or tensor, that is wrong.
+    """
+    sizes = {part: sum(one.numel() for one in module.parameters()) for part, module in parts.items()}
+    known = {"unet": facts.unet_parameters, "vae": facts.vae_parameters}
+    known["text encoders"] = facts.text_parameters
+    sizes["text encoders"] = sizes["text_encoder"] + sizes["text_encoder_2"]
+    for part, count in known.items():
+        if count and count != sizes[part]:
+            raise UserError(
+                f'base "{name}": {part}: its files hold {count:,} numbers, the model that its configs describe takes '
+                f"{sizes[part]:,}. Name the configs that go with it: the folder's own or, of a single file, [model] "
+                "config."
+            )
+    for part, module in parts.items():
+        if tensor := first_broken(module):
+            raise UserError(
+                f'base "{name}": {part}, tensor "{tensor}": expected finite numbers, got NaN or infinity in '
+                f"{str(module.dtype).removeprefix('torch.')}. {remedy_of_broken(module.dtype)}"
+            )
+
+
+def first_broken(module: torch.nn.Module) -> str:
+    """Returns the name of the first tensor that holds NaN or infinity, "" where none does."""
+    for tensor, parameter in module.named_parameters():
+        # a sum takes NaN and infinity along, in one pass and without a tensor of answers; one that overflowed is looked
+        # at closely
+        if not parameter.detach().sum(dtype=torch.float32).isfinite() and not parameter.isfinite().all():
+            return tensor
+    return ""
+
+
+def remedy_of_broken(dtype: torch.dtype) -> str:
+    """Returns what to do about a base with broken numbers."""
+    if dtype == torch.float16:
+        return 'Set [train] mixed_precision = "bf16" or "no"; if they are broken there too, fetch the base again.'
+    return "The file is damaged, or was merged badly: fetch it again, or name another."
 
 
 def set_schedule(scheduler: Any, model: Model, facts: ModelFacts) -> tuple[Any, str, bool]:

@@ -18,6 +18,7 @@ from typing import Any
 from ..job.schema import Model
 from ..system import commandline
 from ..system.errors import UserError
+from ..system.reading import read_bytes, read_json
 from .modelfacts import ASSETS
 
 COMFYUI = ("comfy/sd1_tokenizer", "sd1_tokenizer")  # from ComfyUI's own folder, or from `comfy` in it
@@ -27,6 +28,7 @@ HUB = (
     "stabilityai/stable-diffusion-xl-base-1.0",
 )
 PACKAGES = ("open_clip", "clip")  # that carry the merges
+LARGEST_PACKED = 2**22  # bytes; it has 1.4 MB
 PACKED = "bpe_simple_vocab_16e6.txt.gz"
 MERGES, WORDS = 48894, 49408  # CLIP's: 256 bytes, the same ending a word, the merges, and two marks
 KNOWN = ("a photo of a cat", [49406, 320, 1125, 539, 320, 2368, 49407])
@@ -150,10 +152,25 @@ def misfit(found: Vocabulary, words: int | None) -> str:
 def size(folder: Path) -> int:
     """Returns how many tokens a tokenizer's files name."""
     if (folder / "vocab.json").is_file():
-        return 1 + max(json.loads((folder / "vocab.json").read_text(encoding="utf-8")).values(), default=-1)
-    table = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        return 1 + max(read_json(folder / "vocab.json").values(), default=-1)
+    table = read_json(folder / "tokenizer.json")
     added = (token["id"] for token in table.get("added_tokens", []))
     return 1 + max([*table["model"]["vocab"].values(), *added], default=-1)
+
+
+def of_base(model: Model) -> tuple[Any, Any]:
+    """Returns the two tokenizers that a base on this machine is used with.
+
+    Raises:
+        UserError: it is none that is known here, or its vocabulary is not.
+        OSError, ValueError, KeyError: its files are not a tokenizer's.
+    """
+    path = Path(model.pretrained_model_name_or_path)
+    if path.is_dir():
+        return tokenizer(path / "tokenizer"), tokenizer(path / "tokenizer_2")
+    if not path.is_file():
+        raise UserError(f'base "{path}": its tokenizers are not on this machine.')
+    return tokenizers(find(model))
 
 
 def tokenizers(found: Vocabulary) -> tuple[Any, Any]:
@@ -185,7 +202,7 @@ def tokenizer(place: Path) -> Any:
 def unpack(packed: Path, folder: Path) -> Path:
     """Writes the tokenizer of a packed list of merges into the folder; returns it."""
     try:
-        lines = gzip.decompress(packed.read_bytes()).decode("utf-8").split("\n")
+        lines = gzip.decompress(read_bytes(packed, LARGEST_PACKED)).decode("utf-8").split("\n")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f'vocabulary "{packed}": cannot be read: {error}. Install its package again.') from None
     merges = lines[1 : 1 + MERGES]  # the first line is a version, and the list goes on to twice what CLIP took of it

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         for cell in every:
             say(f"  {cell.name}")
         return 0
-    from ..base.models import quiet_libraries
+    from ..system.quiet import quiet_libraries
 
     quiet_libraries(options.allow_download or job.model.allow_download)
     from . import comparing

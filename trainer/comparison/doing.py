@@ -24,6 +24,7 @@ from ..run import metrics, state
 from ..run.runfolder import RunFolder
 from ..system.errors import TrainingStopped
 from ..system.files import write_atomically
+from ..system.reading import read_bytes, read_json
 from .cells import Cell
 
 Train = Callable[[Ready], Outcome]
@@ -60,7 +61,7 @@ def is_done(place: Place, cell: Cell) -> bool:
 def read_record(place: Place, cell: Cell) -> dict[str, Any] | None:
     """Returns a cell's numbers; None where there are none, or of another job."""
     try:
-        found = json.loads(place.record(cell).read_text(encoding="utf-8"))
+        found = read_json(place.record(cell))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and found.get("digest") == cell.digest else None
@@ -129,7 +130,7 @@ def measure(place: Place, cell: Cell, networks: Networks) -> dict[Candidate, Sco
 def training(cell: Cell, outcome: Outcome, seconds: float) -> dict[str, Any]:
     """Returns what the training cost."""
     folder = RunFolder(Path(cell.job.save.output_dir), cell.job.save.output_name)
-    rows = [row for row in map(metrics.parsed, folder.metrics.read_bytes().splitlines()) if row]
+    rows = [row for row in map(metrics.parsed, read_bytes(folder.metrics, metrics.LARGEST_LOG).splitlines()) if row]
     clock = [row["seconds"] for row in rows if row.get("seconds") is not None]
     steps = [after - before for before, after in pairwise(clock)]  # the first step warms up, and is left out
     return {

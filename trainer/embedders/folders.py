@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..system.errors import UserError, reason
+from ..system.reading import read_json
 from . import tensors
 from .embedder import Embedder
 from .preparing import Preparing, from_config
@@ -72,7 +72,7 @@ def look(text: str, key: str, allow_download: bool = False) -> Folder:
             "give a hub id such as facebook/dinov2-base together with --allow-download."
         )
     try:
-        kind = json.loads((path / "config.json").read_text(encoding="utf-8"))["model_type"]
+        kind = read_json(path / "config.json")["model_type"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{where}: expected a config.json that names its model_type ({reason(error)}).") from None
     if kind != "clip" and kind not in CLS:
@@ -163,9 +163,9 @@ def _preparing(folder: Folder) -> Preparing:
     path = Path(folder.path) / "preprocessor_config.json"
     try:
         if path.is_file():
-            return from_config(json.loads(path.read_text(encoding="utf-8")))
+            return from_config(read_json(path))
     except ValueError as error:
         raise UserError(f'file "{path}": {reason(error)} Fetch it anew.') from None
-    config = json.loads((Path(folder.path) / "config.json").read_text(encoding="utf-8"))
+    config = read_json(Path(folder.path) / "config.json")
     side = config.get("vision_config", config).get("image_size", 224)
     return from_config({"size": {"shortest_edge": side}, "crop_size": side})

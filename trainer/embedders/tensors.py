@@ -14,6 +14,7 @@ from waveft_core import WaveFTError
 from waveft_core.format.container import read_layout, read_tensor
 
 from ..system.errors import UserError, reason
+from ..system.reading import open_regular
 
 
 def read(path: Path, what: str, sha256: str | None = None) -> dict[str, Tensor]:
@@ -48,5 +49,5 @@ def read(path: Path, what: str, sha256: str | None = None) -> dict[str, Tensor]:
 
 def digest(path: Path) -> str:
     """Returns the hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

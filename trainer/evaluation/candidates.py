@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..run import metrics
+from ..run.metrics import LARGEST_LOG
 from ..run.runfolder import RunFolder
 from ..system.errors import UserError
+from ..system.reading import open_regular, read_bytes
 
 BASE = "base"
 
@@ -86,7 +88,7 @@ def validation_losses(folder: RunFolder) -> list[tuple[int, float]]:
 def log(folder: RunFolder) -> list[dict]:
     """Returns the rows of the run's log that are whole."""
     try:
-        lines = folder.metrics.read_bytes().splitlines()
+        lines = read_bytes(folder.metrics, LARGEST_LOG).splitlines()
     except OSError:
         return []
     return [row for row in map(metrics.parsed, lines) if row]
@@ -95,7 +97,7 @@ def log(folder: RunFolder) -> list[dict]:
 def digest_of(path: Path) -> str:
     """Returns the hexadecimal SHA-256 of a file, or of a folder's files with their names."""
     if path.is_file():
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     parts = [(str(one.relative_to(path)), digest_of(one)) for one in sorted(path.rglob("*")) if one.is_file()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     folder = find(options.folder, options.name, options.config)
     job = read(folder, options.config, options.overrides)
-    from ..base.models import quiet_libraries
+    from ..system.quiet import quiet_libraries
 
     quiet_libraries(options.allow_download or job.model.allow_download)
     from . import evaluating

@@ -14,8 +14,9 @@ from ..base.precision import Precision
 from ..preflight.preflight import Ready
 from ..samples import sampling
 from ..samples.prompts import Shot
-from ..system.console import say
+from ..system.console import counted, say
 from ..system.files import write_atomically
+from ..system.reading import parse_json, read_json
 from .applying import applied
 from .asking import Key
 from .candidates import Candidate
@@ -50,7 +51,7 @@ class Painter:
         paths = {key: place / f"{key[0]:02d}-seed{key[1]}.png" for key in shots}
         missing = {key: shot for key, shot in shots.items() if not paths[key].is_file()}
         if missing:
-            say(f"drawing {len(missing)} pictures of {candidate.label}")
+            say(f"drawing {counted(len(missing), 'picture')} of {candidate.label}")
             self.draw(candidate, missing, paths)
         return paths
 
@@ -98,10 +99,10 @@ def begin(folder: Path, told: Mapping[str, Any]) -> None:
     """
     path = folder / MADE
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
     except (OSError, ValueError):
         before = {}
-    if before == json.loads(json.dumps(told)):
+    if before == parse_json(json.dumps(told)):
         return
     same = before and all(before.get(key) == told[key] for key in told if key != "shots")
     for picture in folder.glob("*.png"):

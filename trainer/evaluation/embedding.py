@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..embedders.embedder import Embedder
+from ..pictures import formats
 from ..system.files import write_atomically
+from ..system.reading import open_regular
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,14 @@ def drawn(paths: Iterable[Path]) -> list[Seen]:
     """Returns picture files, as they are."""
     found = []
     for path in paths:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             found.append(Seen(hashlib.file_digest(file, "sha256").hexdigest(), partial(open_drawn, path)))
     return found
 
 
 def open_drawn(path: Path) -> Image.Image:
     """Returns a drawn picture, in RGB."""
-    with Image.open(path) as image:
+    with formats.opened(formats.read_content(path)) as image:
         return image.convert("RGB")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from ..system.console import counted
 from .candidates import Candidate
 from .columns import MEASURES, Measure, difference, figure, shown
 from .networks import Networks
@@ -63,7 +64,7 @@ def counts(scores: Scores) -> str:
     subject = max((len(column) for name, column in scores.columns.items() if name != "drift"), default=0)
     prompts = len({key[0] for name, column in scores.columns.items() if name != "drift" for key in column})
     plain = scores.columns.get("drift", {})
-    text = f"n = {subject} pictures of {prompts} prompts with the trigger"
+    text = f"n = {counted(subject, 'picture')} of {counted(prompts, 'prompt')} with the trigger"
     if plain:
         text += f", {len(plain)} of {len({key[0] for key in plain})} without"
     return text

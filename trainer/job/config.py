@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..system.console import say
 from ..system.errors import UserError
-from ..system.files import read_text
+from ..system.reading import read_text
 from . import kohya, networks
 from .faults import describe_all
 from .schema import Job
@@ -24,6 +24,7 @@ from .tables import Loc, walk
 from .values import IS_PATH
 
 METHOD = "network.method"  # what --set calls it
+NOT_TOML = (".yaml", ".yml", ".json", ".ini", ".py")
 MOST_ROUNDS = 5  # of leaving out what is faulty to find what else is
 PLACEHOLDER = [{"subsets": [{"image_dir": "."}]}]  # so that nobody is told that there are none
 
@@ -128,6 +129,11 @@ def rooted(job: Job, folder: Path) -> Job:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Returns the file's table; a syntax error comes with its line and, where the cause is a common one, a remedy."""
+    if path.suffix.lower() in NOT_TOML:
+        raise UserError(
+            f'job file "{path}": expected a .toml file, got {path.suffix}. A job is TOML: key = value below [section]. '
+            "Begin with one that `python -m trainer init` writes; docs/job.md has every key."
+        )
     text = read_text(path, f'job file "{path}"')
     try:
         return tomllib.loads(text)
@@ -141,6 +147,8 @@ def syntax_remedy(text: str, message: str) -> str:
     lines = text.splitlines()
     line = lines[min(int(found[1]), len(lines)) - 1] if found and lines else ""
     value = line.partition("=")[2].strip()
+    if re.match(r"\s*(- |[\w.-]+:(\s|$))", line):
+        return " This looks like YAML, a job is TOML: write key = value below [section]."
     if "\\" in line:
         return " In a path write / for \\, or put it in 'single quotes'."
     if value in ("True", "False"):

@@ -12,7 +12,18 @@ from PIL import ImageColor
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from .section import Section
-from .values import ENDING, LARGEST_SEED, Choice, Fraction, PathText, sides
+from .values import (
+    ENDING,
+    LARGEST_SEED,
+    LARGEST_SIDE,
+    MOST_EPOCHS,
+    MOST_REPEATS,
+    MOST_STEPS,
+    Choice,
+    Fraction,
+    PathText,
+    sides,
+)
 
 Interpolation = Annotated[
     Literal["auto", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box", "lanczos"], Choice
@@ -35,7 +46,9 @@ class Views(Section):
     )
     shuffle_caption: bool | None = Field(None, description="see the caption's tags in a new order each time")
     caption_separator: str | None = Field(None, min_length=1, description='between tags, "," unless given')
-    keep_tokens: int | None = Field(None, ge=0, description="first tags that are neither shuffled nor dropped")
+    keep_tokens: int | None = Field(
+        None, ge=0, le=10_000, description="first tags that are neither shuffled nor dropped"
+    )
     keep_tokens_separator: str | None = Field(
         None,
         description='what stands between tags to keep and others, such as "|||"; a second one marks kept last tags',
@@ -48,12 +61,17 @@ class Views(Section):
     caption_suffix: str | None = Field(None, description="put after every caption, with a blank between")
     caption_dropout_rate: Fraction | None = Field(None, description="part of the views that are seen without caption")
     caption_dropout_every_n_epochs: int | None = Field(
-        None, ge=0, description="every n-th epoch is seen without captions"
+        None, ge=0, le=MOST_EPOCHS, description="every n-th epoch is seen without captions"
     )
     caption_tag_dropout_rate: Fraction | None = Field(None, description="part of the tags that are left out")
-    token_warmup_min: int | None = Field(None, ge=1, description="tags seen at first, when `token_warmup_step` is set")
+    token_warmup_min: int | None = Field(
+        None, ge=1, le=10_000, description="tags seen at first, when `token_warmup_step` is set"
+    )
     token_warmup_step: float | None = Field(
-        None, ge=0, description="optimizer steps (below 1: part of the run) until all tags are seen; 0 = from the first"
+        None,
+        ge=0,
+        le=MOST_STEPS,
+        description="optimizer steps (below 1: part of the run) until all tags are seen; 0 = from the first",
     )
     flip_aug: bool | None = Field(None, description="mirror half of the views")
     color_aug: bool | None = Field(None, description="vary brightness, contrast, saturation and hue a little")
@@ -62,7 +80,7 @@ class Views(Section):
         None, description="colour (name or #rrggbb) put behind transparent pictures, `white` unless given"
     )
     num_repeats: int | None = Field(
-        None, ge=1, description="how often each picture is seen in an epoch, 1 unless given"
+        None, ge=1, le=MOST_REPEATS, description="how often each picture is seen in an epoch, 1 unless given"
     )
     resize_interpolation: Interpolation | None = Field(
         None, description="`auto` (unless given) = `area` down, `lanczos` up"
@@ -87,15 +105,22 @@ class Buckets(Views):
     resolution: Resolution | None = Field(
         None, description="px, of a square or `[width, height]`: the area that is trained; the base's own unless given"
     )
-    batch_size: int | None = Field(None, ge=1, description="pictures at a time, 1 unless given")
+    batch_size: int | None = Field(None, ge=1, le=1024, description="pictures at a time, 1 unless given")
     enable_bucket: bool | None = Field(
         None,
         description="keep each picture's aspect ratio, near the resolution's area; true unless given, kohya: false",
     )
-    min_bucket_reso: int | None = Field(None, ge=8, description="px, shortest side; half the resolution unless given")
-    max_bucket_reso: int | None = Field(None, ge=8, description="px, longest side; twice the resolution unless given")
+    min_bucket_reso: int | None = Field(
+        None, ge=8, le=LARGEST_SIDE, description="px, shortest side; half the resolution unless given"
+    )
+    max_bucket_reso: int | None = Field(
+        None, ge=8, le=2 * LARGEST_SIDE, description="px, longest side; twice the resolution unless given"
+    )
     bucket_reso_steps: int | None = Field(
-        None, ge=8, description="px, sides are multiples of it; unless given a 16th of the resolution, 64 at most"
+        None,
+        ge=8,
+        le=LARGEST_SIDE,
+        description="px, sides are multiples of it; unless given a 16th of the resolution, 64 at most",
     )
     bucket_no_upscale: bool | None = Field(None, description="train small pictures at their own size")
     validation_split: float | None = Field(None, ge=0, lt=1, description="as in [validation]")
@@ -116,7 +141,10 @@ class Subset(Views):
     )
     is_reg: bool = Field(False, description="regularisation (class) pictures: as many an epoch as there are others")
     num_class_images: int = Field(
-        0, ge=0, description="of regularisation pictures: draw `class_tokens` with the base until there are so many"
+        0,
+        ge=0,
+        le=100_000,
+        description="of regularisation pictures: draw `class_tokens` with the base until there are so many",
     )
     alpha_mask: bool = Field(False, description="for `masked_loss`: transparency is the mask")
     conditioning_data_dir: PathText = Field(

@@ -12,6 +12,14 @@ from .section import Section
 from .tables import Loc, all_keys, homes, place_name, sections, table_at, walk
 from .values import PATTERNS
 
+HALVES = ("fp16", "bf16", "float16", "bfloat16")
+WHOLES = ("fp32", "float32", "f32", "full")
+# Values that other keys and tools have, and what they are called here.
+MEANT = {
+    "save_precision": dict.fromkeys((*WHOLES, "no"), '"float", which is fp32'),
+    "mixed_precision": dict.fromkeys((*WHOLES, "float"), '"no", which is fp32'),
+    "base_dtype": dict.fromkeys(HALVES, '"auto", and choose it in [train] mixed_precision'),
+}
 EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -20,6 +28,7 @@ EXPECTED = {
     "bool_type": "true or false",
     "string_type": "a text in quotes",
     "string_too_short": "a text that is not empty",
+    "string_too_long": "a text of at most {max_length} letters",
     "list_type": "a list",
     "too_short": "at least one entry",
     "dict_type": "a table",
@@ -86,6 +95,8 @@ def remedy(loc: Loc, kind: str, value: Any) -> str:
         return " Write [[datasets]], in double brackets."
     if loc[-1:] == ("subsets",) and kind == "list_type":
         return " Write [[datasets.subsets]], in double brackets."
+    if kind == "literal_error" and isinstance(value, str) and value.lower() in MEANT.get(str(loc[-1]), {}):
+        return f" Write {MEANT[str(loc[-1])][value.lower()]}."
     if kind == "literal_error" and isinstance(value, str):
         field = walk(loc)[1]
         near = guess(value, [str(each) for each in literals(field.annotation)] if field else [])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..system.errors import UserError
-from ..system.files import read_text
+from ..system.errors import UserError, reason
+from ..system.reading import decoded, parse_json, read_bytes, read_text
 
 DATASET_TABLES = ("general", "datasets")
+LARGEST_METADATA = 2**28  # bytes: captions of a million pictures
 PATH_KEYS = ("image_dir", "metadata_file", "conditioning_data_dir")
 
 
@@ -43,12 +43,12 @@ def read_table(path: Path) -> dict[str, Any]:
     where = f'dataset_config "{path}"'
     text = read_text(path, where, "Relative paths are relative to the folder of the job file.")
     try:
-        table = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        table = parse_json(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         remedy = " In a path write / for \\, or put it in 'single quotes'." if "\\" in text else ""
         raise UserError(f"{where}: {error}.{remedy}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: {error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: {reason(error)}.") from None
     if not isinstance(table, dict):
         raise UserError(f"{where}: expected the tables general and datasets, got a {type(table).__name__}.")
     return table
@@ -119,11 +119,11 @@ def read_entries(path: Path) -> dict[str, Any]:
     """Returns name -> entry, as they stand in the file."""
     where = f'metadata_file "{path}"'
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = decoded(read_bytes(path, LARGEST_METADATA))
         if path.suffix.lower() == ".jsonl":
-            lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+            lines = [parse_json(line) for line in text.splitlines() if line.strip()]
             return {line["image_path"]: line for line in lines}
-        found = json.loads(text)
+        found = parse_json(text)
     except FileNotFoundError:
         raise UserError(f"{where}: not found. Relative paths are relative to the folder of the job file.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

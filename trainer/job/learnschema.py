@@ -11,6 +11,8 @@ from .section import Section
 from .values import (
     DOTTED,
     LARGEST_SEED,
+    MOST_EPOCHS,
+    MOST_STEPS,
     OPTIMIZERS,
     SCHEDULERS,
     Choice,
@@ -30,27 +32,31 @@ class Optimizer(Section):
         min_length=1,
         description=f"{', '.join(f'`{name}`' for name in OPTIMIZERS)}, or the dotted path of a class",
     )
-    learning_rate: float = Field(1e-4, gt=0, description="step size at its highest")
-    learning_rate_pattern: dict[Pattern, Annotated[float, Field(gt=0)]] = Field(
+    learning_rate: float = Field(1e-4, gt=0, le=1e4, description="step size at its highest")
+    learning_rate_pattern: dict[Pattern, Annotated[float, Field(gt=0, le=1e4)]] = Field(
         {}, description="of the layers whose path a regular expression finds, e.g. `{ '^down_blocks' = 5e-5 }`"
     )
-    text_encoder_lr: float | None = Field(None, gt=0, description="of the text encoders; `learning_rate` unless given")
+    text_encoder_lr: float | None = Field(
+        None, gt=0, le=1e4, description="of the text encoders; `learning_rate` unless given"
+    )
     optimizer_args: Annotated[dict[str, Any], BeforeValidator(pairs)] = Field(
         {},
         description='further arguments of the optimizer, as a table or kohya\'s list of "key=value" texts; '
         "`weight_decay` of `AdamW` and its 8-bit and paged kinds is 1e-4 unless given",
     )
-    max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0 = off")
+    max_grad_norm: float = Field(1.0, ge=0, le=1e9, description="gradients are scaled down to this norm; 0 = off")
     lr_scheduler: Annotated[str, BeforeValidator(fold_name(SCHEDULERS))] = Field(
         "constant",
         min_length=1,
         description=f"{', '.join(f'`{name}`' for name in SCHEDULERS)}, or the dotted path of a class",
     )
     lr_warmup_steps: int | float = Field(
-        0, ge=0, description="optimizer steps until the full learning rate; below 1, the part of the run"
+        0, ge=0, le=MOST_STEPS, description="optimizer steps until the full learning rate; below 1, the part of the run"
     )
-    lr_scheduler_num_cycles: float = Field(1, gt=0, description="of `cosine_with_restarts`: how often it starts anew")
-    lr_scheduler_power: float = Field(1.0, gt=0, description="of `polynomial`")
+    lr_scheduler_num_cycles: float = Field(
+        1, gt=0, le=1e4, description="of `cosine_with_restarts`: how often it starts anew"
+    )
+    lr_scheduler_power: float = Field(1.0, gt=0, le=100, description="of `polynomial`")
     lr_scheduler_args: Annotated[dict[str, Any], BeforeValidator(pairs)] = Field(
         {}, description="further arguments of the scheduler, e.g. `{ min_lr_rate = 0.1 }` for `cosine_with_min_lr`"
     )
@@ -85,9 +91,13 @@ class Optimizer(Section):
 class Train(Section):
     """Length, precision and place of the run."""
 
-    max_train_steps: int = Field(500, ge=1, description="optimizer steps")
-    max_train_epochs: int = Field(0, ge=0, description="instead of `max_train_steps`: how often every picture is seen")
-    gradient_accumulation_steps: int = Field(4, ge=1, description="batches, on each device, for one optimizer step")
+    max_train_steps: int = Field(500, ge=1, le=MOST_STEPS, description="optimizer steps")
+    max_train_epochs: int = Field(
+        0, ge=0, le=MOST_EPOCHS, description="instead of `max_train_steps`: how often every picture is seen"
+    )
+    gradient_accumulation_steps: int = Field(
+        4, ge=1, le=10_000, description="batches, on each device, for one optimizer step"
+    )
     seed: int = Field(
         42, ge=0, le=LARGEST_SEED, description="of the order, noise, timesteps, crops, flips and captions"
     )
@@ -104,7 +114,7 @@ class Train(Section):
         0.0, description="save a running mean of the coefficients instead of the last ones; 0 = off, 0.99 is usual"
     )
     device: str = Field("auto", min_length=1, description="`auto`, `cpu`, `cuda`, `cuda:1`, `mps`")
-    threads: int = Field(0, ge=0, description="CPU threads; 0 = torch's own choice")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 = torch's own choice")
 
     @model_validator(mode="after")
     def one_length(self) -> Train:
@@ -121,29 +131,34 @@ class Loss(Section):
     huber_schedule: Annotated[Literal["constant", "exponential", "snr"], Choice] = Field(
         "snr", description="of `huber` and `smooth_l1`: how the threshold follows the timestep"
     )
-    huber_c: float = Field(0.1, gt=0, description="of `huber` and `smooth_l1`: the threshold")
-    huber_scale: float = Field(1.0, gt=0, description="of `huber` and `smooth_l1`: factor of the threshold")
+    huber_c: float = Field(0.1, gt=0, le=1e6, description="of `huber` and `smooth_l1`: the threshold")
+    huber_scale: float = Field(1.0, gt=0, le=1e6, description="of `huber` and `smooth_l1`: factor of the threshold")
     min_snr_gamma: float = Field(
-        0.0, ge=0, description="upper bound of the signal-to-noise weight; 0 = off, 5 is usual"
+        0.0, ge=0, le=1e6, description="upper bound of the signal-to-noise weight; 0 = off, 5 is usual"
     )
     debiased_estimation_loss: bool = Field(False, description="weigh by 1 / sqrt(signal-to-noise ratio)")
     scale_v_pred_loss_like_noise_pred: bool = Field(False, description="for velocity: weigh as if noise were predicted")
-    noise_offset: float = Field(0.0, ge=0, description="share of noise that is the same all over a channel; 0 = off")
+    noise_offset: float = Field(
+        0.0, ge=0, le=100, description="share of noise that is the same all over a channel; 0 = off"
+    )
     noise_offset_random_strength: bool = Field(False, description="draw that share between 0 and `noise_offset`")
     adaptive_noise_scale: float = Field(
-        0.0, description="added to `noise_offset`, times the mean absolute value of the latents; 0 = off"
+        0.0,
+        ge=-100,
+        le=100,
+        description="added to `noise_offset`, times the mean absolute value of the latents; 0 = off",
     )
     multires_noise_iterations: int = Field(
-        0, ge=0, description="coarser layers of noise added to it; 0 = off, 6 is usual"
+        0, ge=0, le=32, description="coarser layers of noise added to it; 0 = off, 6 is usual"
     )
     multires_noise_discount: Fraction = Field(0.3, description="weight of each coarser layer over the one before")
     ip_noise_gamma: float = Field(
-        0.0, ge=0, description="input perturbation: noise added to the noised latents alone; 0 = off"
+        0.0, ge=0, le=100, description="input perturbation: noise added to the noised latents alone; 0 = off"
     )
     ip_noise_gamma_random_strength: bool = Field(False, description="draw it between 0 and `ip_noise_gamma`")
-    min_timestep: int = Field(0, ge=0, description="first timestep that is trained")
+    min_timestep: int = Field(0, ge=0, lt=1000, description="first timestep that is trained")
     max_timestep: int = Field(1000, ge=1, le=1000, description="timesteps below this one are trained")
-    prior_loss_weight: float = Field(1.0, ge=0, description="weight of regularisation (class) pictures")
+    prior_loss_weight: float = Field(1.0, ge=0, le=1e6, description="weight of regularisation (class) pictures")
     masked_loss: bool = Field(
         False, description="weigh the loss by each picture's mask (`alpha_mask` or `conditioning_data_dir`)"
     )

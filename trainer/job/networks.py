@@ -14,9 +14,19 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from ..system.patterns import pattern
 from .section import Section
-from .values import LARGEST_SEED, LOCATIONS, SDXL_ATTENTION, WAVELETS, Choice, PathText, Pattern
+from .values import (
+    LARGEST_SEED,
+    LOCATIONS,
+    MOST_COEFFICIENTS,
+    MOST_RANK,
+    MOST_STEPS,
+    SDXL_ATTENTION,
+    WAVELETS,
+    Choice,
+    PathText,
+    Pattern,
+)
 
 FREE = ("method", "network_weights", "train_text_encoder")  # what a file to start from does not settle
 FIRST = "waveft"  # the method of a job that names none
@@ -60,7 +70,6 @@ class Network(Section):
                 raise ValueError(
                     f"expected a list of path endings or one regular expression, got {value!r} ({error})"
                 ) from None
-            pattern(value)
         return value
 
     @model_validator(mode="after")
@@ -77,23 +86,29 @@ class Sparse(Network):
 
     SIZE = "coefficients and scaling say how large its update is"
 
-    coefficients: int = Field(2592, ge=1, description="trained wavelet coefficients of a layer (p)")
+    coefficients: int = Field(
+        2592, ge=1, le=MOST_COEFFICIENTS, description="trained wavelet coefficients of a layer (p)"
+    )
     allocation: Annotated[Literal["fixed", "proportional"], Choice] = Field(
         "fixed",
         description="`fixed` = one p for all layers; `proportional` = p follows m + n, as a LoRA's size does, and "
         "`coefficients` is its mean",
     )
-    coefficients_pattern: dict[Pattern, Annotated[int, Field(ge=1)]] = Field(
+    coefficients_pattern: dict[Pattern, Annotated[int, Field(ge=1, le=MOST_COEFFICIENTS)]] = Field(
         {}, description="p of the layers whose path a regular expression finds, e.g. `{ '^mid_block' = 5000 }`"
     )
-    scaling: float = Field(25.0, description="factor of the weight update (lambda), not 0; stored in the file")
+    scaling: float = Field(
+        25.0, ge=-1e6, le=1e6, description="factor of the weight update (lambda), not 0; stored in the file"
+    )
     locations: str = Field(
         "uniform:777",
         pattern=LOCATIONS,
         description="how positions are drawn: `uniform:SEED`, `peft:SEED`, or `gradient:SEED` (where the base's own "
         "gradient is largest)",
     )
-    location_batches: int = Field(8, ge=1, description="batches whose gradient places the positions of `gradient:SEED`")
+    location_batches: int = Field(
+        8, ge=1, le=10_000, description="batches whose gradient places the positions of `gradient:SEED`"
+    )
     network_weights: PathText = Field(
         "", description="WaveFT file to start from; its layers, positions, wavelet and scaling take the place of these"
     )
@@ -148,7 +163,12 @@ class Waveft(Sparse):
 
     @model_validator(mode="after")
     def mode_is_used(self) -> Waveft:
-        """Refuses a treatment of borders where there is no transform."""
+        """Refuses a treatment of borders where there is no transform, and PEFT's positions under another one."""
+        if self.locations.startswith("peft:") and (self.wavelet, self.mode) != ("db1", "periodization"):
+            raise ValueError(
+                f"locations: 'peft:SEED' are positions under wavelet 'db1' and mode 'periodization', got "
+                f"{self.wavelet!r} and {self.mode!r}. Write uniform:SEED"
+            )
         if self.wavelet == "identity" and self.mode != "periodization":
             raise ValueError(f"mode: expected 'periodization' with wavelet 'identity', got {self.mode!r}. Remove it")
         return self
@@ -160,7 +180,7 @@ class Shira(Sparse):
     method: Annotated[Literal["shira"], Choice] = Field("shira", description=METHOD)
     wavelet: ClassVar[str] = "identity"
     mode: ClassVar[str] = "periodization"
-    coefficients: int = Field(2592, ge=1, description="trained entries of a layer's weight (p)")
+    coefficients: int = Field(2592, ge=1, le=MOST_COEFFICIENTS, description="trained entries of a layer's weight (p)")
 
 
 class Lora(Network):
@@ -169,10 +189,11 @@ class Lora(Network):
     SIZE = "network_dim and network_alpha say how large its update is"
 
     method: Annotated[Literal["lora"], Choice] = Field("lora", description=METHOD)
-    network_dim: int = Field(1, ge=1, description="rank")
+    network_dim: int = Field(1, ge=1, le=MOST_RANK, description="rank")
     network_alpha: float | None = Field(
         None,
         gt=0,
+        le=1e6,
         description="the update is multiplied by `network_alpha` / `network_dim`; `network_dim` unless given",
     )
     network_weights: PathText = Field("", description="LoRA file to start from; its layers, ranks and alpha are taken")
@@ -189,8 +210,10 @@ class Loha(Network):
     SIZE = Lora.SIZE
 
     method: Annotated[Literal["loha"], Choice] = Field("loha", description=METHOD)
-    network_dim: int = Field(1, ge=1, description="rank of each of both products")
-    network_alpha: float = Field(64.0, gt=0, description="the update is multiplied by `network_alpha` / `network_dim`")
+    network_dim: int = Field(1, ge=1, le=MOST_RANK, description="rank of each of both products")
+    network_alpha: float = Field(
+        64.0, gt=0, le=1e6, description="the update is multiplied by `network_alpha` / `network_dim`"
+    )
     network_weights: PathText = Field("", description="LoHa file to start from; its layers, ranks and alpha are taken")
 
 
@@ -201,10 +224,17 @@ class Lokr(Network):
 
     method: Annotated[Literal["lokr"], Choice] = Field("lokr", description=METHOD)
     network_dim: int = Field(
-        20, ge=1, description="rank of the larger matrix; from half its longer side on, it is trained whole"
+        20,
+        ge=1,
+        le=MOST_RANK,
+        description="rank of the larger matrix; from half its longer side on, it is trained whole",
     )
-    network_alpha: float = Field(192.0, gt=0, description="the update is multiplied by `network_alpha` / `network_dim`")
-    factor: int = Field(-1, ge=-1, description="into how many parts sides are cut; -1 = about their square root")
+    network_alpha: float = Field(
+        192.0, gt=0, le=1e6, description="the update is multiplied by `network_alpha` / `network_dim`"
+    )
+    factor: int = Field(
+        -1, ge=-1, le=MOST_RANK, description="into how many parts sides are cut; -1 = about their square root"
+    )
     decompose_both: bool = Field(False, description="give the smaller matrix that rank too, where it is large enough")
     network_weights: PathText = Field("", description="LoKr file to start from; its layers, ranks and alpha are taken")
 
@@ -223,17 +253,26 @@ class Adalora(Network):
     SIZE = "init_r, target_r and network_alpha say how large its update is"
 
     method: Annotated[Literal["adalora"], Choice] = Field("adalora", description=METHOD)
-    init_r: int = Field(2, ge=1, description="rank of every layer at the beginning")
-    target_r: int = Field(1, ge=1, description="mean rank at the end; `init_r` = none is taken away")
-    network_alpha: float = Field(32.0, gt=0, description="the update is multiplied by `network_alpha` / `init_r`")
-    tinit: int | float = Field(
-        0.1, ge=0, description="optimizer steps before ranks are taken away; below 1, the part of the run"
+    init_r: int = Field(2, ge=1, le=MOST_RANK, description="rank of every layer at the beginning")
+    target_r: int = Field(1, ge=1, le=MOST_RANK, description="mean rank at the end; `init_r` = none is taken away")
+    network_alpha: float = Field(
+        32.0, gt=0, le=1e6, description="the update is multiplied by `network_alpha` / `init_r`"
     )
-    tfinal: int | float = Field(0.3, ge=0, description="optimizer steps after it, at the final ranks; as `tinit`")
-    deltaT: int = Field(10, ge=1, description="optimizer steps between two allocations")
+    tinit: int | float = Field(
+        0.1,
+        ge=0,
+        le=MOST_STEPS,
+        description="optimizer steps before ranks are taken away; below 1, the part of the run",
+    )
+    tfinal: int | float = Field(
+        0.3, ge=0, le=MOST_STEPS, description="optimizer steps after it, at the final ranks; as `tinit`"
+    )
+    deltaT: int = Field(10, ge=1, le=MOST_STEPS, description="optimizer steps between two allocations")
     beta1: float = Field(0.85, gt=0, lt=1, description="how slowly a number's importance follows its gradient")
     beta2: float = Field(0.85, gt=0, lt=1, description="the same of the importance's uncertainty")
-    orth_reg_weight: float = Field(0.5, ge=0, description="weight of the penalty that keeps both factors orthogonal")
+    orth_reg_weight: float = Field(
+        0.5, ge=0, le=1e6, description="weight of the penalty that keeps both factors orthogonal"
+    )
 
     @model_validator(mode="after")
     def ranks_fall(self) -> Adalora:
@@ -257,8 +296,8 @@ class Vera(Network):
     SIZE = "network_dim says how large its update is"
 
     method: Annotated[Literal["vera"], Choice] = Field("vera", description=METHOD)
-    network_dim: int = Field(1402, ge=1, description="rank of the shared matrices")
-    d_initial: float = Field(0.1, description="first value of the vector between them, not 0")
+    network_dim: int = Field(1402, ge=1, le=MOST_RANK, description="rank of the shared matrices")
+    d_initial: float = Field(0.1, ge=-1e6, le=1e6, description="first value of the vector between them, not 0")
     projection_prng_key: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of the shared matrices")
 
     @field_validator("d_initial")
@@ -276,8 +315,8 @@ class Fourierft(Network):
     SIZE = "n_frequency and scaling say how large its update is"
 
     method: Annotated[Literal["fourierft"], Choice] = Field("fourierft", description=METHOD)
-    n_frequency: int = Field(2592, ge=1, description="trained entries of a layer's spectrum")
-    scaling: float = Field(64.0, description="factor of the weight update, not 0")
+    n_frequency: int = Field(2592, ge=1, le=MOST_COEFFICIENTS, description="trained entries of a layer's spectrum")
+    scaling: float = Field(64.0, ge=-1e6, le=1e6, description="factor of the weight update, not 0")
     random_loc_seed: int = Field(777, ge=0, le=LARGEST_SEED, description="of the positions, the same for every layer")
     init_weights: bool = Field(
         True, description="begin at zero; false = PEFT's own default, a random update of the size of `scaling`"

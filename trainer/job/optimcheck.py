@@ -6,6 +6,7 @@ import sys
 from importlib.util import find_spec
 
 from ..system import commandline
+from ..system.console import counted
 from . import schema
 
 CLASSES = {
@@ -117,7 +118,10 @@ def length_faults(settings: schema.Optimizer, steps: int) -> list[str]:
     """Returns parts of the schedule that are longer than the run."""
     warmup = whole_steps(settings.lr_warmup_steps, steps)
     if warmup and warmup >= steps:
-        return [f"[optimizer] lr_warmup_steps: expected less than the run's {steps} steps, got {warmup}. Lower it."]
+        return [
+            f"[optimizer] lr_warmup_steps: expected less than the run's {counted(steps, 'step')}, got {warmup}. "
+            "Lower it."
+        ]
     decay = settings.lr_scheduler_args.get("num_decay_steps", 0)
     if type(decay) not in (int, float) or decay < 0:
         return [f"[optimizer] lr_scheduler_args num_decay_steps: expected steps or a part below 1, got {decay!r}."]

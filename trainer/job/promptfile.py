@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..system.errors import UserError
-from ..system.files import read_text
+from ..system.reading import parse_json, read_text
 from .config import syntax_remedy
 from .faults import describe
 from .schema import Prompt
@@ -77,8 +76,8 @@ def from_toml(text: str, name: str) -> Iterator[tuple[str, Any]]:
 def from_json(text: str, name: str) -> Iterator[tuple[str, Any]]:
     """Yields the entries of the list, tables or lines as in a `.txt` file, with their places."""
     try:
-        given = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        given = parse_json(text)
+    except ValueError as error:
         raise UserError(f"{name}: expected JSON, got: {error}.") from None
     if not isinstance(given, list):
         raise UserError(f"{name}: expected a list of prompts, got {type(given).__name__}. Put it in [ ].")

@@ -16,7 +16,19 @@ from .evalschema import Evaluation
 from .learnschema import Loss, Optimizer, Train
 from .networks import AnyNetwork, Waveft
 from .section import Section
-from .values import FILE_NAME, LARGEST_SEED, SAMPLERS, Choice, PathText, Switch, as_prompts, fold_sampler
+from .values import (
+    FILE_NAME,
+    LARGEST_SEED,
+    LARGEST_SIDE,
+    MOST_EPOCHS,
+    MOST_STEPS,
+    SAMPLERS,
+    Choice,
+    PathText,
+    Switch,
+    as_prompts,
+    fold_sampler,
+)
 
 
 class Model(Section):
@@ -94,9 +106,11 @@ class Save(Section):
     save_precision: Annotated[Literal["float", "fp16", "bf16"], Choice] = Field(
         "float", description="of the values in the adapter file: `float` (fp32), `fp16` or `bf16`"
     )
-    save_every_n_steps: int = Field(0, ge=0, description="optimizer steps between checkpoints; 0 = only at the end")
-    save_every_n_epochs: int = Field(0, ge=0, description="epochs between checkpoints; 0 = off")
-    keep_last: int = Field(0, ge=0, description="how many checkpoints stay; 0 = all")
+    save_every_n_steps: int = Field(
+        0, ge=0, le=MOST_STEPS, description="optimizer steps between checkpoints; 0 = only at the end"
+    )
+    save_every_n_epochs: int = Field(0, ge=0, le=MOST_EPOCHS, description="epochs between checkpoints; 0 = off")
+    keep_last: int = Field(0, ge=0, le=MOST_STEPS, description="how many checkpoints stay; 0 = all")
     save_state: bool = Field(
         True, description="with every checkpoint, and when stopped, keep what `--resume` needs to go on exactly"
     )
@@ -122,10 +136,10 @@ class Prompt(Section):
     prompt: str = Field(description="text; `{trigger}` is filled in")
     negative_prompt: str = Field("", description="what guidance leads away from")
     seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="of the first picture; `train.seed` unless given")
-    width: int | None = Field(None, ge=8, description="px; as in [sample] unless given")
-    height: int | None = Field(None, ge=8, description="px; as in [sample] unless given")
-    sample_steps: int | None = Field(None, ge=1, description="as in [sample] unless given")
-    guidance_scale: float | None = Field(None, ge=0, description="as in [sample] unless given")
+    width: int | None = Field(None, ge=8, le=LARGEST_SIDE, description="px; as in [sample] unless given")
+    height: int | None = Field(None, ge=8, le=LARGEST_SIDE, description="px; as in [sample] unless given")
+    sample_steps: int | None = Field(None, ge=1, le=1000, description="as in [sample] unless given")
+    guidance_scale: float | None = Field(None, ge=0, le=1000, description="as in [sample] unless given")
     sample_sampler: Annotated[str, BeforeValidator(fold_sampler)] | None = Field(
         None, description="as in [sample] unless given"
     )
@@ -147,17 +161,19 @@ class Sample(Section):
         "",
         description="file with further prompts: kohya's `.txt` (`a dog --n blurry --w 1024 --d 7`), `.toml` or `.json`",
     )
-    sample_every_n_steps: int = Field(0, ge=0, description="optimizer steps between samples; 0 = only before and after")
-    sample_every_n_epochs: int = Field(0, ge=0, description="epochs between samples; 0 = off")
+    sample_every_n_steps: int = Field(
+        0, ge=0, le=MOST_STEPS, description="optimizer steps between samples; 0 = only before and after"
+    )
+    sample_every_n_epochs: int = Field(0, ge=0, le=MOST_EPOCHS, description="epochs between samples; 0 = off")
     sample_at_first: bool = Field(True, description="draw them before training too, to compare with")
     sample_sampler: Annotated[Literal[SAMPLERS], BeforeValidator(fold_sampler)] = Field(  # type: ignore[valid-type]
         "euler_a", description=", ".join(f"`{name}`" for name in SAMPLERS)
     )
-    sample_steps: int = Field(28, ge=1, description="denoising steps")
-    guidance_scale: float = Field(6.0, ge=0, description="classifier-free guidance; 1 or less = off")
-    width: int | None = Field(None, ge=8, description="px; the resolution unless given")
-    height: int | None = Field(None, ge=8, description="px; the resolution unless given")
-    samples_per_prompt: int = Field(1, ge=1, description="pictures of each prompt, with seeds counted up")
+    sample_steps: int = Field(28, ge=1, le=1000, description="denoising steps")
+    guidance_scale: float = Field(6.0, ge=0, le=1000, description="classifier-free guidance; 1 or less = off")
+    width: int | None = Field(None, ge=8, le=LARGEST_SIDE, description="px; the resolution unless given")
+    height: int | None = Field(None, ge=8, le=LARGEST_SIDE, description="px; the resolution unless given")
+    samples_per_prompt: int = Field(1, ge=1, le=1000, description="pictures of each prompt, with seeds counted up")
 
 
 class Validation(Section):
@@ -165,8 +181,10 @@ class Validation(Section):
 
     validation_split: float = Field(0.0, ge=0, lt=1, description="part of the pictures that is kept out of training")
     validation_seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of which they are, and of their noise")
-    validate_every_n_steps: int = Field(0, ge=0, description="optimizer steps between; 0 = only before and after")
-    max_validation_steps: int = Field(0, ge=0, description="pictures at most; 0 = all")
+    validate_every_n_steps: int = Field(
+        0, ge=0, le=MOST_STEPS, description="optimizer steps between; 0 = only before and after"
+    )
+    max_validation_steps: int = Field(0, ge=0, le=MOST_STEPS, description="pictures at most; 0 = all")
     timesteps: list[Annotated[int, Field(ge=0, lt=1000)]] = Field(
         [200, 400, 600, 800], min_length=1, description="at which each picture's loss is measured"
     )
@@ -179,7 +197,9 @@ class Logging(Section):
         "none", description="`none`, `tensorboard`, `wandb` or `all`; each must be installed (`pip install` its name)"
     )
     logging_dir: PathText = Field("", description='where; "" = `logs` in `output_dir`')
-    log_tracker_name: str = Field("waveft", pattern=FILE_NAME, description="project of wandb, folder of TensorBoard")
+    log_tracker_name: str = Field(
+        "waveft", max_length=100, pattern=FILE_NAME, description="project of wandb, folder of TensorBoard"
+    )
     wandb_run_name: str = Field("", description='of wandb; "" = `output_name`')
 
     @model_validator(mode="after")

@@ -9,13 +9,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ..system.patterns import pattern
+from ..system.plaintext import UNSHOWN, unwritten
 
 # What waveft_core accepts, written out so that a job is checked before torch is imported. A test compares them.
 SDXL_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 WAVELETS = (*(f"db{n}" for n in range(1, 39)), *(f"sym{n}" for n in range(2, 21)), *(f"coif{n}" for n in range(1, 18)))
 
 LARGEST_SEED = 2**63 - 1
+# What nobody means to exceed: beyond it a job is a slip of the key, and its plan or its pictures fit no machine.
+MOST_STEPS, MOST_EPOCHS, MOST_REPEATS = 10_000_000, 1_000_000, 10_000
+MOST_RANK = 2**16  # of factors: beyond any layer's side
+MOST_COEFFICIENTS = 2**27  # of a layer: ten times SDXL's largest matrix
+LARGEST_SIDE = 8192  # px
+LARGEST_NAME, LARGEST_PATH = 255, 4096  # bytes that file systems take
 
 OPTIMIZERS = (
     "AdamW",
@@ -118,7 +124,6 @@ def regular_expression(value: str) -> str:
         re.compile(value)
     except re.error as error:
         raise ValueError(f"expected a regular expression, got {value!r} ({error})") from None
-    pattern(value)  # and one that no job can keep a machine busy with
     return value
 
 
@@ -130,12 +135,40 @@ def sides(value: Any) -> Any:
         value = value[0]
     if isinstance(value, list | tuple):
         value = tuple(value)
-        good = len(value) == 2 and all(type(side) is int and side >= 16 for side in value)
+        good = len(value) == 2 and all(map(is_side, value))
     else:
-        good = type(value) is int and value >= 16
+        good = is_side(value)
     if not good:
-        raise ValueError(f"expected px, at least 16, as one number or [width, height], got {value!r}")
+        raise ValueError(f"expected px, 16 to {LARGEST_SIDE}, as one number or [width, height], got {value!r}")
     return value
+
+
+def is_side(value: Any) -> bool:
+    """Returns whether the value is a side that can be trained, px."""
+    return type(value) is int and 16 <= value <= LARGEST_SIDE
+
+
+def text_fault(text: str, is_path: bool) -> str:
+    """Returns what is wrong with a text of a job, "" where it is one that somebody can have meant.
+
+    Args:
+        text: any value, or part of one.
+        is_path: whether it names a file or folder.
+    """
+    if is_path and (found := UNSHOWN.search(text)):
+        return (
+            f'expected a path, got {text!r} with {found[0]!a} in it, which TOML makes of a backslash in "double '
+            "quotes\". Write / for \\, or put it in 'single quotes'"
+        )
+    if (
+        is_path
+        and (long := max(len(part.encode(errors="replace")) for part in re.split(r"[/\\]", text))) > LARGEST_NAME
+    ):
+        return f"expected names of at most {LARGEST_NAME} bytes, got one of {long}. Shorten it"
+    if is_path and len(text.encode(errors="replace")) > LARGEST_PATH:
+        return f"expected a path of at most {LARGEST_PATH} bytes, got {len(text.encode(errors='replace'))}. Shorten it"
+    fault = unwritten(text)
+    return f"expected a text, got {fault}" if fault else ""
 
 
 Choice = BeforeValidator(lower)

@@ -11,26 +11,21 @@ from ..base.models import Base
 from ..base.precision import Precision
 from ..job.schema import Subset
 from ..pictures import captions, images
-from ..pictures.dataset import image_files
+from ..pictures.dataset import class_places
 from ..preflight.preflight import Ready
 from ..samples import sampling
 from ..samples.prompts import Shot
 from ..system import rng
-from ..system.console import say
+from ..system.console import counted, say
 from ..system.files import write_atomically
 
 SEEDS = 2**32  # samplers of other tools take no larger ones, so that a picture can be drawn again there
 
 
-def lacking(ready: Ready) -> dict[int, int]:
-    """Returns subset number -> how many class pictures are to be drawn for it."""
-    found = {}
-    for number, subset in enumerate(ready.job.subsets()):
-        folder = Path(subset.image_dir)
-        have = len(image_files(folder)) if folder.is_dir() else 0
-        if subset.num_class_images > have:
-            found[number] = subset.num_class_images - have
-    return found
+def lacking(ready: Ready) -> dict[int, list[Path]]:
+    """Returns subset number -> the class pictures that are to be drawn for it."""
+    found = {number: class_places(subset) for number, subset in enumerate(ready.job.subsets())}
+    return {number: places for number, places in found.items() if places}
 
 
 @torch.no_grad()
@@ -40,12 +35,13 @@ def draw(ready: Ready, base: Base, texts: Texts, place: Precision) -> int:
     A run that is stopped in the middle goes on where it was: the n-th picture of a folder has the n-th seed.
     """
     count = 0
-    for number, missing in lacking(ready).items():
+    for number, paths in lacking(ready).items():
         subset = ready.job.subsets()[number]
-        say(f'drawing {missing} class pictures of "{prompt(subset, ready)}" into {Path(subset.image_dir).name}')
-        for index in range(subset.num_class_images - missing, subset.num_class_images):
+        what = f'of "{prompt(subset, ready)}" into {Path(subset.image_dir).name}'
+        say(f"drawing {counted(len(paths), 'class picture')} {what}")
+        for index, path in enumerate(paths, subset.num_class_images - len(paths)):
             [drawn] = sampling.draw(base, [shot(subset, ready, number, index)], texts, place)
-            write_atomically(Path(subset.image_dir) / f"class-{index + 1:05d}.png", images.png_bytes(drawn.image))
+            write_atomically(path, images.png_bytes(drawn.image))
             count += 1
     return count
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from torch import nn
 
+from ..job.optim import rate_of
 from ..job.schema import Optimizer
 from ..methods.targets import check_patterns
 from ..methods.tuning import Tuning
-from ..system.patterns import pattern
 
 
 def groups(tuning: Tuning, settings: Optimizer) -> list[dict[str, Any]]:
@@ -27,15 +26,5 @@ def groups(tuning: Tuning, settings: Optimizer) -> list[dict[str, Any]]:
     check_patterns("[optimizer] learning_rate_pattern", patterns, list(tuning.paths.values()))
     by_rate: dict[float, list[nn.Parameter]] = {}
     for name, parameters in tuning.layers.items():
-        by_rate.setdefault(rate(tuning.paths[name], settings), []).extend(parameters)
+        by_rate.setdefault(rate_of(tuning.paths[name], settings), []).extend(parameters)
     return [{"params": parameters, "lr": learning_rate} for learning_rate, parameters in by_rate.items()]
-
-
-def rate(path: str, settings: Optimizer) -> float:
-    """Returns the learning rate of the layer at that path."""
-    for expression, learning_rate in settings.learning_rate_pattern.items():
-        if pattern(expression).search(path):
-            return learning_rate
-    if settings.text_encoder_lr and re.match(r"te\d\.", path):
-        return settings.text_encoder_lr
-    return settings.learning_rate

@@ -10,11 +10,13 @@ import torch
 from ..base import cache, encode
 from ..base.models import Base
 from ..pictures.plan import Plan, micro_batches
+from ..preflight import trial
 from ..preflight.preflight import Ready
 from ..samples.prompts import Shot
-from ..system.console import counter, say
+from ..system.console import counted, counter, say
 from ..system.distributed import World
 
+MOST_VIEWS = 1_000_000  # that are gone through to see which texts there are
 MOST_TEXTS = 4096  # encoded before training, 0.3 MB each; a run that sees more keeps the text encoders
 
 
@@ -38,12 +40,14 @@ def prepare(
     ready: Ready, base: Base, texts: encode.Texts, shots: list[Shot], device: torch.device, world: World
 ) -> tuple[Sources, list[str]]:
     """Returns the run's sources, with everything encoded that can be before training, and what may surprise."""
-    say(f"encoding {len(ready.pictures) + len(ready.validation)} pictures and their captions")
+    say(f"encoding {counted(len(ready.pictures) + len(ready.validation), 'picture')} with captions")
     kept = store(ready, "latents")
     latents = encode.Latents(base, device, ready.job.cache, kept, ready.facts.vae_identity)
     latents.prepare([*ready.pictures, *ready.validation], world, counter("encoding pictures"))
     latents.release()
-    notices = kept.notices() + long_captions(ready, texts)
+    # those of a base that was on this machine were told before
+    long = trial.too_long(ready.pictures, [tokenizer for tokenizer, _ in base.text])
+    notices = kept.notices() + [text for text in long if text not in ready.notices]
     wanted, all_of_them = captions(ready, shots)
     if not ready.job.network.train_text_encoder:  # then nothing stays as it was encoded
         texts.prepare(wanted, world, counter("encoding captions"))
@@ -53,24 +57,15 @@ def prepare(
     return Sources(ready.plan, latents, texts), notices
 
 
-def long_captions(ready: Ready, texts: encode.Texts) -> list[str]:
-    """Returns a notice for every picture whose caption's end the encoders do not see."""
-    return [
-        f"{picture.path.name}: its caption has {count} tokens, the encoders see the first {encode.TOKENS}"
-        for picture in ready.pictures
-        if (count := texts.length(picture.caption.plain())) > encode.TOKENS
-    ]
-
-
 def captions(ready: Ready, shots: list[Shot]) -> tuple[list[str], bool]:
     """Returns the texts to encode before training, and whether those are all that the run will see."""
     wanted = dict.fromkeys(text for shot in shots for text in (shot.prompt, shot.negative_prompt))
     wanted |= dict.fromkeys(picture.caption.plain() for picture in ready.validation)
     if not ready.job.cache.cache_text_encoder_outputs:
         return list(wanted), False
-    for caption in seen(ready):
+    for number, caption in enumerate(seen(ready)):
         wanted[caption] = None
-        if len(wanted) > MOST_TEXTS:
+        if len(wanted) > MOST_TEXTS or number > MOST_VIEWS:
             return list(wanted), False
     return list(wanted), True
 

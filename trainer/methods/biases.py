@@ -14,6 +14,7 @@ from waveft_core.format.keys import layer_names, unwrapped
 
 from ..base.layershapes import chosen, matches
 from ..job.networks import Bitfit
+from ..system.console import counted
 from ..system.errors import UserError
 from . import targets
 from .method import Method
@@ -82,7 +83,7 @@ class Biases(Tuning):
         """Takes the differences."""
         own = self.state_dict()
         if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
-            raise WaveFTError(f"state: expected the biases of {len(self)} layers, got others.")
+            raise WaveFTError(f"state: expected the biases of {counted(len(self), 'layer')}, got others.")
         for name, values in own.items():
             values.copy_(state[name])
 

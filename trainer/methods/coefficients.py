@@ -18,7 +18,7 @@ from waveft_core.update.targets import resolve
 
 from ..base.layershapes import Layer
 from ..job.networks import Shira, Waveft
-from ..system.console import say
+from ..system.console import counted, say
 from ..system.errors import UserError
 from . import targets
 from .targets import Chosen
@@ -95,7 +95,7 @@ def by_gradient(
     warm_up: WarmUp,
 ) -> waveft_core.Adapter:
     """Returns an adapter of zeros where the gradient of the warm-up's batches is largest."""
-    say(f"placing the coefficients by the gradient of {network.location_batches} batches")
+    say(f"placing the coefficients by the gradient of {counted(network.location_batches, 'batch')}")
     with waveft_core.Probe(components, spec(network, layers), coefficients=counts) as probe:
         warm_up.backward(network.location_batches)
     found = probe.choose(reduce=warm_up.sum_)

@@ -14,6 +14,7 @@ from torch import nn
 from waveft_core import WaveFTError
 
 from ..system import rng
+from ..system.console import counted
 from ..system.errors import UserError, reason
 from . import package, targets
 from .tensorfile import TensorProduct, load_layers
@@ -191,7 +192,9 @@ class Injected(Tuning):
         shapes = {name: list(values.shape) for name, values in own.items()}
         if shapes != {name: list(values.shape) for name, values in state.items()}:
             odd = sorted(own.keys() ^ state.keys()) or [name for name in own if state[name].shape != own[name].shape]
-            raise WaveFTError(f"state: expected the numbers of {len(self)} layers, got others at {', '.join(odd[:3])}.")
+            raise WaveFTError(
+                f"state: expected the numbers of {counted(len(self), 'layer')}, got others at {', '.join(odd[:3])}."
+            )
         for name, values in own.items():
             values.copy_(state[name])
 

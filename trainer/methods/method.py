@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..base.layershapes import Layer
 from ..job.networks import Network
 from ..job.schema import Job
+from ..system.console import counted
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Method(ABC):
 
     def size_words(self, counts: Sequence[int]) -> str:
         """Returns how many numbers train, `counts` of them in each layer."""
-        return f"{len(counts)} layers, {sum(counts):,} {self.UNIT} in all"
+        return f"{counted(len(counts), 'layer')}, {sum(counts):,} {self.UNIT} in all"
 
     @abstractmethod
     def counts(self, layers: Sequence[Layer]) -> list[int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..base.layershapes import Layer
 from ..job.networks import Shira, Sparse, Waveft
-from ..system.patterns import pattern
+from ..system.console import counted
 from .method import HEADER, Method
 from .usage import OURS
 
@@ -30,7 +31,7 @@ class SparseMethod(Method):
 
     def words(self) -> str:
         """Returns p and scaling."""
-        return f"{self.network.coefficients} coefficients a layer, {self.basis_words()}"
+        return f"{counted(self.network.coefficients, 'coefficient')} a layer, {self.basis_words()}"
 
     def basis_words(self) -> str:
         """Returns scaling and what else there is beside p."""
@@ -39,8 +40,10 @@ class SparseMethod(Method):
 
     def size_words(self, counts: Sequence[int]) -> str:
         """Returns p, and the coefficients in all."""
-        each = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-        return f"{len(counts)} layers of {each} coefficients: {sum(counts):,} in all"
+        each = counted(counts[0], "coefficient")
+        if len(set(counts)) > 1:
+            each = f"{min(counts)} to {max(counts)} coefficients"
+        return f"{counted(len(counts), 'layer')} of {each}: {sum(counts):,} in all"
 
     def counts(self, layers: Sequence[Layer]) -> list[int]:
         """Returns each layer's p: its pattern's, or the job's own, spread as m + n where it says so."""
@@ -49,8 +52,8 @@ class SparseMethod(Method):
 
     def _count(self, layer: Layer, mean: float) -> int:
         network = self.network
-        for expression, coefficients in network.coefficients_pattern.items():
-            if pattern(expression).search(layer.path):
+        for pattern, coefficients in network.coefficients_pattern.items():
+            if re.search(pattern, layer.path):
                 return coefficients
         if network.allocation == "proportional":
             return max(1, round(network.coefficients * (layer.rows + layer.columns) / mean))

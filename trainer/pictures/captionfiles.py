@@ -8,11 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..job.schema import Subset
+from ..system.plaintext import unwritten
+from ..system.reading import decoded, is_file, read_bytes
 from . import captions
 from .captions import Caption, Rules
-from .folders import listed
+from .folders import entries, listed
 from .subsets import Folder, Remarks
 
+LARGEST_CAPTION = 2**17  # bytes: two thousand times what the encoders see; a larger file is something else
 USUAL_ENDINGS = (".txt", ".caption")
 NOT_CAPTIONS = {"readme", "license", "licence", "notes"}  # texts that lie about in image folders
 
@@ -20,25 +23,36 @@ NOT_CAPTIONS = {"readme", "license", "licence", "notes"}  # texts that lie about
 def read_all(folder: Folder, trigger: str, remarks: Remarks) -> dict[Path, Caption]:
     """Returns image -> caption, those left out that have a fault."""
     texts: dict[Path, str] = {}
-    silent = []
+    silent, hollow, subset = [], [], folder.subset
+    separators = [subset.caption_separator, subset.keep_tokens_separator, subset.secondary_separator]
     for path in folder.files:
         try:
             text = written(path, folder)
         except ValueError as error:
             remarks.problems.append(str(error))
             continue
+        if text and text.strip() and captions.says_nothing(text, *filter(None, separators)):
+            hollow.append(path.name)
+            text = None
         if text is None:
             silent.append(path)
         else:
             texts[path] = text
+    if hollow:
+        remarks.notices.append(f"captions of {listed(hollow)}: hold separators alone, taken as none")
     remark(texts, folder, trigger, remarks)
     default = stand_in(folder.subset)
     if default is not None:
         texts |= dict.fromkeys(silent, default)
     elif silent:
         remarks.problems.append(none_given(silent, folder))
-    kept = rules(folder.subset, trigger)
-    return {path: Caption(lines(captions.fill_trigger(text, trigger), kept), kept) for path, text in texts.items()}
+    return {path: of_text(text, folder.subset, trigger) for path, text in texts.items()}
+
+
+def of_text(text: str, subset: Subset, trigger: str) -> Caption:
+    """Returns the caption that a text makes in a subset."""
+    kept = rules(subset, trigger)
+    return Caption(lines(captions.fill_trigger(text, trigger), kept), kept)
 
 
 def rules(subset: Subset, trigger: str) -> Rules:
@@ -62,14 +76,21 @@ def written(path: Path, folder: Folder) -> str | None:
         ValueError: what, which one: what was expected, what was found, and the remedy.
     """
     if folder.metadata:
-        return folder.metadata.get(path, folder.path) or None
+        text = folder.metadata.get(path, folder.path) or ""
+        if fault := unwritten(text):
+            raise ValueError(f'metadata_file "{folder.metadata.path}", caption of "{path.name}": got {fault}.')
+        return text or None
     file = caption_file(path, folder.subset)
     if file is None:
         return None
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f'caption "{file}": expected text in UTF-8, got: {error}. Save it as UTF-8.') from None
+        text = decoded(read_bytes(file, LARGEST_CAPTION))
+    except OSError as error:
+        raise ValueError(f'caption "{file}": cannot be read ({error.strerror or error}). Replace it.') from None
+    except ValueError as error:
+        raise ValueError(f'caption "{file}": {error}') from None
+    if fault := unwritten(text):
+        raise ValueError(f'caption "{file}": expected a text, got {fault}.')
     if not text.strip() and folder.subset.missing_caption != "empty":
         raise ValueError(
             f'caption "{file}": expected a text, got an empty file. Write it, remove it and set class_tokens, or set '
@@ -80,7 +101,7 @@ def written(path: Path, folder: Folder) -> str | None:
 
 def caption_file(path: Path, subset: Subset) -> Path | None:
     """Returns the file with the picture's caption, or None where there is none."""
-    return next((file for ending in endings(subset) if (file := path.with_suffix(ending)).is_file()), None)
+    return next((file for ending in endings(subset) if is_file(file := path.with_suffix(ending))), None)
 
 
 def endings(subset: Subset) -> list[str]:
@@ -140,7 +161,7 @@ def remark(texts: Mapping[Path, str], folder: Folder, trigger: str, remarks: Rem
 def without_picture(folder: Folder) -> list[str]:
     """Returns the caption files of the folder itself for which there is no picture: often a name is misspelt."""
     ending, stems = endings(folder.subset)[0], {path.stem for path in folder.files}
-    names = (path.name for path in folder.path.iterdir() if not path.name.startswith("."))
+    names = (path.name for path in entries(folder.path) if not path.name.startswith("."))
     found = (name for name in names if name.endswith(ending))
     left = (name for name in found if name.removesuffix(ending) not in stems)
     return sorted(name for name in left if name.removesuffix(ending).lower() not in NOT_CAPTIONS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -31,6 +32,13 @@ def fill_trigger(text: str, trigger: str) -> str:
     for mark in TRIGGERS:
         text = text.replace(mark, trigger)
     return text
+
+
+def says_nothing(text: str, *separators: str) -> bool:
+    """Returns whether a caption holds separators, marks and blanks alone: neither a word, a number nor a picture."""
+    for separator in filter(None, separators):
+        text = text.replace(separator, " ")
+    return not any(unicodedata.category(letter) == "So" or unicodedata.category(letter)[0] in "LN" for letter in text)
 
 
 class Tags(NamedTuple):

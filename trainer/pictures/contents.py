@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..system.reading import decoded, is_file, read_bytes
 from . import captions, folders
+from .captionfiles import LARGEST_CAPTION
 from .picturefile import Measured, measure_all
 
 MASK_FOLDERS = ("masks", "mask", "conditioning")
@@ -44,7 +46,7 @@ def look(folder: Path) -> Found:
     own, concepts = folders.image_files(folder), folders.concepts(folder)
     files = own or [path for one in concepts for path in folders.image_files(one.folder)]
     written = [path.with_suffix(ending) for path in files for ending in CAPTION_ENDINGS]
-    there = [path for path in written if path.is_file()]
+    there = [path for path in written if is_file(path)]
     measured = [one for one in measure_all(files).values() if isinstance(one, Measured)]
     return Found(
         folder,
@@ -52,11 +54,19 @@ def look(folder: Path) -> Found:
         [] if own else concepts,
         len({path.with_suffix("") for path in there}),
         there[0].suffix if there else CAPTION_ENDINGS[0],
-        any(captions.has_trigger(path.read_text(encoding="utf-8", errors="replace")) for path in there),
+        any(map(asks, there)),
         [one.size for one in measured],
         any(one.alpha for one in measured),
         masks_of(folder, {path.stem for path in files}) if own else None,
     )
+
+
+def asks(path: Path) -> bool:
+    """Returns whether a caption file asks for the trigger; what is wrong with it is told when it is trained."""
+    try:
+        return captions.has_trigger(decoded(read_bytes(path, LARGEST_CAPTION)))
+    except (OSError, ValueError):
+        return False
 
 
 def masks_of(folder: Path, stems: set[str]) -> Path | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..job.dataschema import Buckets, inherited
-from ..job.schema import Job
-from . import buckets, captionfiles, notices, split
+from ..job.schema import Job, Subset
+from ..system.errors import UserError
+from . import buckets, captionfiles, leftout, notices, split
 from .folders import image_files
 from .picture import Picture
 from .picturefile import Measured, Progress, measure_all
@@ -16,6 +17,7 @@ from .subsets import Folder, Remarks, open_all
 
 __all__ = ["Found", "Picture", "image_files", "scan"]
 
+MOST_VIEWS = 1_000_000  # an epoch: more are a slip, and more than a plan can hold
 MASK_OFF = 1.02  # factor by which a mask's aspect ratio may differ from its picture's: rounding of a smaller one
 
 
@@ -48,17 +50,26 @@ def scan(job: Job, resolution: int | tuple[int, int], multiple: int, progress: P
     remarks = Remarks()
     own = (resolution, resolution) if isinstance(resolution, int) else resolution
     settings = [settled(job, number, own, multiple, remarks) for number in range(len(job.datasets))]
-    opened = open_all(job, remarks)
+    try:
+        opened = open_all(job, remarks)
+    except UserError as error:  # a folder that cannot be looked into
+        return Found(problems=[*remarks.problems, *error.problems])
     files = dict.fromkeys(path for folder in opened for path in (*folder.files, *folder.masks.values()))
     measured = measure_all(list(files), progress)
     pictures: list[Picture] = []
     for folder in opened:
         pictures += gather(folder, settings[folder.dataset], measured, job.metadata.trigger_phrase, remarks)
     only_class_pictures(job, remarks)
+    remarks.notices += leftout.notices(opened)
     remarks.notices += notices.of(pictures, measured)
     held = split.held_out(*shares(job, pictures), remarks) if not remarks.problems else set()
     if not remarks.problems and not pictures:
         remarks.problems.append("[[datasets]]: expected pictures to train, got none. Name a folder that holds some.")
+    pictures += to_be_drawn(job, settings)
+    if (views := sum(picture.repeats for picture in pictures)) > MOST_VIEWS:
+        remarks.problems.append(
+            f"[[datasets]]: expected at most {MOST_VIEWS:,} views an epoch, got {views:,}. Lower num_repeats."
+        )
     return Found(
         tuple(picture for picture in pictures if picture.is_reg or picture.digest not in held),
         tuple(picture for picture in pictures if not picture.is_reg and picture.digest in held),
@@ -111,9 +122,46 @@ def gather(
             interpolation=subset.resize_interpolation or "auto",
             mask=mask,
             alpha_mask=subset.alpha_mask,
+            mask_digest=digest_of(measured.get(mask)) if mask else "",
         )
         found.append(picture)
     return found
+
+
+def digest_of(known: Measured | str | None) -> str:
+    """Returns the digest of a file that can be read, "" of any other."""
+    return known.digest if isinstance(known, Measured) else ""
+
+
+def to_be_drawn(job: Job, settings: Sequence[buckets.Settings]) -> Iterator[Picture]:
+    """Yields the class pictures that the job asks for and that its folders lack: the run draws them before it trains.
+
+    They are drawn at the first dataset's resolution, and counted here as if they were there.
+    """
+    size = settings[0].resolution
+    owners = (number for number, dataset in enumerate(job.datasets) for _ in dataset.subsets)
+    for owner, subset in zip(owners, job.subsets(), strict=True):
+        for place in class_places(subset):
+            yield Picture(
+                place,
+                "",
+                captionfiles.of_text(subset.class_tokens or "", subset, job.metadata.trigger_phrase),
+                buckets.fit(size, buckets.choose(size, settings[owner])),
+                owner,
+                repeats=subset.num_repeats or 1,
+                is_reg=True,
+                flip=bool(subset.flip_aug),
+                color=bool(subset.color_aug),
+                random_crop=bool(subset.random_crop),
+                interpolation=subset.resize_interpolation or "auto",
+            )
+
+
+def class_places(subset: Subset) -> list[Path]:
+    """Returns the files of the class pictures that are still to be drawn for a subset."""
+    folder = Path(subset.image_dir)
+    have = len(image_files(folder)) if subset.num_class_images and folder.is_dir() else 0
+    return [folder / f"class-{number + 1:05d}.png" for number in range(have, subset.num_class_images)]
 
 
 def mask_fault(picture: Measured, mask: Measured | str) -> str:

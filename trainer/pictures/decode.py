@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageColor, ImageOps
+from PIL import Image, ImageCms, ImageColor
 
-from ..system.errors import UserError, reason
+from ..system.errors import UserError
+from . import formats
 
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises of a bad file
 
-
-def open_rgb(path: Path, background: str = "white") -> Image.Image:
-    """Returns the picture upright, in RGB, on the background's colour where it is transparent."""
-    image = open_upright(path)
+def open_rgb(path: Path, background: str = "white", digest: str = "") -> Image.Image:
+    """Returns the picture in RGB, on the background's colour where it is transparent; as `open_upright` otherwise."""
+    image = open_upright(path, digest)
     opacity = alpha(image)
     image = colours(image)
     if opacity is None:
@@ -25,18 +25,29 @@ def open_rgb(path: Path, background: str = "white") -> Image.Image:
     return Image.composite(image, Image.new("RGB", image.size, ImageColor.getrgb(background)[:3]), opacity)
 
 
-def open_upright(path: Path) -> Image.Image:
+def open_upright(path: Path, digest: str = "") -> Image.Image:
     """Returns the first or only frame, turned as its EXIF data say, of 8 bits a channel, in whatever mode it is kept.
 
+    Args:
+        path: the file.
+        digest: hexadecimal SHA-256 that its bytes must have; "" = any.
+
     Raises:
-        UserError: the file cannot be read as a picture.
+        UserError: the file cannot be read as a picture, or is not the one that is meant.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as file:
+        content = formats.read_content(path)
+        same = not digest or hashlib.sha256(content).hexdigest() == digest
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and of large pictures, which are decoded all the same
-            image = ImageOps.exif_transpose(file)
-    except UNREADABLE as error:
-        raise UserError(f'image "{path}": cannot be read ({reason(error)}). Replace or remove it.') from error
+            with formats.opened(content) as file:
+                image = formats.upright(file)
+    except Exception as error:  # decoders raise anything of a bad file: that it is one is what is told
+        raise UserError(f'image "{path}": cannot be read ({formats.told(error)}). Replace or remove it.') from error
+    if not same:
+        raise UserError(
+            f'image "{path}": expected the file as it was at the start, got another content. Start the run again.'
+        )
     return eight_bit(image) if image.mode[0] in "IF" else image
 
 

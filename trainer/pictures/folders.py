@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import features
+from ..system import commandline
+from ..system.console import counted
+from ..system.errors import UserError
+from .formats import ENDINGS as IMAGE_EXTENSIONS
+from .formats import PLUGINS
 
-AVIF = (".avif",) if features.check("avif") else ()
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", *AVIF)
 CONCEPT = re.compile(r"(\d+)_(.+)")
 WINDOWS = re.compile(r"[A-Za-z]:\\")
 SYSTEM = {"__MACOSX"}  # what unpacking leaves behind
@@ -36,9 +38,37 @@ def concepts(folder: Path) -> list[Concept]:
     return [found for inside in folders_in(folder) if (found := concept(inside))]
 
 
+def entries(folder: Path) -> list[Path]:
+    """Returns everything directly inside a folder, by name.
+
+    Raises:
+        UserError: it cannot be looked into.
+    """
+    try:
+        return sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise UserError(
+            f'folder "{folder}": cannot be looked into ({error.strerror or error}). Get the right to read it, or move '
+            "it away."
+        ) from None
+
+
 def folders_in(folder: Path) -> list[Path]:
-    """Returns the folders directly inside, by name, hidden ones left out."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not hidden(path))
+    """Returns the folders directly inside, by name; hidden ones, and links back to where it lies, are left out."""
+    return [path for path in entries(folder) if path.is_dir() and not hidden(path) and not leads_back(path)]
+
+
+def leads_back(folder: Path) -> bool:
+    """Returns whether a folder is a link to one that it lies in, which would hold itself without end."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
+def below(folder: Path, but: Path | None = None) -> Iterator[Path]:
+    """Yields the folders inside, and those in them, each before what it holds; `but` and what it holds left out."""
+    for inside in folders_in(folder):
+        if inside != but:
+            yield inside
+            yield from below(inside, but)
 
 
 def hidden(path: Path) -> bool:
@@ -54,13 +84,9 @@ def image_files(folder: Path, recursive: bool = False, but: Path | None = None) 
         recursive: take those of folders inside too, after its own.
         but: a folder inside that is left out.
     """
-    files = (path for path in folder.iterdir() if path.is_file() and not hidden(path))
-    found = sorted((path for path in files if path.suffix.lower() in IMAGE_EXTENSIONS), key=lambda path: path.name)
-    if recursive:
-        for inside in folders_in(folder):
-            if inside != but:
-                found += image_files(inside, True, but)
-    return found
+    places = [folder, *(below(folder, but) if recursive else ())]
+    files = (path for place in places for path in entries(place) if path.is_file() and not hidden(path))
+    return [path for path in files if path.suffix.lower() in IMAGE_EXTENSIONS]
 
 
 def not_a_folder(path: Path) -> str:
@@ -82,7 +108,7 @@ def not_a_folder(path: Path) -> str:
         return f'{missing} "{parent}" holds "{near[0]}": write that{", in the same case" if same else ""}.'
     count = len(image_files(parent))
     if count:
-        return f'{missing} "{parent}" itself holds {count} images: name that one.'
+        return f'{missing} "{parent}" itself holds {counted(count, "image")}: name that one.'
     holds = f'"{parent}" holds {listed(names)}.' if names else f'"{parent}" is empty.'
     return f"{missing} {holds} Relative paths are relative to the folder of the job file."
 
@@ -102,7 +128,14 @@ def no_images(folder: Path) -> str:
                 f'no images in it, but in "{path.name}/{below[0].name}", two levels inside. '
                 f'Name "{meant.relative_to(folder).as_posix()}".'
             )
-    if zips := sorted(path.name for path in folder.iterdir() if path.suffix.lower() in (".zip", ".rar", ".7z")):
+    for path in entries(folder):
+        for _, package, endings in PLUGINS.values():
+            if path.suffix.lower() in endings:
+                return (
+                    f'no images that are read here, but "{path.name}". Convert it to PNG or JPEG, or run: '
+                    f"{commandline.install(package)}"
+                )
+    if zips := sorted(path.name for path in entries(folder) if path.suffix.lower() in (".zip", ".rar", ".7z")):
         return f'no images in it, but "{zips[0]}". Unpack it.'
     return f"no images in it. Put in {', '.join(IMAGE_EXTENSIONS)} files."
 

@@ -60,7 +60,7 @@ def pixels(picture: Picture, view: View) -> torch.Tensor:
     Raises:
         UserError: the file is not what it was when the job was checked.
     """
-    image = crop(checked(picture, open_rgb(picture.path, picture.background)), picture, view)
+    image = crop(checked(picture, open_rgb(picture.path, picture.background, picture.digest)), picture, view)
     return to_tensor(jittered(image, view.jitter) if view.jitter else image)
 
 
@@ -72,11 +72,11 @@ def mask(picture: Picture, view: View) -> torch.Tensor:
     """
     grey = None
     if picture.mask is not None:  # white is trained; where a mask is see-through, nothing is
-        grey = open_rgb(picture.mask, "black").convert("L")
+        grey = open_rgb(picture.mask, "black", picture.mask_digest).convert("L")
         if grey.size != picture.geometry.original:
             grey = resize(grey, picture.geometry.original, "auto")
     elif picture.alpha_mask:
-        grey = alpha(checked(picture, open_upright(picture.path)))
+        grey = alpha(checked(picture, open_upright(picture.path, picture.digest)))
     if grey is None:
         return torch.ones(picture.geometry.bucket[::-1])
     return torch.from_numpy(np.array(crop(grey, picture, view), dtype=np.float32)) / 255

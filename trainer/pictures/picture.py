@@ -15,7 +15,7 @@ class Picture:
 
     Attributes:
         path: the image file.
-        digest: hexadecimal SHA-256 of the file's bytes.
+        digest: hexadecimal SHA-256 of the file's bytes, "" where it is to be drawn.
         caption: what was written for it, and what is done to that.
         geometry: how it comes to its bucket.
         dataset: number of its [[datasets]], counted from 0.
@@ -28,6 +28,7 @@ class Picture:
         interpolation: how it is resized.
         mask: file that says which parts count, white = all, or None.
         alpha_mask: whether its transparency says that.
+        mask_digest: hexadecimal SHA-256 of the mask's bytes, "" for no mask.
     """
 
     path: Path
@@ -44,3 +45,9 @@ class Picture:
     interpolation: str = "auto"
     mask: Path | None = None
     alpha_mask: bool = False
+    mask_digest: str = ""
+
+    @property
+    def is_to_be_drawn(self) -> bool:
+        """Whether it is a class picture that the base draws before the run: there is no file yet."""
+        return not self.digest

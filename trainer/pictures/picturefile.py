@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-ORIENTATION = 0x0112  # the EXIF tag; values of 5 and more lie on their side
+from . import formats, sidechunks
+
 ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 THREADS = 8  # at most; decoding and hashing let go of the interpreter
 POINTER = b"version https://git-lfs"
@@ -52,29 +53,27 @@ def measure_all(paths: Sequence[Path], progress: Progress | None = None) -> dict
 def measure(path: Path) -> Measured | str:
     """Returns what the file is, or why it cannot be read. It is decoded: a file cut short is found here."""
     try:
-        if not path.stat().st_size:
+        content = formats.read_content(path)
+        if not content:
             return "it is empty, 0 bytes"
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        with Image.open(path) as image:
-            width, height = image.size
-            sideways = image.getexif().get(ORIENTATION, 1) >= 5
-            frames = getattr(image, "n_frames", 1)
+        if content.startswith(POINTER):
+            return "it is a pointer of Git LFS: fetch the picture itself with `git lfs pull`"
+        with formats.opened(content) as image:
+            size, frames = image.size, count_frames(image, content)
             alpha = image.mode in ALPHA_MODES or "transparency" in image.info
-            image.seek(0)
             image.draft("RGB", (64, 64))  # JPEG is decoded small: quick, and a cut-short file still shows
             image.load()
-    except UnidentifiedImageError:
-        return unidentified(path)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        return str(error) or type(error).__name__
-    return Measured((height, width) if sideways else (width, height), digest, alpha, frames)
+            size = formats.upright_size(image, size)
+    except Exception as error:  # noqa: BLE001 - decoders raise anything of a bad file; that it is one is what is told
+        return formats.told(error)
+    return Measured(size, hashlib.sha256(content).hexdigest(), alpha, frames)
 
 
-def unidentified(path: Path) -> str:
-    """Returns what a file is that Pillow does not take for an image."""
-    with path.open("rb") as file:
-        head = file.read(len(POINTER))
-    if head == POINTER:
-        return "it is a pointer of Git LFS: fetch the picture itself with `git lfs pull`"
-    return "its content is no image, or of a kind that Pillow cannot open"
+def count_frames(image: Image.Image, content: bytes) -> int:
+    """Returns how many pictures the file holds, the first of them current again; 1 where that cannot be told."""
+    try:
+        frames = max(getattr(image, "n_frames", 1), sidechunks.png_frames(content))
+        image.seek(0)
+    except Exception:  # noqa: BLE001 - the first picture is what counts, and its own faults show when it is decoded
+        return 1
+    return frames

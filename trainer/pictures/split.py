@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ..system import rng
+from ..system.console import counted
 from .subsets import Remarks
 
 
@@ -58,5 +59,7 @@ def too_few(share: Share, count: int) -> str:
     """Returns why a dataset keeps none out."""
     what = f"{share.where} validation_split"
     if count < 2:
-        return f"{what}: the dataset has {count} pictures that may be kept out, and one must stay: none is"
-    return f"{what}: {share.part:g} of {count} pictures is none; {math.ceil(100 / count) / 100:g} would be one"
+        return f"{what}: the dataset has {counted(count, 'picture')} that may be kept out, and one must stay: none is"
+    return (
+        f"{what}: {share.part:g} of {counted(count, 'picture')} is none; {math.ceil(100 / count) / 100:g} would be one"
+    )

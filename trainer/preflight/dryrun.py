@@ -12,7 +12,8 @@ from ..job.config import is_hub_id
 from ..methods import registry
 from ..pictures.plan import micro_batches
 from ..samples import prompts
-from ..system.console import clock
+from ..system.console import clock, counted
+from ..system.plaintext import shown
 from . import estimate
 from .preflight import Ready
 
@@ -28,29 +29,32 @@ def describe(ready: Ready, resume: Path | None = None, every_notice: bool = Fals
     base = job.model.pretrained_model_name_or_path
     width, height = ready.resolution
     texts = dict.fromkeys(repr(picture.caption.plain()) for picture in ready.pictures)
-    shared = f", shared by {ready.world_size} processes" if ready.world_size > 1 else ""
+    shared = f", shared by {counted(ready.world_size, 'process')}" if ready.world_size > 1 else ""
     lines = [
         f"base        {base if is_hub_id(base) else Path(base).name}, trained at {width} x {height} px",
         f"pictures    {pictures(ready)}",
         f"captions    {'; '.join(islice(texts, CAPTIONS))}",
-        f"steps       {ready.steps}, each of {ready.pictures_per_step} pictures ({batches(ready)} at a time{shared}): "
-        f"{seen} in all, {seen / ready.epoch_length:.1f} epochs",
+        f"steps       {ready.steps}, each of {counted(ready.pictures_per_step, 'picture')} "
+        f"({batches(ready)} at a time{shared}): {seen} in all, {seen / ready.epoch_length:.1f} epochs",
         f"adapter     {f'goes on from {Path(begun).name}' if begun else registry.of(job.network).words()}",
         f"writes      {ready.folder.adapter}",
         *([f"resumes     {resume.name}"] if resume else []),
     ]
     most = len(ready.notices) if every_notice else MOST_NOTICES
     rest = [f"and {len(ready.notices) - most} more"] if len(ready.notices) > most else []
-    return lines + [f"notice      {text}" for text in (*ready.notices[:most], *rest)]
+    lines += [f"notice      {text}" for text in (*ready.notices[:most], *rest)]
+    return list(map(shown, lines))  # a line each, whatever the names in it hold
 
 
 def pictures(ready: Ready) -> str:
     """Returns how many pictures there are, of which kind, and how many an epoch sees."""
     regular = sum(picture.is_reg for picture in ready.pictures)
     kinds = [f"{len(ready.pictures) - regular} to learn"]
-    kinds += [f"{regular} regularisation"] if regular else []
+    drawn = sum(picture.is_to_be_drawn for picture in ready.pictures)
+    first = f" ({drawn} of them drawn first)" if drawn else ""
+    kinds += [f"{regular} regularisation{first}"] if regular else []
     kinds += [f"{len(ready.validation)} for validation, never trained"] if ready.validation else []
-    return f"{', '.join(kinds)}; {ready.epoch_length} views an epoch"
+    return f"{', '.join(kinds)}; {counted(ready.epoch_length, 'view')} an epoch"
 
 
 def batches(ready: Ready) -> str:
@@ -142,8 +146,10 @@ def saved(ready: Ready) -> str:
     """Returns how often both are written."""
     save = ready.job.save
     if save.save_every_n_steps:
-        return f", every {save.save_every_n_steps} steps and at the end"
-    return f", every {save.save_every_n_epochs} epochs and at the end" if save.save_every_n_epochs else ", at the end"
+        return f", every {counted(save.save_every_n_steps, 'step')} and at the end"
+    if save.save_every_n_epochs:
+        return f", every {counted(save.save_every_n_epochs, 'epoch')} and at the end"
+    return ", at the end"
 
 
 def cache_lines(ready: Ready) -> Iterator[str]:
@@ -153,7 +159,12 @@ def cache_lines(ready: Ready) -> Iterator[str]:
     if settings.cache_latents:
         views = [(one, flip) for one in (*ready.pictures, *ready.validation) for flip in cache.fixed_flips(one)]
         names = [
-            {cache.latents_key(one, flip, facts.vae_identity, dtype, settings.sample_posterior) for one, flip in views}
+            {
+                f"{one.path} {flip}"  # nobody knows its content yet
+                if one.is_to_be_drawn
+                else cache.latents_key(one, flip, facts.vae_identity, dtype, settings.sample_posterior)
+                for one, flip in views
+            }
             for dtype in DTYPES
         ]
         yield f"latents {hits(ready, 'latents', settings.cache_latents_to_disk, names)}"
@@ -199,6 +210,6 @@ def costs(ready: Ready) -> Iterator[str]:
     views = ready.steps * ready.pictures_per_step
     work = estimate.flops(facts, given) * (3 if given.checkpointing else 2) * views / 1e12
     times = estimate.seconds(facts, given, views)
-    yield f"time        {work:,.1f} TFLOP for {views} views (an estimate): about " + ", ".join(
+    yield f"time        {work:,.1f} TFLOP for {counted(views, 'view')} (an estimate): about " + ", ".join(
         f"{clock(seconds)} on {device}" for device, seconds in times.items()
     )

@@ -219,7 +219,7 @@ def levers(job: Job, facts: ModelFacts, resolution: tuple[int, int]) -> list[str
     return [text for _, text in sorted(found, key=lambda pair: -pair[0])]
 
 
-def out_of_memory(error: Exception, ready: Ready) -> str:
+def out_of_memory(error: BaseException, ready: Ready) -> str:
     """Returns what is said when the device's memory was too small, with the levers there are and what each saves."""
     found = levers(ready.job, ready.facts, ready.resolution)
     plain = ["[train] gradient_checkpointing = true", "[general] batch_size = 1", "a smaller [general] resolution"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +11,16 @@ from pathlib import Path
 from ..base import headers, layershapes
 from ..base.modelfacts import ModelFacts
 from ..job import jobtext, optimcheck
+from ..job.networks import Shira, Waveft
 from ..job.schema import Job, Subset
+from ..job.values import LARGEST_SEED, MOST_STEPS
 from ..methods import registry
 from ..pictures import captions, folders
 from ..run import trackers
 from ..run.runfolder import RunFolder
 from ..samples import prompts
+from ..system.console import counted
 from ..system.errors import reason
-from ..system.patterns import pattern
 
 ROOM = 50_000_000  # bytes: an adapter of SDXL's, its state, a report
 EXAMPLE = "up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -38,6 +41,7 @@ def faults(job: Job, facts: ModelFacts, resolution: tuple[int, int], multiple: i
         *registry.of(job.network).faults(job),
         *weights_faults(job),
         *pattern_faults(job, facts),
+        *coefficient_faults(job, facts),
         *optimcheck.check(job.optimizer, steps),
         *trackers.check(job.logging),
         *prompts.faults(job, resolution, multiple),
@@ -90,12 +94,34 @@ def pattern_faults(job: Job, facts: ModelFacts) -> list[str]:
     return found + unmatched("[optimizer] learning_rate_pattern", job.optimizer.learning_rate_pattern, kept)
 
 
+def coefficient_faults(job: Job, facts: ModelFacts) -> list[str]:
+    """Returns that a layer has fewer places than the job gives it coefficients, where the layers are known."""
+    network = job.network
+    if not isinstance(network, Waveft | Shira) or network.begins_with:  # others have no places to run out of
+        return []
+    layers = layershapes.layers(facts, job.model, network) or []
+    counts = registry.of(network).counts(layers)
+    full = [
+        (layershapes.plane(layer, network), count, layer.path)
+        for layer, count in zip(layers, counts, strict=True)
+        if layer.rows and count > layershapes.plane(layer, network)
+    ]
+    if not full:
+        return []
+    places, count, path = min(full)
+    more = f" and {len(full) - 1} more" if len(full) > 1 else ""
+    return [
+        f'[network] coefficients: expected at most {places} for layer "{path}"{more}, which has no more places, got '
+        f"{count}. Lower it, or write coefficients_pattern for such layers."
+    ]
+
+
 def unmatched(where: str, patterns: list[str] | dict, paths: list[str]) -> list[str]:
     """Returns the patterns that find none of the paths: what they say would silently not happen."""
     return [
-        f'{where}: {expression!r} finds no layer that trains. A path looks like "{paths[len(paths) // 2]}".'
-        for expression in patterns
-        if paths and not any(pattern(expression).search(path) for path in paths)
+        f'{where}: {pattern!r} finds no layer that trains. A path looks like "{paths[len(paths) // 2]}".'
+        for pattern in patterns
+        if paths and not any(re.search(pattern, path) for path in paths)
     ]
 
 
@@ -153,6 +179,8 @@ def agreement_faults(job: Job) -> Iterator[str]:
 def output_faults(job: Job, resumed: bool) -> list[str]:
     """Returns why nothing can be written, or what would be overwritten."""
     run = RunFolder(Path(job.save.output_dir), job.save.output_name)
+    if fault := name_fault(job, run):
+        return [fault]  # and nothing of that name can be asked for
     places = {"[save] output_dir": job.save.output_dir}
     if job.cache.cache_latents_to_disk or job.cache.cache_text_encoder_outputs_to_disk:
         places["[cache] cache_dir"] = job.cache.cache_dir
@@ -166,6 +194,17 @@ def output_faults(job: Job, resumed: bool) -> list[str]:
         go_on = " go on with --resume latest," if states else ""
         return [f'[save] output_name: "{earlier}" exists. Choose another name,{go_on} or set overwrite = true.']
     return []
+
+
+def name_fault(job: Job, run: RunFolder) -> str:
+    """Returns that the run's name is too long for its files' suffixes, which would show when they are written."""
+    count = len(job.sample.prompts) * job.sample.samples_per_prompt if job.sample.prompts else 0
+    count = max(count, 99) if job.sample.sample_prompts else count  # of a file that is read later
+    seeds = [job.train.seed, *(prompt.seed or 0 for prompt in job.sample.prompts)]
+    steps = MOST_STEPS if job.train.max_train_epochs else job.train.max_train_steps
+    seed = LARGEST_SEED if job.sample.sample_prompts else max(seeds) + job.sample.samples_per_prompt
+    fault = run.too_long(steps, count, seed)
+    return f"[save] output_name: {fault}" if fault else ""
 
 
 def unwritable(where: str, folder: Path) -> str:
@@ -206,4 +245,5 @@ def notices(job: Job) -> Iterator[str]:
     every["[validation] validate_every_n_steps"] = job.validation.validate_every_n_steps
     for key, count in every.items():
         if not job.train.max_train_epochs and count > job.train.max_train_steps:
-            yield f"{key}: {count} is more than the run's {job.train.max_train_steps} steps, so that it has no effect"
+            steps = counted(job.train.max_train_steps, "step")
+            yield f"{key}: {count} is more than the run's {steps}, so that it has no effect"

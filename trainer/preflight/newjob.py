@@ -21,7 +21,7 @@ from ..job.schema import Job, Model
 from ..pictures import folders
 from ..pictures.contents import CAPTION_ENDINGS, Found, look
 from ..system import commandline
-from ..system.console import say
+from ..system.console import counted, say
 from ..system.errors import UserError
 from ..system.files import write_atomically
 from . import preflight
@@ -103,9 +103,10 @@ def head(found: Found, output: Path) -> Iterator[str]:
     count, told = len(found.files), f"{found.captioned or 'none'} with a caption file"
     yield f"# {commandline.program()} train {output.name}"
     yield "#"
-    yield f"# {count} picture{'s' * (count != 1)} in {found.folder.name}{', '.join(span(found.sizes))}, {told}."
+    yield f"# {counted(count, 'picture')} in {found.folder.name}{', '.join(span(found.sizes))}, {told}."
     for one in found.concepts:
-        yield f"#   {one.folder.name}: {one.repeats} views each an epoch, {one.tokens!r} where no caption file is"
+        views = counted(one.repeats, "view")
+        yield f"#   {one.folder.name}: {views} each an epoch, {one.tokens!r} where no caption file is"
     if found.transparent:
         yield "# Some are transparent and are put on white (transparent_background). To learn only what is not, set"
         yield "# alpha_mask = true in [[datasets.subsets]] and masked_loss = true in [loss]."

@@ -23,7 +23,7 @@ from ..pictures.dataset import Picture
 from ..pictures.plan import Plan
 from ..run.runfolder import RunFolder
 from ..system.errors import UserError
-from . import jobcheck
+from . import jobcheck, trial
 
 SDXL_RESOLUTION = 1024  # px, where no config says otherwise
 SDXL_MULTIPLE = 32  # px: the VAE's 8 times the UNet's 4
@@ -44,6 +44,7 @@ class Ready:
         facts: what the base's files say of it.
         world_size: processes that share the run.
         notices: what is no fault but may surprise.
+        home: folder of the job's file.
     """
 
     job: Job
@@ -54,6 +55,7 @@ class Ready:
     facts: ModelFacts = field(default_factory=ModelFacts)
     world_size: int = 1
     notices: tuple[str, ...] = ()
+    home: Path = Path()
 
     @cached_property
     def plan(self) -> Plan:
@@ -141,13 +143,14 @@ def sizes(job: Job, facts: ModelFacts) -> tuple[tuple[int, int], int]:
     return (given, given) if isinstance(given, int) else tuple(given), facts.multiple or SDXL_MULTIPLE
 
 
-def check(job: Job, resume: Path | None = None, progress: Progress | None = None) -> Ready:
+def check(job: Job, resume: Path | None = None, progress: Progress | None = None, home: Path | None = None) -> Ready:
     """Returns the job ready to run.
 
     Args:
         job: as `config.load` gives it.
         resume: the state that the run goes on from, if it does: its files are then meant to be there.
         progress: called with how many pictures were opened, and how many there are.
+        home: folder of the job's file; None = the one that the process is in.
 
     Raises:
         UserError: with every fault of paths and headers or, where there is none, of pictures and captions.
@@ -155,7 +158,8 @@ def check(job: Job, resume: Path | None = None, progress: Progress | None = None
     facts = check_job(job, resume)
     resolution, multiple = sizes(job, facts)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    return again(Ready(job, (), (), resolution, multiple, facts, world_size), progress)
+    ready = Ready(job, (), (), resolution, multiple, facts, world_size, home=home or Path.cwd())
+    return again(ready, progress)
 
 
 def again(ready: Ready, progress: Progress | None = None) -> Ready:
@@ -169,9 +173,16 @@ def again(ready: Ready, progress: Progress | None = None) -> Ready:
     if found.problems:
         raise UserError(found.problems)
     ready = replace(ready, pictures=tuple(found.train), validation=tuple(found.validation))
-    notices = (*found.notices, *trigger_notice(ready), *jobcheck.notices(job), *optimcheck.notices(job.optimizer))
-    if job.train.max_train_epochs and (faults := optimcheck.length_faults(job.optimizer, ready.steps)):
+    faults = optimcheck.length_faults(job.optimizer, ready.steps) if job.train.max_train_epochs else []
+    if faults := faults or trial.faults(job, ready.facts, ready.steps):
         raise UserError(faults)
+    notices = (
+        *found.notices,
+        *trigger_notice(ready),
+        *jobcheck.notices(job),
+        *optimcheck.notices(job.optimizer),
+        *trial.long_captions(job, ready.pictures),
+    )
     return replace(ready, notices=notices)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from waveft_core import WaveFTError
 from waveft_core.format.container import read_layout
 
 from ..base.models import Base
@@ -17,7 +16,7 @@ from ..run.runfolder import ADAPTER
 from ..system.console import say
 from ..system.errors import TrainingStopped
 from ..system.files import free_name
-from . import metadata
+from . import metadata, rescue
 
 PEFT, DIFF = "-peft", f"-diff{ADAPTER}"  # ends of names
 OF_THE_FILE = ("sshs_", "modelspec.hash", "modelspec.usage", "waveft")  # metadata that say nothing of another file
@@ -49,7 +48,7 @@ def save(product: Product, path: Path, ready: Ready, steps: int, precision_name:
         product.save(path, dtype, made)
         verify(product, path, dtype)
     except BaseException as error:  # whatever it is, hours of training must not be lost to it
-        kept = rescue(product, bare, path)
+        kept = rescued(product, bare, path, ready)
         where = f'What was trained is in "{kept}", without metadata.' if kept else "Nothing could be written."
         if not isinstance(error, Exception):
             say(where)
@@ -83,19 +82,17 @@ def export(product: Product, ready: Ready) -> list[Path]:
     return written
 
 
-def rescue(product: Product, bare: Path, path: Path) -> Path | None:
+def rescued(product: Product, bare: Path, path: Path, ready: Ready) -> Path | None:
     """Returns the visible file that the tensors are in after a failure, written as fp32 where there was none yet.
 
-    None where nothing at all can be written.
+    None where nothing at all can be written, in this folder or another.
     """
-    visible = free_name(path.with_name(f"{path.stem}-tensors.safetensors"))
-    try:
-        if bare.exists():
-            return bare.replace(visible)
-        product.save(visible, torch.float32)
-    except (OSError, RuntimeError, WaveFTError):
-        return bare if bare.exists() else None
-    return visible
+    with contextlib.suppress(OSError):
+        if bare.is_file():
+            return bare.replace(free_name(path.with_name(f"{path.stem}-tensors.safetensors")))
+    ending = f"{path.stem.removeprefix(ready.folder.name)}-tensors.safetensors"
+    kept = rescue.elsewhere(ready, ending, lambda place: product.save(place, torch.float32))
+    return kept or (bare if bare.is_file() else None)
 
 
 def verify(product: Product, path: Path, dtype: torch.dtype) -> None:

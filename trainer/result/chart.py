@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..system.console import counted
+
 RUNNING_SHARE = 20  # the running mean covers a twentieth of the run
 EACH, MEAN, VALIDATION, RATE, MARK = "#c9ced6", "#1f5fbf", "#c2571a", "#5a6472", "#9aa3ae"
 
@@ -75,7 +77,7 @@ def draw_losses(axes: Any, steps: np.ndarray, losses: Sequence[float], validatio
     """Draws the losses, their running mean and the validation losses."""
     width = max(1, len(losses) // RUNNING_SHARE)
     axes.plot(steps, losses, color=EACH, linewidth=1, marker=marker(losses), label="each step")
-    axes.plot(steps, running_mean(losses, width), color=MEAN, linewidth=2, label=f"mean of {width} steps")
+    axes.plot(steps, running_mean(losses, width), color=MEAN, linewidth=2, label=f"mean of {counted(width, 'step')}")
     asked = [(step, loss) for step, loss in validation if math.isfinite(loss)]
     if asked:
         at, found = zip(*asked, strict=True)

@@ -11,6 +11,7 @@ from ..job.jobtext import job_toml, public_job
 from ..job.schema import Job
 from ..methods import registry
 from ..preflight.preflight import Ready
+from ..system.reading import open_regular
 from . import kohyakeys
 from .kohyakeys import base_name, is_sdxl
 
@@ -106,6 +107,6 @@ def modelspec(ready: Ready, base: Base, tensor_hash: str) -> dict[str, str]:
 
 def hash_tensors(path: Path) -> str:
     """Returns the hexadecimal SHA-256 of a safetensors file's tensors, as kohya's tools compute it: header left out."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(8 + struct.unpack("<Q", file.read(8))[0])
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,6 +17,7 @@ from ..job.config import is_hub_id
 from ..methods import registry
 from ..preflight.preflight import Ready
 from ..samples.prompts import Shot
+from ..system.plaintext import shown as escaped
 from .kohyakeys import base_name, is_sdxl
 from .runfacts import Run, facts
 
@@ -55,7 +56,7 @@ def page(parts: Parts, run: Run, pictures: Sequence[tuple[Shot, Path]], grid: Pa
     blocks = [
         front_matter(ready, sdxl, shown),
         f"# {plain(given.metadata_title or ready.job.save.output_name)}",
-        given.metadata_description,
+        prose(given.metadata_description),
         f"![The samples over the run]({link(grid, folder)})" if grid else gallery(shown),
         f"A [{method.TITLE}]({method.PAPER}) adapter. It fits {fit}.",
         f"**Trigger phrase:** {code(given.trigger_phrase)}" if given.trigger_phrase else "",
@@ -161,11 +162,22 @@ def quoted(text: str) -> str:
 
 def plain(text: str) -> str:
     """Returns the text so that Markdown shows it as it is, on one line."""
-    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", html.escape(escaped(" ".join(text.split())), quote=False))
+
+
+def prose(text: str) -> str:
+    """Returns free text so that Markdown shows it as it is, lines and paragraphs kept: no markup, no second head."""
+    paragraphs = (part.split("\n") for part in re.split(r"\n\s*\n", text.strip()))
+    return "\n\n".join("  \n".join(map(line_of_text, lines)) for lines in paragraphs)
+
+
+def line_of_text(line: str) -> str:
+    """Returns one line of free text, with an escape where it would begin a list, a rule or a heading."""
+    return re.sub(r"^(\d*)([-+=>.)])", r"\1\\\2", plain(line))
 
 
 def code(text: str) -> str:
     """Returns the text as inline code, whatever backticks it holds."""
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     pad = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
+    return f"{fence}{pad}{escaped(' '.join(text.split()))}{pad}{fence}"

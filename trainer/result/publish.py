@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ from urllib.parse import unquote
 
 from ..job.config import is_hub_id
 from ..system import commandline
-from ..system.console import say
+from ..system.console import complain, say
 from ..system.errors import TrainingStopped, UserError, reason
 from ..system.files import readable_size
+from ..system.reading import read_text
 from .modelcard import ENDING
 
 TOKENS = "https://huggingface.co/settings/tokens"
@@ -62,10 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(f"done: {send(uploads, options.repo, options.private)}")
     except UserError as error:
         for problem in error.problems:
-            print(problem, file=sys.stderr)
+            complain(problem)
         return 2
     except TrainingStopped as error:
-        print(error, file=sys.stderr)
+        complain(str(error))
         return 1
     return 0
 
@@ -78,8 +78,7 @@ def plan(folder: Path, name: str, repo: str) -> list[Upload]:
     """
     from ..methods import shipped
 
-    if not is_hub_id(repo):
-        raise UserError(f"--repo: expected OWNER/NAME, got {repo!r}.")
+    check_repo(repo)
     name = find_run(folder, name)
     adapter, card = folder / f"{name}.safetensors", folder / f"{name}{ENDING}"
     problems = []
@@ -87,7 +86,7 @@ def plan(folder: Path, name: str, repo: str) -> list[Upload]:
         shipped.load(adapter)
     except UserError as error:
         problems += error.problems
-    shown = pictures(card.read_text(encoding="utf-8"))
+    shown = pictures(read_text(card, f'"{card}"', "Name a run that is done."))
     for picture in shown:
         path = folder / picture
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -99,6 +98,21 @@ def plan(folder: Path, name: str, repo: str) -> list[Upload]:
     if problems:
         raise UserError(problems)
     return [Upload(adapter, adapter.name), Upload(card, "README.md"), *(Upload(folder / one, one) for one in shown)]
+
+
+def check_repo(repo: str) -> None:
+    """Refuses a name that the hub would refuse, by its library's own rule; UserError, too, where that is missing."""
+    try:
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+    except ImportError:
+        raise UserError("huggingface_hub is not installed: pip install huggingface_hub.") from None
+    if not is_hub_id(repo):
+        raise UserError(f"--repo: expected OWNER/NAME, got {repo!r}.")
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"--repo: expected a name that the hub takes, got {repo!r} ({reason(error)}).") from None
 
 
 def find_run(folder: Path, name: str) -> str:

@@ -16,7 +16,7 @@ from ..samples import grid
 from ..samples.prompts import Shot
 from ..samples.sampling import Drawn
 from ..system.files import readable_size
-from . import chart, metadata
+from . import chart, kohyakeys, metadata
 from .runfacts import Run, bucket_rows, captions, facts
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def page(parts: Parts, run: Run) -> str:
         *(f"<p>{escape(notice)}</p>" for notice in parts.notices),
         "<h2>Files</h2>",
         table([(path.name, readable_size(path)) for path in run.files if path.exists()]),
-        "<p>ComfyUI finds the <code>.safetensors</code> file in its <code>models/loras</code>.</p>",
+        f"<p>{use(parts)}</p>",
         "<h2>The job, with every default</h2>",
         f"<pre>{escape(metadata.public_toml(ready))}</pre>",
     ]
@@ -66,6 +66,17 @@ def page(parts: Parts, run: Run) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{escape(name)} - WaveFT</title>'
         f"<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
+    )
+
+
+def use(parts: Parts) -> str:
+    """Returns where the adapter is used, as HTML: ComfyUI takes those of SDXL, another base only its own."""
+    if kohyakeys.is_sdxl(parts.forward.base):
+        return "ComfyUI finds the <code>.safetensors</code> file in its <code>models/loras</code>."
+    base = escape(kohyakeys.base_name(parts.ready.job))
+    return (
+        f"The adapter is for {base} alone, whose layers have other sizes than SDXL's, so that ComfyUI cannot use it: "
+        "<code>waveft_core.diffusers.load</code> puts it into that base."
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from ..methods import registry
 from ..preflight.preflight import Ready
 from ..samples.sampling import Drawn
-from ..system.console import clock
+from ..system.console import clock, counted
 from . import kohyakeys
 
 if TYPE_CHECKING:
@@ -69,12 +69,12 @@ def facts(parts: Parts, run: Run) -> dict[str, str]:
         "base": f"{kohyakeys.base_name(ready.job)}, trained at {width} x {height} px",
         "pictures": f"{len(ready.pictures) - regular}, an epoch sees {ready.epoch_length}",
         "class pictures": str(regular) if regular else "",
-        "validation": f"{len(ready.validation)} pictures that were never trained" if ready.validation else "",
-        "steps": f"{run.steps} of {ready.steps}, each of {ready.pictures_per_step} pictures: {seen} in all, "
+        "validation": f"{counted(len(ready.validation), 'picture')} never trained" if ready.validation else "",
+        "steps": f"{run.steps} of {ready.steps}, each of {counted(ready.pictures_per_step, 'picture')}: {seen} in all, "
         f"{seen / ready.epoch_length:.1f} epochs",
         "resumed": ", ".join(f"after step {step}" for step in run.resumed_at),
-        "adapter": f"{parts.tuning.numel} {method.UNIT} in {len(parts.tuning)} layers, {basis}",
-        "loss": f"{sum(last) / len(last):.4f} (mean of the last {len(last)} steps)" if last else "none",
+        "adapter": f"{parts.tuning.numel} {method.UNIT} in {counted(len(parts.tuning), 'layer')}, {basis}",
+        "loss": f"{sum(last) / len(last):.4f} (mean of the last {counted(len(last), 'step')})" if last else "none",
         "validation loss": validation_words(run.validation),
         "device": f"{place.device}, mixed_precision {place.name}, torch {torch.__version__}",
         "time": clock(run.seconds),

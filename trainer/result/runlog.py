@@ -11,7 +11,8 @@ from typing import Any, Self
 from ..run import trackers
 from ..run.metrics import Metrics
 from ..samples.sampling import Drawn
-from ..system.console import Progress, peak_memory, say
+from ..system.console import Progress, notice, peak_memory, say
+from ..system.errors import traceback_of
 from . import metadata
 from .runparts import Parts
 
@@ -28,6 +29,7 @@ class Outcome:
         validated: optimizer steps done -> loss on the validation pictures.
         parameters: how many numbers were trained.
         peak_memory: bytes on the device, or of the process; 0 where nobody knows.
+        traceback: of what nobody expects, to be shown when everything is saved; "" where there is none.
     """
 
     steps: int = 0
@@ -37,6 +39,7 @@ class Outcome:
     validated: dict[int, float] = field(default_factory=dict)
     parameters: int = 0
     peak_memory: int = 0
+    traceback: str = ""
 
     def stop(self, why: str, exit_status: int) -> None:
         """Notes that the run ends before its time, or not as it should."""
@@ -47,6 +50,15 @@ class Outcome:
     def best(self) -> tuple[int, float] | None:
         """The step of the least validation loss, and that loss; None where nothing was validated."""
         return min(self.validated.items(), key=lambda one: one[1], default=None)
+
+    def fail(self, why: str, error: BaseException) -> None:
+        """Notes that the run ends by a fault."""
+        self.blame(error)
+        self.stop(why, 1)
+
+    def blame(self, error: BaseException) -> None:
+        """Keeps the traceback of what is no machine's, disk's or job's fault."""
+        self.traceback += traceback_of(error)
 
     def wrote(self, path: Path) -> None:
         """Notes a file."""
@@ -95,7 +107,7 @@ class RunLog:
     def notice(self, text: str) -> None:
         """Says what may surprise, and keeps it for the report."""
         self.parts.notices.append(text)
-        say(f"notice      {text}")
+        notice(text)
 
     def step(self, step: int, loss: float, norm: float, rate: float) -> None:
         """Notes a finished optimizer step."""

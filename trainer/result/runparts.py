@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..learning.forward import Forward
+from ..learning.wholestep import Remembered
 from ..methods import registry
 from ..methods.method import Method
 from ..methods.tuning import Tuning
@@ -49,6 +50,12 @@ class Parts:
     def method(self) -> Method:
         """What is trained, with the job's settings."""
         return registry.of(self.ready.job.network)
+
+    @property
+    def movers(self) -> list[Any]:
+        """What moves the coefficients, each with a state of its own."""
+        mean = [] if self.ema is None else [self.ema]
+        return [self.optimizer, self.schedule, self.scaler, *mean, Remembered(self.tuning)]
 
     def shipped(self) -> contextlib.AbstractContextManager[None]:
         """Returns a context in which the base holds what the file will: the running mean, where there is one."""

@@ -13,6 +13,9 @@ from typing import Any, Self
 from ..system.console import say
 from ..system.errors import reason
 from ..system.files import write_atomically
+from ..system.reading import parse_json, read_bytes
+
+LARGEST_LOG = 2**30  # bytes: of ten million steps
 
 
 class Metrics:
@@ -35,7 +38,7 @@ class Metrics:
         self._notice, self._failed = notice, False
         self._file = None
         try:
-            old = path.read_bytes() if path.exists() else b""
+            old = read_bytes(path, LARGEST_LOG) if path.exists() else b""
             self.rows = [row for row in map(parsed, old.splitlines()) if row and row["step"] <= after_step > 0]
             kept = b"".join(map(line, self.rows))
             if kept != old or not path.exists():
@@ -88,7 +91,7 @@ def line(row: Mapping[str, Any]) -> bytes:
 def parsed(text: bytes) -> dict[str, Any] | None:
     """Returns the row of a line, None where it is damaged."""
     try:
-        row = json.loads(text)
+        row = parse_json(text)
     except ValueError:  # also text that is no UTF-8
         return None
     return row if isinstance(row, dict) and type(row.get("step")) is int else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -70,6 +71,37 @@ class RunFolder:
     def state(self, step: int) -> Path:
         """Returns the path of what a run needs to go on after so many optimizer steps."""
         return self.output(f"-step{step:08d}{STATE}")
+
+    def longest_name(self, steps: int, samples: int, seed: int) -> str:
+        """Returns the longest name of a file that the run may ever write here, while it is being written.
+
+        Args:
+            steps: of the run.
+            samples: that it draws at a time, with seeds of at most `seed`.
+        """
+        step = f"-step{steps:08d}"
+        names = [f".{self.name}{step}{ADAPTER}.tensors.tmp", f"{self.name}{step}{STATE}", self.metrics.name]
+        if samples:
+            names.append(f"{self.name}{step}-{samples:02d}-seed{seed}.png")
+        return max((f".{name}.{'0' * 8}.tmp" for name in names), key=lambda name: len(os.fsencode(name)))
+
+    def too_long(self, steps: int, samples: int, seed: int) -> str:
+        """Returns why the run's name does not fit into its files' names, "" where it does."""
+        longest, most, widest = (
+            self.longest_name(steps, samples, seed),
+            name_bytes(self.folder),
+            path_bytes(self.folder),
+        )
+        over = size(longest) - most
+        if over > 0:
+            return (
+                f"expected at most {size(self.name) - over} bytes, so that the longest of the run's files fits its "
+                f"disk's {most}, got {size(self.name)}. Shorten it."
+            )
+        over = size(str(self.samples / longest)) + 1 - widest  # samples lie deepest
+        if over > 0:
+            return f"expected files' paths of at most {widest} bytes, got {over} more. Shorten it, or output_dir."
+        return ""
 
     def checkpoints(self) -> list[Path]:
         """Returns the run's checkpoints, oldest first."""
@@ -190,3 +222,28 @@ class RunFolder:
         pattern = re.compile(rf"{re.escape(self.name)}-step(\d{{8,}}){re.escape(ending)}")
         found = (pattern.fullmatch(path.name) for path in self.folder.glob("*") if path.is_file())
         return sorted(int(match[1]) for match in found if match)
+
+
+def size(name: str) -> int:
+    """Returns how long a file system counts a name: bytes, on Windows the letters of UTF-16."""
+    return len(name.encode("utf-16-le")) // 2 if sys.platform == "win32" else len(os.fsencode(name))
+
+
+def name_bytes(folder: Path) -> int:
+    """Returns how long a file's name may be where the folder is or will be made."""
+    return limit(folder, "PC_NAME_MAX", 255)
+
+
+def path_bytes(folder: Path) -> int:
+    """Returns how long a path may be there, with the mark that ends it."""
+    return limit(folder, "PC_PATH_MAX", 260 if sys.platform == "win32" else 4096)
+
+
+def limit(folder: Path, what: str, usual: int) -> int:
+    """Returns a limit of the disk that the folder is on, the usual one where the system does not tell."""
+    if sys.platform == "win32":
+        return usual
+    try:
+        return os.pathconf(next(path for path in (folder, *folder.parents) if path.exists()), what)
+    except (OSError, ValueError):
+        return usual

@@ -7,23 +7,27 @@ is written or read.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import platform
 import zipfile
-import zlib
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ..job.values import MOST_STEPS
 from ..system.errors import TrainingStopped, UserError, reason
 from ..system.files import write_atomically
 from ..system.interrupt import deferred
+from ..system.reading import open_regular
+from . import statecheck
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT = 1
+LARGEST = 2**32  # bytes: SDXL's has 20 MB
 NEEDED: dict[str, type] = {"step": int, "values": dict, "optimizer": dict, "schedule": dict, "fingerprint": dict}
 UNREADABLE = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
 REMEDY = "Resume from an earlier state (--resume FILE), or begin anew."
@@ -66,39 +70,84 @@ def save(path: Path, content: dict[str, Any]) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Returns a run's state, its tensors on the CPU.
+    """Returns a run's state, its tensors on the CPU, every value of a kind that a run keeps.
 
     Raises:
-        UserError: there is no such file, it is no state, of a later version, or damaged in any byte.
+        UserError: there is no such file, it is no state, of a later version, damaged in any byte, or made up.
     """
-    import torch
-
     what = f'state "{path}"'
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            found, size = unpacked(file, what), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise UserError(f"{what}: cannot be read ({error.strerror or error}). Check the path.") from None
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as file:
-            if broken := file.testzip():  # torch's reader skips the check sums
-                raise UserError(f"{what}: damaged (in {broken}). {REMEDY}")
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except (*UNREADABLE, zipfile.BadZipFile, zlib.error, OSError) as error:
-        raise UserError(
-            f"{what}: expected a whole file of this trainer, got another ({reason(error)}). {REMEDY}"
-        ) from None
     if not isinstance(found, dict) or "format" not in found:
         raise UserError(f"{what}: expected a state that this trainer wrote, got something else. Check the path.")
     if found["format"] != FORMAT:
         raise UserError(
-            f"{what}: expected format {FORMAT}, got {found['format']}. It was written by another version: use that one."
+            f"{what}: expected format {FORMAT}, got {found['format']!r}. It was written by another version: use that "
+            "one."
         )
-    missing = [key for key, kind in NEEDED.items() if not isinstance(found.get(key), kind)]
+    missing = [key for key, kind in NEEDED.items() if not isinstance(found.get(key), kind) or found[key] is True]
     if missing:
         raise UserError(f"{what}: expected {', '.join(NEEDED)}, got none of {', '.join(missing)}. {REMEDY}")
+    if fault := statecheck.fault(found, size) or content_fault(found):
+        raise UserError(f"{what}{fault}. {REMEDY}")
     return found
+
+
+def unpacked(file: BinaryIO, what: str) -> Any:
+    """Returns what an open state's file holds.
+
+    Nothing is unpacked before it is known that it takes no more room than the file itself: torch stores, and packs
+    nothing.
+
+    Raises:
+        UserError: it is no whole file of torch's, or larger than any state.
+    """
+    import torch
+
+    size = os.fstat(file.fileno()).st_size
+    if size > LARGEST:
+        raise UserError(f"{what}: expected at most {LARGEST:,} bytes, got {size:,}. Check the path.")
+    try:
+        with zipfile.ZipFile(file) as held:
+            entries = held.infolist()
+            if any(one.compress_type != zipfile.ZIP_STORED for one in entries) or sum(map(room, entries)) > size:
+                raise UserError(f"{what}: expected entries as torch stores them, got packed ones. {REMEDY}")
+            if broken := held.testzip():  # torch's reader skips the check sums
+                raise UserError(f"{what}: damaged (in {broken}). {REMEDY}")
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{what}: expected a whole file of this trainer, got another ({reason(error)}). {REMEDY}"
+        ) from error
+
+
+def room(entry: zipfile.ZipInfo) -> int:
+    """Returns the bytes that an entry of a zip takes when it is unpacked."""
+    return entry.file_size
+
+
+def content_fault(found: Mapping[str, Any]) -> str:
+    """Returns which of a state's values is none that a run keeps, or ""."""
+    step, fingerprint = found["step"], found["fingerprint"]
+    if not 0 <= step <= MOST_STEPS:
+        return f"/step: expected 0 to {MOST_STEPS}, got {step}"
+    if strange := [key for key, value in fingerprint.items() if not isinstance(value, str | int | float | None)]:
+        return f"/fingerprint: expected texts and numbers, got others at {strange[0]}"
+    if any(type(fingerprint.get(key, 1)) is not int or fingerprint.get(key, 1) < 1 for key in SHARES):
+        return f"/fingerprint: expected counts at {' and '.join(SHARES)}, got others"
+    pictures = found.get("pictures")
+    if pictures is None:
+        return ""
+    pairs = isinstance(pictures, list) and all(isinstance(one, tuple | list) and len(one) == 2 for one in pictures)
+    if not pairs or not all(isinstance(text, str) for one in pictures for text in one):
+        return "/pictures: expected pairs of names, got others"
+    return ""
 
 
 def readable(path: Path) -> bool:

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..base.encode import Text, decode_latents
 from ..base.models import Base
 from ..base.precision import Precision
-from ..pictures import images
+from ..pictures import formats, images
 from ..system.errors import TrainingStopped
 from ..system.files import write_atomically
 from . import samplers
@@ -153,7 +153,7 @@ def read(shots: Sequence[Shot], paths: Sequence[Path]) -> list[Drawn]:
     """Returns samples that were written."""
     drawn = []
     for shot, path in zip(shots, paths, strict=True):
-        with Image.open(path) as image:
+        with formats.opened(formats.read_content(path)) as image:
             drawn.append(Drawn(shot, image.convert("RGB")))
     return drawn
 

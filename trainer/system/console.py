@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TextIO
 
 from tqdm import tqdm
+
+from .plaintext import shown, shown_lines
 
 if TYPE_CHECKING:
     import torch
@@ -30,13 +33,47 @@ def silence(on: bool = True) -> None:
 def say(text: str) -> None:
     """Prints a line at once, also into a pipe.
 
-    A reader that is gone or a disk that is full ends no training; a terminal that lacks a letter shows "?".
+    A reader that is gone or a disk that is full ends no training; a terminal that lacks a letter shows "?". Line ends
+    are the caller's own, all other controls are shown as escapes.
     """
-    if _silent:
-        return
-    with suppress(OSError), tqdm.external_write_mode(file=sys.stdout):  # a bar is taken off and drawn anew below
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        print(text.encode(encoding, "replace").decode(encoding), flush=True)
+    if not _silent:
+        _print(text, sys.stdout)
+
+
+def notice(text: str) -> None:
+    """Prints what may surprise, on one line whatever names it holds."""
+    say(f"notice      {shown(text)}")
+
+
+def complain(text: str) -> None:
+    """Prints a line to standard error as `say` does, whoever else is silent: what is wrong is always told."""
+    if text:
+        _print(text.rstrip("\n"), sys.stderr)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    with suppress(OSError, ValueError), tqdm.external_write_mode(file=stream):  # a bar is taken off and drawn anew
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        print(shown_lines(text).encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+
+
+def let_go() -> None:
+    """Lets go of streams that nobody reads any more: what they hold would end the process with a status of its own.
+
+    A terminal whose connection dropped, or a pipe whose reader ended.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):  # a stream without a file, as a test's
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns a number with its noun: "1 picture", "2 pictures"."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith(("s", "ch", "x")) else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
 
 
 def counter(what: str) -> Callable[[int, int], None] | None:

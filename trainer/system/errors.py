@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Iterable, Sequence
+
+from .plaintext import shown
 
 
 class UserError(ValueError):
@@ -14,12 +17,16 @@ class UserError(ValueError):
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        # names, captions and headers are quoted in them: none may write to the terminal what it likes
+        self.problems = list(map(shown, [problems] if isinstance(problems, str) else problems))
         super().__init__("\n".join(self.problems))
 
 
 class TrainingStopped(RuntimeError):
     """A run that began and had to stop; what it had written stays."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(shown(text))
 
 
 def not_finite(step: int, loss: float, norm: float, pictures: Sequence[str]) -> str:
@@ -31,6 +38,24 @@ def not_finite(step: int, loss: float, norm: float, pictures: Sequence[str]) -> 
     )
 
 
-def reason(error: Exception) -> str:
-    """Returns the first line of an error's text, or its kind where it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def reason(error: BaseException) -> str:
+    """Returns the first line of an error's text, or its kind where it has none; a bare key or number with its kind."""
+    text = next(iter(str(error).splitlines()), "")
+    kind = type(error).__name__
+    return kind if not text else f"{kind}: {text}" if isinstance(error, LookupError | ArithmeticError) else text
+
+
+def traceback_of(error: BaseException) -> str:
+    """Returns the traceback of an error that nobody expects, "" of one that its text tells whole.
+
+    What machines, their libraries, disks and jobs raise is told in words. Anything else is a bug, of ours or of a class
+    that a job names, and is shown in full.
+    """
+    first: BaseException = error
+    while isinstance(first, TrainingStopped) and first.__cause__ is not None:
+        first = first.__cause__
+    told = (UserError, TrainingStopped, RuntimeError, OSError, MemoryError)
+    # the core's own refusals too, whose class cannot be imported without torch
+    if isinstance(first, told) or type(first).__module__.startswith("waveft_core"):
+        return ""
+    return "".join(traceback.format_exception(error))

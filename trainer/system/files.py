@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from .errors import UserError
+from .console import counted
 
 BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # by which systems tell of a lock that another process holds
 LOCKED_BYTE = 2**20  # Windows locks bytes rather than files, and nobody reads a locked one: far behind the text
@@ -18,25 +18,6 @@ LOCKED_BYTE = 2**20  # Windows locks bytes rather than files, and nobody reads a
 
 class InUse(OSError):
     """A file that another process holds; its text names the process."""
-
-
-def read_text(path: Path, where: str, missing: str = "Correct the path.") -> str:
-    """Returns a text file's content.
-
-    Args:
-        path: the file, in UTF-8 with or without a mark.
-        where: what it is, as a fault says it.
-        missing: what to do where it is not there.
-
-    Raises:
-        UserError: it is not there, or is no such text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{where}: not found. {missing}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{where}: expected a text file in UTF-8, got: {error}. Save it as UTF-8.") from None
 
 
 def write_atomically(path: Path, content: bytes | str) -> Path:
@@ -119,5 +100,5 @@ def readable_size(path: Path) -> str:
     """Returns the file's size in words: bytes, kB or MB (powers of 1000)."""
     size = path.stat().st_size
     if size < 1000:
-        return f"{size} bytes"
+        return counted(size, "byte")
     return f"{size / 1000:.0f} kB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"

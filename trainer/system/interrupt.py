@@ -1,21 +1,29 @@
-"""Ctrl-C and SIGTERM, kept until the step or the writing at hand is done, so that what was trained can be saved."""
+"""What asks a run to stop, kept until the step or the writing at hand is done, so that what was trained is saved."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C, `kill`, a connection or a terminal that is gone, and Windows' Ctrl-Break: those that the system has.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+HANGUP = getattr(signal, "SIGHUP", None)
+CLOSED = 2  # Windows' CTRL_CLOSE_EVENT; 5 and 6 are the user who logs off and the system that shuts down
 MESSAGE = b"\nstopping after this step, then saving; once more to stop at once\n"
 
 
 class StopRequest:
-    """While entered, the first signal is remembered in `signal_number`; a second one has its usual effect at once.
+    """While entered, the first signal is remembered in `signal_number`; the same again has its usual effect at once.
+
+    A connection that drops sends SIGHUP twice, from the system and from the shell, and services follow it with SIGTERM:
+    none of these is somebody who is impatient.
 
     Handlers can be set in a process's main thread alone. Where training runs in another one, signals do what they did
     before, and who started it asks by `ask`.
@@ -27,10 +35,14 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         self._before = _handled_by(self._remember)
+        if self._before:
+            _on_console_close(self.ask)
         return self
 
     def __exit__(self, *_: object) -> None:
         _put_back(self._before)
+        if HANGUP is not None and self.signal_number == HANGUP and HANGUP in self._before:
+            signal.signal(HANGUP, signal.SIG_IGN)  # it comes again, and what follows is the saving
 
     def ask(self, number: int = signal.SIGTERM) -> None:
         """Asks for a stop as the signal of that number does; from any thread."""
@@ -40,8 +52,8 @@ class StopRequest:
         self.ask(number)
         with suppress(OSError):  # nobody may be listening; and print is not safe here
             os.write(2, MESSAGE)
-        if (before := self._before.get(signal.Signals(number))) is not None:  # it may come while handlers are being set
-            signal.signal(number, before)
+        if number != HANGUP and (before := self._before.get(signal.Signals(number))) is not None:
+            signal.signal(number, before)  # the system's own then, which needs no Python that is at work
 
 
 @contextmanager
@@ -72,3 +84,27 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> dict[signal
 def _put_back(handlers: dict[signal.Signals, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+_kept: list[Any] = []  # Windows calls the handler for as long as the process lives
+
+
+def _on_console_close(ask: Callable[[], None]) -> None:
+    """Asks for a stop when Windows closes the console, logs off or shuts down; elsewhere SIGHUP tells of it.
+
+    Windows ends the process when the handler returns, or after some five seconds: it is given all of them, in which the
+    step at hand and the saving after it may get done.
+    """
+    if sys.platform == "win32":
+        import ctypes
+
+        def handle(event: int) -> bool:
+            if event < CLOSED:  # Ctrl-C and Ctrl-Break are signals to Python
+                return False
+            ask()
+            threading.Event().wait()
+            return True
+
+        handler = ctypes.WINFUNCTYPE(ctypes.c_bool, ctypes.c_uint)(handle)
+        if ctypes.windll.kernel32.SetConsoleCtrlHandler(handler, True):
+            _kept.append(handler)

@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 
 import pytest
@@ -86,23 +87,85 @@ def test_however_many_tensors_few_are_read(tmp_path, monkeypatch):
     assert reads == [headers.SAMPLE_BYTES] * headers.SAMPLES
 
 
-def test_pickled_weights_have_a_size_and_a_digest(tmp_path):
-    (tmp_path / "a.bin").write_bytes(bytes(range(250)) * 1000)
-    part = headers.pickled([tmp_path / "a.bin"])
-    assert (part.parameters, part.size) == (0, 250_000)
-    (tmp_path / "a.bin").write_bytes(bytes(range(1, 251)) * 1000)
-    assert headers.pickled([tmp_path / "a.bin"]).digest != part.digest
+@pytest.mark.parametrize(("folder", "stem"), [("unet", "diffusion_pytorch_model"), ("text_encoder_2", "model")])
+def test_the_files_that_are_loaded(tmp_path, folder, stem):
+    place = tmp_path / folder
+    place.mkdir()
 
-
-def test_the_files_that_are_loaded(tmp_path):
-    def names(*files):
-        for path in tmp_path.iterdir():
+    def names(*files, index=(), variant=""):
+        for path in place.iterdir():
             path.unlink()
         for file in files:
-            (tmp_path / file).write_bytes(b"")
-        return [path.name for path in headers.weight_files(tmp_path)]
+            (place / file).write_bytes(b"")
+        if index:
+            table = {"weight_map": {str(number): name for number, name in enumerate(index)}}
+            (place / f"{stem}.safetensors.index{variant}.json").write_text(json.dumps(table))
+        return [path.name for path in headers.weight_files(place)]
 
-    assert names("model.onnx", "openvino_model.bin") == []
-    assert names("pytorch_model.bin", "openvino_model.bin") == ["pytorch_model.bin"]
-    assert names("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin") == ["model.safetensors"]
-    assert names("model.fp16-00001-of-00002.safetensors") == ["model.fp16-00001-of-00002.safetensors"]
+    whole, half = f"{stem}.safetensors", f"{stem}.fp16.safetensors"
+    assert names("model.onnx", f"{stem}.bin", f"{stem}.non_ema.safetensors") == []
+    assert names(whole, half, f"{stem}.bin") == [whole]
+    assert names(half) == [half]
+    assert headers.is_half(place / half) and not headers.is_half(place / whole)
+    shards = [f"{stem}-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    assert names(*shards, index=[*shards, shards[0]]) == shards
+    halves = [f"{stem}.fp16-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    assert names(*halves, index=halves, variant=".fp16") == halves
+    assert all(map(headers.is_half, map(place.joinpath, halves)))
+    with pytest.raises(ValueError, match=r"00002-of-00002.safetensors, not there. Fetch the whole model."):
+        names(shards[0], index=shards)
+    with pytest.raises(ValueError, match="expected names of files beside it"):
+        names(index=["../../secret.safetensors"])
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}', '{"weight_map": {}}'])
+def test_an_index_of_another_form_is_told(tmp_path, text):
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match="Fetch it again"):
+        headers.weight_files(tmp_path)
+
+
+ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+ODD = {
+    "a shape that is null": {**ENTRY, "shape": None},
+    "no shape": {key: value for key, value in ENTRY.items() if key != "shape"},
+    "offsets of text": {**ENTRY, "data_offsets": ["a", "b"]},
+    "one offset": {**ENTRY, "data_offsets": [8]},
+    "three offsets": {**ENTRY, "data_offsets": [0, 8, 8]},
+    "an offset before the file": {**ENTRY, "data_offsets": [-5, 3]},
+    "offsets the wrong way round": {**ENTRY, "data_offsets": [8, 0]},
+    "a hole": {**ENTRY, "data_offsets": [4, 12]},
+    "a shape that is larger than its bytes": {**ENTRY, "shape": [1 << 40]},
+    "a side below 0": {**ENTRY, "shape": [-2, -1]},
+    "a side that is true": {**ENTRY, "shape": [2, True]},
+    "a fraction": {**ENTRY, "shape": [2.0]},
+    "a dtype that is none": {**ENTRY, "dtype": 7},
+    "a text for an entry": "F32",
+    "null for an entry": None,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_header_of_another_form_is_no_safetensors_file(tmp_path, name):
+    text = json.dumps({"a": ODD[name]}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    with pytest.raises(ValueError, match=r"its header cannot be read. Fetch it again"):
+        headers.read(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"[1]", b"null", b'{"__metadata__": [1]}', b'{"__metadata__": {"a": 1}}', b'{"a":' + b"[" * 10**5 + b"]" * 10**5],
+)  # fmt: skip
+def test_a_header_that_is_no_table_of_tensors(tmp_path, text):
+    (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(ValueError, match=r"its header cannot be read. Fetch it again"):
+        headers.read(tmp_path / "a.safetensors")
+
+
+def test_what_is_no_plain_file_is_never_opened(tmp_path):
+    (tmp_path / "folder.safetensors").mkdir()
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for name, kind in (("folder", "a folder"), ("pipe", "a pipe")):
+        with pytest.raises(ValueError, match=f"it is {kind}, not a file"):
+            headers.read(tmp_path / f"{name}.safetensors")

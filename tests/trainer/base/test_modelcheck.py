@@ -9,8 +9,8 @@ from trainer.base.modelcheck import DEEPEST, FIRST
 from trainer.job import schema
 from trainer.system import commandline
 
-TEXTS = ("conditioner.embedders.1.model.x", "conditioner.embedders.0.transformer.x")
-SDXL = (*TEXTS, FIRST, DEEPEST, "first_stage_model.x")
+TEXTS = ("conditioner.embedders.1.model.ln_final.bias", "conditioner.embedders.0.transformer.text_projection")
+SDXL = (*TEXTS, FIRST, DEEPEST, "first_stage_model.quant_conv.bias")
 
 
 def write_checkpoint(path, names, channels=4, cut=0):
@@ -65,12 +65,12 @@ def test_folders_that_are_no_sdxl(light_base, tmp_path):
 
 
 def test_folders_that_are_not_whole(light_base):
-    (light_base / "vae" / "model.safetensors").unlink()
+    (light_base / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     (light_base / "vae" / "openvino_model.bin").write_bytes(b"")
-    (light_base / "unet" / "model.safetensors").write_bytes(b"\x09\0\0\0\0\0\0\0{}")
+    (light_base / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"\x09\0\0\0\0\0\0\0{}")
     found = problems(light_base)
     assert len(found) == 2
-    assert "unet/model.safetensors is not a safetensors file, or was cut short" in found[0]
+    assert "unet: diffusion_pytorch_model.safetensors is not a safetensors file, or was cut short" in found[0]
     assert "vae holds no weights" in found[1]
     (light_base / "scheduler" / "scheduler_config.json").unlink()
     assert "has no scheduler/scheduler_config.json. Fetch the whole model." in problems(light_base)[0]
@@ -159,7 +159,7 @@ def test_another_vae(light_base, tmp_path, name, names, channels, what):
 def test_another_vae_in_a_folder(light_base, tmp_path):
     assert "expected a folder with config.json" in problems(light_base, vae=str(tmp_path))[0]
     assert not problems(light_base, vae=str(light_base / "vae"))
-    (light_base / "vae" / "model.safetensors").write_bytes(b"")
+    (light_base / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
     assert "was cut short" in problems(light_base, vae=str(light_base / "vae"))[0]
     assert any("nothing there" in found for found in problems(light_base, vae=str(tmp_path / "gone")))
 

@@ -112,10 +112,10 @@ def test_parameters_and_bytes_are_counted(tmp_path, light_base):
     assert (found.text_parameters, found.text_bytes) == (8, 16)
     assert (found.vae_parameters, found.vae_bytes) == (4, 8)
     assert found.unet_shapes == {"w": (4,)}
-    write(light_base / "unet" / "model.safetensors", {"w": bytes(10)})
-    write(light_base / "unet" / "model.fp16.safetensors", {"w": bytes(4)})
+    write(light_base / "unet" / "diffusion_pytorch_model.safetensors", {"w": bytes(10)})
+    write(light_base / "unet" / "diffusion_pytorch_model.fp16.safetensors", {"w": bytes(4)})
     assert facts(light_base).unet_parameters == 5
-    (light_base / "unet" / "model.safetensors").unlink()
+    (light_base / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     assert facts(light_base).unet_parameters == 2
 
 
@@ -139,7 +139,8 @@ def test_the_whole_is_quick_for_a_folder_of_gigabytes(light_base, monkeypatch):
     read, sample = [], headers.sample
     monkeypatch.setattr(headers, "sample", lambda *where: read.append(where) or sample(*where))
     for part in ("unet", "text_encoder", "text_encoder_2", "vae"):
-        path = light_base / part / "model.safetensors"
+        name = "model" if part.startswith("text") else "diffusion_pytorch_model"
+        path = light_base / part / f"{name}.safetensors"
         entry = {"dtype": "F16", "shape": [1 << 29], "data_offsets": [0, 1 << 30]}
         text = json.dumps({"w": entry}).encode()
         with path.open("wb") as file:  # sparse: a gibibyte that takes no room

@@ -130,7 +130,7 @@ def test_a_syntax_error_has_its_line_and_a_remedy(write_job, line, remedy):
 def test_a_file_that_is_not_there_or_not_text(tmp_path):
     assert "not found" in faults(tmp_path / "none.toml")[0]
     (tmp_path / "latin.toml").write_bytes(b"# \xe4")
-    assert "expected a text file in UTF-8" in faults(tmp_path / "latin.toml")[0]
+    assert "expected a text in UTF-8" in faults(tmp_path / "latin.toml")[0]
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path):

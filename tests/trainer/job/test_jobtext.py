@@ -8,12 +8,10 @@ from trainer.system.errors import UserError
 
 HARD = [
     "\xa0",
-    "\x01",
-    "\x7f",
     "a\xa0b\xadc",
     "\\x41",
     "\\",
-    "\r\n\t\b",
+    "\r\n\t",
     "\x85\u2028",
     "'\"",
     "\U0001f600",

@@ -106,7 +106,7 @@ def test_a_part_of_the_run_is_at_least_a_step():
 
 def test_checks_import_no_torch(in_process):
     code = (
-        "import sys; from trainer.job import optimcheck, schema; from trainer.learning import optim;"
+        "import sys; from trainer.job import optim, optimcheck, schema;"
         "optimcheck.check(schema.Optimizer(optimizer_type='torch.optim.NAdam', lr_scheduler='cosine'), 10);"
         "optimcheck.notices(schema.Optimizer(optimizer_type='AdamW8bit'));"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"

@@ -4,6 +4,7 @@ import pytest
 from torch import nn
 
 from trainer.job.networks import Waveft
+from trainer.job.optim import rate_of
 from trainer.job.schema import Optimizer
 from trainer.learning import rates
 from trainer.methods import registry
@@ -33,5 +34,5 @@ def test_every_layer_learns_at_its_own_rate():
 
 def test_text_encoders_have_a_rate_that_a_pattern_overrules():
     settings = Optimizer(learning_rate=1e-3, text_encoder_lr=1e-5, learning_rate_pattern={"^te2": 1e-6})
-    assert [rates.rate(path, settings) for path in ("down.0", "te1.layers", "te2.layers")] == [1e-3, 1e-5, 1e-6]
-    assert math.isclose(rates.rate("te1.x", Optimizer(learning_rate=2e-3)), 2e-3)
+    assert [rate_of(path, settings) for path in ("down.0", "te1.layers", "te2.layers")] == [1e-3, 1e-5, 1e-6]
+    assert math.isclose(rate_of("te1.x", Optimizer(learning_rate=2e-3)), 2e-3)

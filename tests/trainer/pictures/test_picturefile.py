@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.pictures import picturefile
+from trainer.pictures import formats
 from trainer.pictures.picturefile import Measured, measure, measure_all
 
 
@@ -20,7 +20,7 @@ def test_what_is_measured(tmp_path):
 def test_exif_turns_the_size(tmp_path, orientation, size, ending):
     image = Image.new("RGB", (30, 10))
     exif = image.getexif()
-    exif[picturefile.ORIENTATION] = orientation
+    exif[formats.ORIENTATION] = orientation
     image.save(tmp_path / f"a.{ending}", exif=exif)
     assert measure(tmp_path / f"a.{ending}").size == size
 

@@ -90,7 +90,9 @@ def test_a_small_base_gets_fewer_coefficients(write, tmp_path, pictures_in, ligh
     pictures_in(tmp_path / "dog", 1)
     name = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight"
     header = json.dumps({name: {"dtype": "F32", "shape": [8, 16], "data_offsets": [0, 512]}}).encode()
-    (light_base / "unet" / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(512))
+    (light_base / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + bytes(512)
+    )
     assert write()[1].job.network.coefficients == 2 * (8 + 16)
 
 

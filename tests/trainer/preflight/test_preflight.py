@@ -161,7 +161,7 @@ def test_the_first_checks_of_a_large_base_read_its_header_alone(light_job, write
         tensors[name] = {"dtype": "F16", "shape": shape, "data_offsets": [ends, ends + 2 * 1280 * 1280]}
         ends += 2 * 1280 * 1280
     header = json.dumps(tensors).encode()
-    with (light_base / "unet" / "model.safetensors").open("wb") as file:
+    with (light_base / "unet" / "diffusion_pytorch_model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + ends)
     facts = preflight.check_job(preflight.read(write_job(light_job)))
@@ -171,7 +171,9 @@ def test_the_first_checks_of_a_large_base_read_its_header_alone(light_job, write
 def test_patterns_that_find_no_layer_are_told_before_the_base_is_loaded(light_job, light_base):
     name = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight"
     header = json.dumps({name: {"dtype": "F32", "shape": [8, 8], "data_offsets": [0, 256]}}).encode()
-    (light_base / "unet" / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(256))
+    (light_base / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + bytes(256)
+    )
     assert check(light_job)
     light_job["network"] |= {"include": ["attn3"], "coefficients_pattern": {"^mid": 3}}
     found = faults(light_job)

@@ -7,9 +7,8 @@ import pytest
 import torch
 import transformers
 
-from trainer.job import optimcheck, schema
+from trainer.job import optim, optimcheck, schema
 from trainer.job.values import SCHEDULERS
-from trainer.learning import optim
 from trainer.system import commandline
 from trainer.system.errors import UserError
 

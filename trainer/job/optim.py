@@ -1,4 +1,7 @@
-"""The optimizer, and the schedule of its learning rates."""
+"""The optimizer, and the schedule of its learning rates, as a job names them; both tried before a run depends on them.
+
+Torch is imported where one is made.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ import difflib
 import importlib
 import inspect
 import math
+import re
+import warnings
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..job import schema
-from ..job.optimcheck import CLASSES, check, finds_rate, whole_steps
+from ..system.console import counted
 from ..system.errors import UserError, reason
+from . import schema
+from .optimcheck import CLASSES, check, finds_rate, whole_steps
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +39,113 @@ def make(
         steps: the run's optimizer steps.
 
     Raises:
-        UserError: a class that is missing or is no optimizer or schedule, or arguments that it does not take.
+        UserError: a class that is missing or is no optimizer or schedule, arguments that it does not take, or a
+            schedule that does not reach the last step.
     """
-    if faults := check(settings, steps):
+    if faults := check(settings, steps) or trial(settings, [group["lr"] for group in groups], steps):
         raise UserError(faults)
     optimizer = make_optimizer(settings, groups)
     return optimizer, make_schedule(settings, optimizer, steps)
+
+
+def trial(settings: schema.Optimizer, rates: Sequence[float], steps: int) -> list[str]:
+    """Returns why the optimizer or the schedule cannot do the run, tried on a number or two of their own.
+
+    One step of the optimizer, and the schedule walked to the run's last step. What is known here by name and has no
+    arguments is not tried: it does.
+
+    Args:
+        settings: the job's.
+        rates: of the parameter groups, in their order.
+        steps: the run's optimizer steps.
+    """
+    plain = not settings.optimizer_args and not settings.lr_scheduler_args
+    if plain and "." not in settings.optimizer_type + settings.lr_scheduler:
+        return []
+    import torch
+
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(2, 2))], "lr": rate} for rate in rates]
+    try:
+        optimizer = make_optimizer(settings, groups)
+        if type(optimizer).__module__.partition(".")[0] != "bitsandbytes":  # whose steps need a GPU
+            one_step(settings, optimizer)
+        walk(settings, make_schedule(settings, optimizer, steps), steps)
+    except UserError as error:
+        return error.problems
+    return []
+
+
+def one_step(settings: schema.Optimizer, optimizer: torch.optim.Optimizer) -> None:
+    """Takes a step of an optimizer over coefficients of no matter; UserError where it raises or breaks them."""
+    import torch
+
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    for one in parameters:
+        one.grad = torch.ones_like(one)
+    try:
+        optimizer.step()
+    except Exception as error:
+        raise UserError(
+            f"[optimizer] optimizer_args: {settings.optimizer_type} raised in its first step: {reason(error)}. "
+            "Correct them, or name another."
+        ) from error
+    if not all(one.isfinite().all() for one in parameters):
+        raise UserError(
+            f"[optimizer] optimizer_args: expected finite coefficients after the first step of "
+            f"{settings.optimizer_type}, got others. Correct them."
+        )
+
+
+def after_a_step(settings: schema.Optimizer, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Returns the state of another optimizer of that kind after a step: the form that this one's will have.
+
+    Its parameters are zeros of the same shapes, in the same groups.
+    """
+    import torch
+
+    groups = [
+        {"params": [torch.nn.Parameter(torch.zeros_like(one)) for one in group["params"]], "lr": group["lr"]}
+        for group in optimizer.param_groups
+    ]
+    made = make_optimizer(settings, groups)
+    for group, its in zip(made.param_groups, optimizer.param_groups, strict=True):
+        if "initial_lr" in its:  # a schedule has put it there
+            group["initial_lr"] = its["initial_lr"]
+        for one in group["params"]:
+            one.grad = torch.zeros_like(one)
+    made.step()
+    return made.state_dict()
+
+
+def walk(settings: schema.Optimizer, schedule: LRScheduler, steps: int) -> None:
+    """Walks a schedule from the first to the last step; UserError where it raises, or a rate is none."""
+    where = f'[optimizer] lr_scheduler "{settings.lr_scheduler}"'
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the optimizer did not step
+        for step in range(1, steps + 1):
+            wrong = [rate for rate in schedule.get_last_lr() if not 0 <= rate < math.inf]
+            if wrong:
+                raise UserError(
+                    f"{where}: expected learning rates of at least 0, got {float(wrong[0]):g} for step {step} of "
+                    f"{steps}. Correct lr_scheduler_args."
+                )
+            try:
+                schedule.step()  # after every step, the last one among them, as the run does
+            except Exception as error:
+                raise UserError(
+                    f"{where}: expected a schedule for {counted(steps, 'step')}, got one that raises after step "
+                    f"{step}: {reason(error)}. Correct lr_scheduler_args."
+                ) from error
+
+
+def rate_of(path: str, settings: schema.Optimizer) -> float:
+    """Returns the learning rate of the layer at that path."""
+    for pattern, learning_rate in settings.learning_rate_pattern.items():
+        if re.search(pattern, path):
+            return learning_rate
+    if settings.text_encoder_lr and re.match(r"te\d\.", path):
+        return settings.text_encoder_lr
+    return settings.learning_rate
 
 
 def make_optimizer(settings: schema.Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -63,8 +171,8 @@ def make_optimizer(settings: schema.Optimizer, groups: list[dict[str, Any]]) -> 
         arguments = {"scale_parameter": False, "relative_step": False, "warmup_init": False, **arguments}
     try:
         return kind(groups, **{"lr": settings.learning_rate, **arguments})
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(f"[optimizer] optimizer_args: {kind.__name__} refuses them: {reason(error)}.") from None
+    except Exception as error:
+        raise UserError(f"[optimizer] optimizer_args: {kind.__name__} refuses them: {reason(error)}.") from error
 
 
 def make_schedule(settings: schema.Optimizer, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
@@ -79,10 +187,10 @@ def make_schedule(settings: schema.Optimizer, optimizer: torch.optim.Optimizer, 
         if "." in name:
             return find("lr_scheduler", name, LRScheduler, "metrics")(optimizer, **arguments)
         return named_schedule(settings, optimizer, steps, arguments)
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"[optimizer] lr_scheduler_args: {name} refuses them: {reason(error)}.") from None
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"[optimizer] lr_scheduler_args: {name} refuses them: {reason(error)}.") from error
 
 
 def named_schedule(
@@ -127,8 +235,10 @@ def find(key: str, path: str, parent: type, refused: str) -> Any:
     where, what = f'[optimizer] {key} "{path}"', f"{parent.__module__}.{parent.__name__}"
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, OSError, RuntimeError) as error:
-        raise UserError(f"{where}: {module_name} cannot be imported: {reason(error)}. Correct or install it.") from None
+    except Exception as error:
+        raise UserError(
+            f"{where}: {module_name} cannot be imported: {reason(error)}. Correct or install it."
+        ) from error
     kind = getattr(module, name, None)
     if kind is None:
         near = difflib.get_close_matches(name, dir(module), n=1)
