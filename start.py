@@ -283,7 +283,8 @@ def run_pip(command: "list[str]", log: Path) -> None:
 
 def run(command: "list[str]", folder: "Path | None" = ROOT) -> int:
     """Runs `command` in a folder (None: where this process is); returns its exit status as a shell gives it."""
-    asked, started = [], []
+    asked = []  # type: list[bool]
+    started = []  # type: list[subprocess.Popen[bytes]]
 
     def stop(*_):
         asked.append(True)
