@@ -21,7 +21,7 @@ CORE_IN_ONE_PLACE = {"waveft_core.toolbox.plot": "matplotlib", "waveft_core.cli.
 # Rooms (folders) and the modules beside them, from the ground up: each imports from itself and from those before it.
 STOREYS = {
     "waveft_core": (
-        *("errors", "versions", "basis", "format", "update", "toolbox", "interop"),
+        *("errors", "versions", "pattern", "basis", "format", "update", "toolbox", "interop"),
         *("__init__", "diffusers", "cli", "packs", "__main__"),
     ),
     "trainer": (
@@ -40,6 +40,7 @@ COMFYUI = {
     "comfy": {
         "comfy_nodes.patching.hooks",
         "comfy_nodes.patching.layerpatch",
+        "comfy_nodes.patching.original",
         "comfy_nodes.patching.patch",
         "comfy_nodes.adapters.progress",
         "comfy_nodes.patching.stock",

@@ -27,6 +27,7 @@ from .format.file import from_tensors, read_header, write_atomically
 from .format.hashes import sha256
 from .format.header import HEADER
 from .interop.lora import deltas
+from .pattern import Pattern, compile_pattern
 from .toolbox.rounding import rounded_to
 from .toolbox.sources import differences, matches
 from .toolbox.summary import BANDS
@@ -38,12 +39,14 @@ __all__ = [
     "HEADER",
     "SDXL_ATTENTION",
     "Adapter",
+    "Pattern",
     "Plan",
     "Sampler",
     "WaveFTError",
     "added",
     "as_text",
     "combine",
+    "compile_pattern",
     "deltas",
     "differences",
     "energy",

@@ -10,6 +10,7 @@ from ..core import Adapter, WaveFTError, combine, prune, reproject, scale
 from ..sockets import Carried
 
 Weighted = tuple[Carried, float]
+_REPROJECT = 'To bring it there, set other_basis to "reproject": the report says what is lost.'
 _TRIGGER = "modelspec.trigger_phrase"  # what to write into a prompt
 
 
@@ -30,8 +31,11 @@ def weighted(carried: Carried, weight: float) -> Carried:
     return Carried(made, _term(carried, weight), {"scaled": weight, "of": carried.origin})
 
 
-def combined(parts: Sequence[Weighted]) -> Carried:
+def combined(parts: Sequence[Weighted], remedy: str = _REPROJECT) -> Carried:
     """Returns the weighted sum, exact; parts of weight 0 are left out, and what is left alone at 1 is itself.
+
+    Args:
+        remedy: for parts in several wavelets, in the words of the node that asks.
 
     Raises:
         WaveFTError: all weights are 0, or shapes or wavelets that do not go together.
@@ -47,8 +51,8 @@ def combined(parts: Sequence[Weighted]) -> Carried:
         said = str(error)
         for carried, _ in used:  # what the graph calls it is shorter than where it lies
             said = said.replace(carried.adapter.source or carried.title, carried.title)
-        hint = ' (Combine WaveFT: set other_basis to "reproject".)' if "reproject" in said else ""
-        raise WaveFTError(f"{said}{hint}") from None
+        before, offered, _ = said.partition(" Bring it there with reproject")  # the core's remedy, for Python
+        raise WaveFTError(f"{before} {remedy}" if offered else said) from None
     triggers = _triggers(used)
     if triggers:  # of the metadata, the core keeps what all parts say alike
         made = replace(made, metadata={**made.metadata, _TRIGGER: triggers})

@@ -7,14 +7,11 @@ and diffusers spell it. A group of factors touches the layers that its members n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-# The standard library's own parser of regular expressions: what it finds is what `re` will run.
-from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
-from ..core import BANDS, Adapter, WaveFTError, scale
+from ..core import BANDS, Adapter, Pattern, WaveFTError, compile_pattern, scale
 from ..sockets import Carried, present
 
 # id of the widget -> what it says of itself; the order is that of the widgets
@@ -33,9 +30,7 @@ GROUPS = {
     "da": "Sub-band da: fast over rows (outputs), slow over columns.",
     "dd": "Sub-band dd: what changes fast over both.",
 }
-# What a search may cost at the worst, since nothing can interrupt it: two repeats take 0.1 s for SDXL's 560 names (four
-# would take 30 s), and grow with the cube of a name's length.
-MOST_REPEATS, LONGEST_NAME = 2, 200
+LONGEST_NAME = 200  # a search takes time in proportion to it
 _NAMED = {
     "attn1": re.compile(r"_attn1_"),
     "attn2": re.compile(r"_attn2_"),
@@ -150,54 +145,11 @@ def checked(input: str, text: str | None) -> bool | str:
     return True
 
 
-def compiled(expression: str, input: str) -> re.Pattern[str] | None:
+def compiled(expression: str, input: str) -> Pattern | None:
     """Returns a regular expression, None for an empty one.
 
     Raises:
-        WaveFTError: it is none, or one that could keep the server busy for hours: workflows are shared, and nothing can
-            interrupt a search.
+        WaveFTError: it is none, or one that the core cannot search for in bounded time: workflows are shared, and
+            nothing can interrupt a search.
     """
-    if not expression:
-        return None
-    try:
-        parsed = _parser.parse(expression)
-        found = re.compile(expression)
-    except re.error as error:
-        raise WaveFTError(
-            f'{input} "{expression}": expected a regular expression, got one that {_said(error)}. '
-            r'Write "\(" for a bracket itself, and ".*" where you mean "anything".'
-        ) from None
-    repeats, nested = _repeats(parsed, inside=False)
-    if nested or repeats > MOST_REPEATS:
-        raise WaveFTError(
-            f'{input} "{expression}": expected at most {MOST_REPEATS} of *, + and {{}}, and none within another, '
-            f"got {'one within another' if nested else repeats}. Use a simpler one."
-        )
-    return found
-
-
-def _repeats(parsed: Any, inside: bool) -> tuple[int, bool]:
-    """Returns how many repeats of many a parsed expression has, and whether one holds a repeat or a choice."""
-    count, nested = 0, False
-    for code, value in parsed:
-        repeat = code in (_parser.MAX_REPEAT, _parser.MIN_REPEAT, _parser.POSSESSIVE_REPEAT) and value[1] > 1
-        nested |= inside and (repeat or code is _parser.BRANCH)
-        count += repeat
-        for part in _parts(value):
-            more, deep = _repeats(part, inside or repeat)
-            count, nested = count + more, nested or deep
-    return count, nested
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """Yields the expressions that an operator of a parsed one works on."""
-    if isinstance(value, _parser.SubPattern):
-        yield value
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _parts(part)
-
-
-def _said(error: re.error) -> str:
-    place = f" at character {error.pos + 1}" if error.pos is not None else ""
-    return f"is broken{place} ({error.msg})"
+    return compile_pattern(expression, input) if expression else None

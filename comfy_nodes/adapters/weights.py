@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.lora
+import comfy.model_patcher
 import torch
 from comfy.cli_args import args
 
@@ -35,6 +36,17 @@ class Place:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A weight as its model stores it, what makes floats of it, and the patches that are to be applied."""
+
+    key: str
+    weight: torch.Tensor
+    convert: Callable[..., torch.Tensor]
+    patches: Sequence[Any]
+    device: torch.device
+
+
 class Merged:
     """What ComfyUI's patches make of the weights: the core's `Source`. Nothing is loaded, moved or changed.
 
@@ -47,7 +59,7 @@ class Merged:
         """Takes a MODEL, and a CLIP where its layers are wanted too."""
         self.slots: dict[str, Place] = {}
         self.spellings: dict[str, str] = {}
-        self._keys: dict[str, tuple[str, list[Any], torch.device]] = {}
+        self._keys: dict[str, _Held] = {}
         self.metadata: Mapping[str, str] = _TRAINED_FOR.get(type(model.model).__name__, {})
         self._add(model, comfy.lora.model_lora_keys_unet(model.model, {}), "unet")
         if clip is not None:
@@ -62,31 +74,45 @@ class Merged:
         """Returns one weight in float32, on the device that its model computes on, as ComfyUI would merge it.
 
         Raises:
-            WaveFTError: a quantised weight.
+            WaveFTError: a quantised weight that ComfyUI cannot make floats of.
         """
-        key, ((weight, convert), *patches), device = self._keys[name]
-        if not weight.is_floating_point():
+        held = self._keys[name]
+        if not held.weight.is_floating_point():
             raise WaveFTError(
-                f'layer "{name}": expected float weights, got {weight.dtype}: the model is quantised. '
+                f'layer "{name}": expected float weights, got {held.weight.dtype}: the model is quantised. '
                 "Load it from a checkpoint in fp16, bf16, fp32 or fp8."
             )
-        # ComfyUI merges into a float32 copy; `convert` undoes the scale of a scaled fp8 weight
-        wide = convert(weight.detach().to(device, torch.float32, copy=True), inplace=True)
-        return comfy.lora.calculate_weight(patches, wide, key)
+        # ComfyUI merges into a float32 copy; `convert` makes floats of a quantised weight, or undoes a scale
+        wide = held.convert(held.weight.detach().to(held.device, torch.float32, copy=True), inplace=True)
+        return comfy.lora.calculate_weight(held.patches, wide, held.key)
 
     def _add(self, patcher: Any, spelled: Mapping[str, Any], component: str | None) -> None:
-        # the originals, where a model is patched just now, and the patches that are to be applied
-        held = patcher.get_key_patches()
+        # not what the whole state dict holds (`get_key_patches`): of quantised layers it names tensors that are none
+        held = dict(patcher.model.named_parameters(remove_duplicate=False))
         named: dict[str, list[str]] = {}
         for spelling, key in spelled.items():
-            if isinstance(key, str) and key in held and 2 <= held[key][0][0].dim() <= 4:
+            if isinstance(key, str) and key in held and 2 <= held[key].dim() <= 4:
                 named.setdefault(key, []).append(spelling)
         for key, spellings in named.items():
-            place = _place(key, spellings, tuple(held[key][0][0].shape), component)
+            place = _place(key, spellings, tuple(held[key].shape), component)
             if place is not None:
                 self.slots[place.name] = place
-                self._keys[place.name] = (key, held[key], patcher.load_device)
+                self._keys[place.name] = _held(patcher, key)
                 self.spellings |= dict.fromkeys(spellings, place.name)
+
+
+def _held(patcher: Any, key: str) -> _Held:
+    """Returns a weight as ComfyUI's `get_key_patches` would: the original, where the model is patched just now."""
+    weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
+    if key in patcher.backup:
+        weight = patcher.backup[key].weight
+    if key in patcher.hook_backup:
+        weight = patcher.hook_backup[key][0]
+    return _Held(key, weight, convert or _as_it_is, patcher.patches.get(key, []), patcher.load_device)
+
+
+def _as_it_is(weight: torch.Tensor, **_: Any) -> torch.Tensor:
+    return weight
 
 
 def graph_metadata(hidden: Any) -> dict[str, str]:

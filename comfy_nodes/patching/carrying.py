@@ -12,6 +12,12 @@ from ..sockets import Carried
 from .applied import Applied, applied
 from .patch import text_layers
 
+# No widget of the nodes that look at a model can bring its adapters together.
+_IN_ONE_BASIS = (
+    "Bring the adapters together before they are applied, with the node Combine WaveFT, and connect what it returns to "
+    "`adapter` in place of `model` and `clip`."
+)
+
 
 def carried_by(model: Any = None, clip: Any = None) -> list[Applied]:
     """Returns the adapters on a MODEL and on a CLIP; one that is on both at one strength once, with all its layers."""
@@ -59,7 +65,7 @@ def total(found: Sequence[Applied]) -> Carried:
             "model, clip: expected one that WaveFT adapters are applied to, got none on what is connected. "
             "Connect the MODEL and CLIP of Load WaveFT or Apply WaveFT, or connect `adapter`."
         )
-    return arithmetic.combined([_at_strength(one) for one in found])
+    return arithmetic.combined([_at_strength(one) for one in found], _IN_ONE_BASIS)
 
 
 def _one_strength(one: Applied, other: Applied) -> bool:

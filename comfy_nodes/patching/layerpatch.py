@@ -23,16 +23,22 @@ from comfy.weight_adapter import WeightAdapterBase
 from ..adapters.plans import Kept
 from ..core import Adapter, Sampler, WaveFTError, added
 from ..sockets import Carried
+from .original import Original
 
 _KEPT = Kept(256 << 20)  # SDXL's 560 layers at the paper's budget take 32 MB with db1, 127 MB with db2
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which layer a patch is. No tensor to ComfyUI: it is handed on as it is, and nothing in it is moved or cast."""
+    """Which layer a patch is. No tensor to ComfyUI: it is handed on as it is, and nothing in it is moved or cast.
+
+    Attributes:
+        original: of the weight that it is for, where that is known.
+    """
 
     carried: Carried
     layer: str
+    original: Original | None = None
 
 
 class WaveFTPatch(WeightAdapterBase):
@@ -52,17 +58,20 @@ class WaveFTPatch(WeightAdapterBase):
     is_conv: bool = False
     kw_dict: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, given: Carried | set[str], held: str | list[Any]) -> None:
+    def __init__(self, given: Carried | set[str], held: str | list[Any], original: Original | None = None) -> None:
         """Takes an adapter and a layer's name; or, as ComfyUI copies a patch, `loaded_keys` and `weights` of another.
 
         A copy's tensors may be memory that is not filled yet: they are not looked at here.
+
+        Args:
+            original: of the weight that it will be merged into.
         """
         self.loaded_keys: set[str]
         self.weights: list[Any]
         if isinstance(given, Carried):
             layer = str(held)
             self.loaded_keys = {f"{layer}.waveft_{part}" for part in ("values", "indices", "shape")}
-            self.weights = [Source(given, layer), (given.adapter.layers[layer].values,)]
+            self.weights = [Source(given, layer, original), (given.adapter.layers[layer].values,)]
         else:
             self.loaded_keys, self.weights = given, list(held)
         self._beside: tuple[Sampler, torch.Tensor] | None = None
@@ -92,12 +101,15 @@ class WaveFTPatch(WeightAdapterBase):
 
         `weight` is a copy that ComfyUI made for us, on the device of its choice: in the dtype that it merges in when a
         model is loaded whole, in the layer's when it is merged at each forward to save memory. `strength_model` has
-        been multiplied into it and `offset` cut from it by the caller. `intermediate_dtype` is not used: in half
-        precision dW would be rounded twice.
+        been multiplied into it and `offset` cut from it by the caller. `intermediate_dtype` is what the caller says
+        that it merges in: where that is wider than the copy, the copy's lost bits are put back, and the result is a
+        wider tensor, not in place. dW itself is never rounded to it.
 
         Raises:
             WaveFTError: the weight's shape is not the layer's.
         """
+        if self._source.original is not None and intermediate_dtype.itemsize > weight.dtype.itemsize and offset is None:
+            weight = self._source.original.restored(weight)
         adapter = self.carried.adapter
         probe = torch.empty(weight.shape, device="meta")
         if function(probe) is probe:  # the identity, in all but fused layers: touch the few entries that change

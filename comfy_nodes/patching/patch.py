@@ -16,6 +16,7 @@ from ..adapters.fit import Target, check_strength, fit
 from ..core import WaveFTError, listed
 from ..sockets import Carried, present
 from .layerpatch import WaveFTPatch, forget
+from .original import Original
 
 STRENGTH_LIMIT = 100.0  # the stock LoRA loader's
 TEXT_ENCODERS = ("lora_te_", "lora_te1_", "lora_te2_")  # kohya's names for one encoder, and for SDXL's two
@@ -83,14 +84,14 @@ def model_patches(model: torch.nn.Module, carried: Carried, strength: float = 1.
     title = f"the connected model ({type(model).__name__})"
     target = _target(title, comfy.lora.model_lora_keys_unet(model, {}), model)
     found = fit(target, carried.adapter, _of_model(carried), carried.title, strength)
-    return {key: WaveFTPatch(carried, layer) for key, layer in found.items()}
+    return {key: WaveFTPatch(carried, layer, Original(model, key)) for key, layer in found.items()}
 
 
 def clip_patches(module: torch.nn.Module, carried: Carried, strength: float = 1.0) -> dict[str, WaveFTPatch]:
     """Returns {weight key: patch} of the adapter's text-encoder layers, all of them; as `model_patches`."""
     target = _target("the connected CLIP", comfy.lora.model_lora_keys_clip(module, {}), module)
     found = fit(target, carried.adapter, text_layers(carried), carried.title, strength)
-    return {key: WaveFTPatch(carried, layer) for key, layer in found.items()}
+    return {key: WaveFTPatch(carried, layer, Original(module, key)) for key, layer in found.items()}
 
 
 def text_layers(carried: Carried) -> list[str]:

@@ -66,9 +66,22 @@ def text(wanted: Wanted) -> str:
     """Returns the job file.
 
     Raises:
-        WaveFTError: there is no such base, or no such folder of pictures.
+        WaveFTError: there is no such base, no such folder of pictures, or a text that no file can hold.
     """
+    for widget in ("checkpoint_name", "image_folder", "trigger", "sample_prompt"):
+        _check_text(widget, getattr(wanted, widget))
     return "\n".join((*_lines(wanted), ""))
+
+
+def _check_text(widget: str, given: str) -> None:
+    """Refuses a text with half of a pair of surrogates, which JSON can carry into a node and UTF-8 cannot write."""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise WaveFTError(
+            f"{widget}: expected letters that UTF-8 can write, got {given[error.start]!a} as letter "
+            f"{error.start + 1}. Write the text anew, or rename the file."
+        ) from None
 
 
 def _lines(wanted: Wanted) -> Iterator[str]:

@@ -103,7 +103,7 @@ def bases() -> list[str]:
 
 
 def base(name: str) -> Path:
-    """Returns the path of a name that `bases` lists.
+    """Returns the path of a name that `bases` lists, and of no other: a linked input can name anything.
 
     Raises:
         WaveFTError: it is not there.
@@ -111,7 +111,7 @@ def base(name: str) -> Path:
     path = models.model_path("checkpoints", name)
     if path is not None:
         return path
-    if name.startswith(DIFFUSERS):
+    if name.startswith(DIFFUSERS) and name in bases():  # not `..`, nor a whole path, which would leave the folder
         for root in models.roots("diffusers"):
             folder = root / name.removeprefix(DIFFUSERS)
             if (folder / "model_index.json").is_file():

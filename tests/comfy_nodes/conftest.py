@@ -20,15 +20,20 @@ TEXT_LAYER = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
 TEXT_KEY = "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj"
 
 
+class Module(SimpleNamespace):
+    """A module, of which weak references can be made."""
+
+
 class Patcher:
     """ModelPatcher's part that the nodes use: a model that is shared, a patch list that is copied."""
 
     def __init__(self, weights, patches=None):
-        self.model = self.cond_stage_model = SimpleNamespace(
+        self.model = self.cond_stage_model = Module(
             state_dict=lambda: weights, named_parameters=lambda remove_duplicate=True: iter(weights.items())
         )
         self.patches = dict(patches or {})
         self.load_device = torch.device("cpu")
+        self.backup, self.hook_backup = {}, {}  # originals, where a model is patched just now
         self.callbacks = []
 
     def clone(self):
@@ -273,6 +278,7 @@ def comfy(monkeypatch, models):
         model_lora_keys_unet=_keys("lora_unet_", LAYERS),
         model_lora_keys_clip=_keys("lora_te1_", {TEXT_LAYER: TEXT_KEY}),
     )
+    put(monkeypatch, "comfy.model_patcher", get_key_weight=lambda model, key: (model.state_dict()[key], None, None))
     put(monkeypatch, "comfy.weight_adapter", WeightAdapterBase=type("WeightAdapterBase", (), {}), adapters=[])
     put(monkeypatch, "comfy.patcher_extension", CallbacksMP=SimpleNamespace(ON_DETACH="on_detach"))
     put(monkeypatch, "comfy.cli_args", args=SimpleNamespace(disable_metadata=False))
@@ -283,7 +289,7 @@ def comfy(monkeypatch, models):
         unload_all_models=lambda: None,
         soft_empty_cache=lambda: None,
     )
-    put(monkeypatch, "comfy.utils", ProgressBar=ProgressBar)
+    put(monkeypatch, "comfy.utils", ProgressBar=ProgressBar, get_attr=lambda module, key: module.state_dict().get(key))
     put(
         monkeypatch,
         "comfy.hooks",

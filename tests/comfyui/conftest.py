@@ -2,8 +2,9 @@
 
     COMFYUI_DIR=... [COMFYUI_PYTHON=...] python -m pytest -m comfyui
 
-COMFYUI_DIR is a checkout. COMFYUI_PYTHON is a Python with ComfyUI's requirements and ours; left out, it is that of the
-checkout's own venv, if there is one. Without them every test here is skipped and says so.
+COMFYUI_DIR is a checkout, or several, separated as in PATH: every test runs on each. COMFYUI_PYTHON is a Python with
+ComfyUI's requirements and ours, or one for each; left out, it is that of the checkout's own venv, if there is one.
+Without them every test here is skipped and says so.
 """
 
 import shutil
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.comfyui import graphs
-from tests.comfyui.server import Server, Unavailable, settings
+from tests.comfyui.server import Server, Unavailable
+from tests.comfyui.settings import checkouts, settings
 from tests.comfyui.weights import TEXT_SHAPES, attention_shapes, write_adapter
 
 ran_on = set()
+NAMED = [Path(named).name for named in checkouts()]
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -23,11 +26,11 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"Ran on {version}")
 
 
-@pytest.fixture(scope="session")
-def comfyui():
+@pytest.fixture(scope="session", params=range(len(NAMED)) if len(NAMED) > 1 else None, ids=NAMED or None)
+def comfyui(request):
     """Which ComfyUI to run: `comfyui.comfyui`, `comfyui.python`, `comfyui.script(...)`."""
     try:
-        found = settings()
+        found = settings(getattr(request, "param", 0))
     except Unavailable as error:
         pytest.skip(str(error))
     ran_on.add(found.script("in_process/version.py").strip())

@@ -1,4 +1,7 @@
-"""Which ComfyUI the tests run, from COMFYUI_DIR and COMFYUI_PYTHON, and this folder's scripts run by its Python."""
+"""Which ComfyUI the tests run, from COMFYUI_DIR and COMFYUI_PYTHON, and this folder's scripts run by its Python.
+
+COMFYUI_DIR may name several checkouts, separated as in PATH, and COMFYUI_PYTHON one Python for all, or one for each.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """Which ComfyUI to run.
+    """A ComfyUI to run.
 
     Attributes:
         comfyui: the checkout.
@@ -51,20 +54,32 @@ class Settings:
         return done.stdout
 
 
-def settings() -> Settings:
-    """Returns what COMFYUI_DIR and COMFYUI_PYTHON say; the latter may be left out if the checkout has a venv.
+def checkouts() -> list[str]:
+    """Returns the checkouts that COMFYUI_DIR names."""
+    return [named for named in os.environ.get("COMFYUI_DIR", "").split(os.pathsep) if named]
+
+
+def settings(number: int = 0) -> Settings:
+    """Returns what COMFYUI_DIR and COMFYUI_PYTHON say of one checkout; the latter may be left out if it has a venv.
+
+    Args:
+        number: which of several.
 
     Raises:
         Unavailable: no checkout is named, or the Python lacks what ComfyUI needs.
     """
-    named = os.environ.get("COMFYUI_DIR")
-    if not named:
+    every = checkouts()
+    if not every:
         raise Unavailable("set COMFYUI_DIR to a ComfyUI checkout")
-    comfyui = Path(named).expanduser().resolve()
+    comfyui = Path(every[number]).expanduser().resolve()
     if not (comfyui / "main.py").is_file():
         raise Unavailable(f"COMFYUI_DIR: expected a ComfyUI checkout, got {comfyui} without main.py")
+    pythons = [named for named in os.environ.get("COMFYUI_PYTHON", "").split(os.pathsep) if named]
+    if len(pythons) not in (0, 1, len(every)):
+        raise Unavailable(f"COMFYUI_PYTHON: expected one Python, or one for each of {len(every)}, got {len(pythons)}")
     own = [comfyui / folder / path for folder in ("venv", ".venv") for path in ("bin/python", "Scripts/python.exe")]
-    python = os.environ.get("COMFYUI_PYTHON") or str(next((path for path in own if path.is_file()), sys.executable))
+    found = next((path for path in own if path.is_file()), sys.executable)
+    python = str(pythons[number if len(pythons) > 1 else 0] if pythons else found)
     look = f"from importlib.util import find_spec as f; print(*[n for n in {NEEDED!r} if f(n) is None])"
     try:
         done = subprocess.run([python, "-c", look], capture_output=True, text=True, check=True)

@@ -33,7 +33,8 @@ def test_whole_and_at_each_forward_in_every_dtype(comfyui, checkpoint, tmp_path)
         assert of["kept"] > 0 and of["left"] == 0, "ComfyUI took the model off the device: nothing stays there"
         is_small = "float8" in name
         for part in ("whole", "low_vram"):
-            assert of[part]["off" if is_small else "excess"] <= (1e-5 if is_small else 1e-6), (name, part)
+            assert ("off" in of[part]) >= (is_small and part == "whole")
+            assert of[part].get("off", 0.0) <= 1e-5 and of[part].get("excess", 0.0) <= 1e-6, (name, part)
         assert of["text"]["excess"] <= 1e-6
         compute = torch.float32 if is_small else getattr(torch, name.removeprefix("torch."))
         assert of["low_vram"]["forward"] <= 4 * torch.finfo(compute).eps
@@ -47,7 +48,9 @@ def test_scaled_fp8_and_weights_that_are_dequantised_at_each_forward(comfyui, ch
     assert scaled["stored"] == "torch.float8_e4m3fn"
     assert scaled["whole"]["layers"] == 88
     assert scaled["restored"]
-    assert scaled["whole"]["off"] <= 1e-5
+    assert scaled["whole"].get("off", scaled["whole"].get("excess")) <= 1e-5  # "excess": over ComfyUI's own rounding
+    assert scaled["extracted"]["layers"] == 88
+    assert scaled["extracted"]["error"] <= 1e-4
     assert scaled["whole"]["forward"] <= 1e-5
     assert scaled["low_vram"]["forward"] <= 1e-5
     for of in found["gguf_like"].values():

@@ -24,7 +24,7 @@ def micro(micro):
     [
         ("lora.safetensors", ["Custom validation failed", "lora.safetensors", "no WaveFT adapter"]),
         ("damaged.safetensors", ["Custom validation failed", "damaged.safetensors"]),
-        ("gone.safetensors", ["gone.safetensors", "models/waveft, output/waveft or models/loras"]),
+        ("gone.safetensors", ["gone.safetensors"]),  # newer versions of ComfyUI hold it to the list themselves
         ("sdxl.safetensors", ['adapter "sdxl.safetensors"', "does not have", "choose another"]),
         ("wide.safetensors", ['adapter "wide.safetensors"', "got [64, 64]", "choose another"]),
         ("text.safetensors", ["lora_te2_", "Connect `clip`, or set strength_clip to 0"]),

@@ -1,7 +1,6 @@
 """ComfyUI's own LoRA nodes on our files: our loader's weights, and no harm from a file that does not fit."""
 
 import contextlib
-from pathlib import Path
 
 import pytest
 
@@ -9,12 +8,7 @@ from tests.comfyui.graphs import Graph, loaded, plain, run
 from tests.comfyui.server import Failed
 from tests.comfyui.weights import assert_same, largest_error
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(
-        not (Path(__file__).parents[2] / "comfy_nodes/patching/stock.py").exists(), reason="the pack has no stock.py"
-    ),
-]
+pytestmark = pytest.mark.comfyui
 
 
 @pytest.fixture(scope="module")

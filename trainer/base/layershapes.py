@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..job.networks import Network, Shira, Waveft
 from ..job.schema import Model
+from ..system.patterns import pattern
 from . import headers
 from .modelfacts import ASSETS, ModelFacts, read_config
 
@@ -92,14 +93,14 @@ def layers(facts: ModelFacts, model: Model, network: Network) -> list[Layer] | N
 def matches(path: str, targets: Sequence[str] | str) -> bool:
     """Returns whether the job's targets mean the layer."""
     if isinstance(targets, str):
-        return re.fullmatch(targets, path) is not None
+        return pattern(targets).fullmatch(path)
     return any(path == ending or path.endswith(f".{ending}") for ending in targets)
 
 
 def chosen(path: str, network: Network) -> bool:
     """Returns whether include and exclude leave the layer."""
-    kept = not network.include or any(re.search(pattern, path) for pattern in network.include)
-    return kept and not any(re.search(pattern, path) for pattern in network.exclude)
+    kept = not network.include or any(pattern(one).search(path) for one in network.include)
+    return kept and not any(pattern(one).search(path) for one in network.exclude)
 
 
 def text_layers(model: Model) -> list[Layer]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from ..system.patterns import pattern
 from .section import Section
 from .values import (
     LARGEST_SEED,
@@ -70,6 +71,7 @@ class Network(Section):
                 raise ValueError(
                     f"expected a list of path endings or one regular expression, got {value!r} ({error})"
                 ) from None
+            pattern(value)
         return value
 
     @model_validator(mode="after")

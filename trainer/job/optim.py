@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..system.console import counted
 from ..system.errors import UserError, reason
+from ..system.patterns import pattern
 from . import schema
 from .optimcheck import CLASSES, check, finds_rate, whole_steps
 
@@ -140,8 +141,8 @@ def walk(settings: schema.Optimizer, schedule: LRScheduler, steps: int) -> None:
 
 def rate_of(path: str, settings: schema.Optimizer) -> float:
     """Returns the learning rate of the layer at that path."""
-    for pattern, learning_rate in settings.learning_rate_pattern.items():
-        if re.search(pattern, path):
+    for expression, learning_rate in settings.learning_rate_pattern.items():
+        if pattern(expression).search(path):
             return learning_rate
     if settings.text_encoder_lr and re.match(r"te\d\.", path):
         return settings.text_encoder_lr

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from ..system.patterns import pattern
 from ..system.plaintext import UNSHOWN, unwritten
 
 # What waveft_core accepts, written out so that a job is checked before torch is imported. A test compares them.
@@ -124,6 +125,7 @@ def regular_expression(value: str) -> str:
         re.compile(value)
     except re.error as error:
         raise ValueError(f"expected a regular expression, got {value!r} ({error})") from None
+    pattern(value)  # and one that no job can keep a machine busy with
     return value
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..base.layershapes import Layer
 from ..job.networks import Shira, Sparse, Waveft
 from ..system.console import counted
+from ..system.patterns import pattern
 from .method import HEADER, Method
 from .usage import OURS
 
@@ -52,8 +52,8 @@ class SparseMethod(Method):
 
     def _count(self, layer: Layer, mean: float) -> int:
         network = self.network
-        for pattern, coefficients in network.coefficients_pattern.items():
-            if re.search(pattern, layer.path):
+        for expression, coefficients in network.coefficients_pattern.items():
+            if pattern(expression).search(layer.path):
                 return coefficients
         if network.allocation == "proportional":
             return max(1, round(network.coefficients * (layer.rows + layer.columns) / mean))

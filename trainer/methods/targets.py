@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from ..base.layershapes import Layer, chosen
 from ..base.models import Base
 from ..job.networks import Network
 from ..system.errors import UserError
+from ..system.patterns import pattern
 
 CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 UNET = "unet."
@@ -114,9 +114,9 @@ def targets(network: Network) -> tuple[str, ...] | str:
 
 def check_patterns(where: str, patterns: Sequence[str] | Mapping[str, object], paths: Sequence[str]) -> None:
     """Refuses a pattern that finds no layer: what it says would silently not happen."""
-    for pattern in patterns:
-        if not any(re.search(pattern, path) for path in paths):
+    for expression in patterns:
+        if not any(pattern(expression).search(path) for path in paths):
             raise UserError(
-                f"{where}: expected a regular expression that finds layers' paths, {pattern!r} finds none. "
+                f"{where}: expected a regular expression that finds layers' paths, {expression!r} finds none. "
                 f'A path looks like "{paths[len(paths) // 2]}".'
             )

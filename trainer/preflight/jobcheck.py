@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..run.runfolder import RunFolder
 from ..samples import prompts
 from ..system.console import counted
 from ..system.errors import reason
+from ..system.patterns import pattern
 
 ROOM = 50_000_000  # bytes: an adapter of SDXL's, its state, a report
 EXAMPLE = "up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -119,9 +119,9 @@ def coefficient_faults(job: Job, facts: ModelFacts) -> list[str]:
 def unmatched(where: str, patterns: list[str] | dict, paths: list[str]) -> list[str]:
     """Returns the patterns that find none of the paths: what they say would silently not happen."""
     return [
-        f'{where}: {pattern!r} finds no layer that trains. A path looks like "{paths[len(paths) // 2]}".'
-        for pattern in patterns
-        if paths and not any(re.search(pattern, path) for path in paths)
+        f'{where}: {expression!r} finds no layer that trains. A path looks like "{paths[len(paths) // 2]}".'
+        for expression in patterns
+        if paths and not any(pattern(expression).search(path) for path in paths)
     ]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from ..errors import WaveFTError, listed, nearest
 from ..format.keys import original_paths, unwrapped
+from ..pattern import compile_pattern
 from ..toolbox.sources import Slot
 
 _PREFIXES = {"unet": "lora_unet_", "te1": "lora_te1_", "te2": "lora_te2_"}
@@ -186,11 +187,11 @@ def pattern_value(patterns: object, path: str) -> object:
         raise WaveFTError(f"adapter_config.json, pattern: expected a JSON object, got {patterns!r}. It is damaged.")
     for key, value in patterns.items():
         try:
-            if re.match(rf"(.*\.)?({key})$", path):
+            if compile_pattern(rf"(.*\.)?({key})$", "pattern").matches_at(path, 0):
                 return value
-        except re.error as error:
+        except WaveFTError as error:
             raise WaveFTError(
-                f"adapter_config.json, pattern {key!r}: expected a regular expression, got {error}. It is damaged."
+                f"adapter_config.json, pattern {key!r}: expected a regular expression, got this. {error}"
             ) from None
     return None
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import WaveFTError, listed
 from ..format.keys import layer_names, unwrapped
+from ..pattern import compile_pattern
 from ..update.spec import SDXL_ATTENTION
 from ..update.targets import parts
 from .precision import Told, difference
@@ -161,7 +162,7 @@ def _common(first: Source, second: Source, targets: tuple[str, ...] | str) -> li
 def matches(path: str, targets: tuple[str, ...] | str) -> bool:
     """Returns whether `targets`, as in `Spec`, match a module path."""
     if isinstance(targets, str):
-        return re.fullmatch(targets, path) is not None
+        return compile_pattern(targets, "targets").fullmatch(path)
     return any(path == suffix or path.endswith(f".{suffix}") for suffix in targets)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from ..basis.atoms import check_wavelet
 from ..basis.locations import parse_locations
 from ..errors import WaveFTError
 from ..format.header import is_finite
+from ..pattern import compile_pattern
 
 SDXL_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -45,10 +45,8 @@ class Spec:
             raise WaveFTError(f"targets: expected path suffixes or a regular expression, got {self.targets!r}.")
         if isinstance(self.targets, str):
             try:
-                re.compile(self.targets)
-            except re.error as error:
-                raise WaveFTError(
-                    f"targets: expected a regular expression, got {self.targets!r} ({error}). Give suffixes as a tuple."
-                ) from None
+                compile_pattern(self.targets, "targets")
+            except WaveFTError as error:
+                raise WaveFTError(f"{error} Suffixes are given as a tuple.") from None
         if not isinstance(self.targets, str):
             object.__setattr__(self, "targets", tuple(self.targets))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import Refusal, WaveFTError, listed, nearest
 from ..format.adapter import Adapter
 from ..format.keys import layer_names, unwrapped
+from ..pattern import compile_pattern
 from .coefficients import NO_DATA_PARALLEL, Coefficients
 from .storage import can_hold
 
@@ -169,7 +170,7 @@ def _target(component: str | None, path: str, name: str, module: nn.Module) -> T
 
 def _matches(path: str, targets: tuple[str, ...] | str) -> bool:
     if isinstance(targets, str):
-        return re.fullmatch(targets, path) is not None
+        return compile_pattern(targets, "targets").fullmatch(path)
     return any(path == suffix or path.endswith(f".{suffix}") for suffix in targets)
 
 

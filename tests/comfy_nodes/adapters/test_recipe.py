@@ -29,7 +29,7 @@ class TestTotal:
     def test_it_is_what_the_patches_merge_to(self, comfy, recipe, apply, unet, carry, small, make_adapter):
         other = carry(make_adapter({Q: (8, 8)}, seed=5, scaling=3.0), "b")
         model = apply(unet, (carry(small, "a"), 0.5), (other, -2.0))
-        made = recipe.total(comfy("patching.applied").applied(model))
+        made = comfy("patching.carrying").total(comfy("patching.applied").applied(model))
         close(made.adapter.delta(Q), 0.5 * small.delta(Q) - 2 * other.adapter.delta(Q))
         close(made.adapter.delta(K), 0.5 * small.delta(K))
         assert made.title == "0.5 * a + -2 * b"
@@ -37,7 +37,9 @@ class TestTotal:
 
     def test_one_alone_at_1_is_itself(self, comfy, recipe, apply, unet, carry, small):
         carried = carry(small)
-        assert recipe.total(comfy("patching.applied").applied(apply(unet, (carried, 1.0)))) is carried
+        assert (
+            comfy("patching.carrying").total(comfy("patching.applied").applied(apply(unet, (carried, 1.0)))) is carried
+        )
 
     def test_strengths_that_differ_by_layer_are_folded_in(self, comfy, recipe, apply, unet, carry, small):
         """Models merged block by block: each layer has its own strength."""
@@ -45,29 +47,32 @@ class TestTotal:
         for key, ratio in zip(list(first.patches), (0.75, 0.25), strict=True):
             first.add_patches({key: second.get_key_patches()[key]}, 1.0 - ratio, ratio)
         found = comfy("patching.applied").applied(first)
-        made = recipe.total(found)
+        made = comfy("patching.carrying").total(found)
         close(made.adapter.delta(Q), 0.75 * small.delta(Q))
         close(made.adapter.delta(K), 0.25 * small.delta(K))
         assert made.origin["applied"] == {"strength_by_layer": {Q: 0.75, K: 0.25}}
-        assert recipe.strength_text(found[0]) == "0.25 to 0.75"
+        assert comfy("patching.carrying").strength_text(found[0]) == "0.25 to 0.75"
 
     def test_layers_that_are_not_the_models_are_left_out_and_said(
         self, comfy, recipe, apply, unet, carry, make_adapter
     ):
         both = make_adapter({Q: (8, 8), TEXT: (6, 6)})
-        made = recipe.total(comfy("patching.applied").applied(apply(unet, (carry(both), 2.0))))
+        made = comfy("patching.carrying").total(comfy("patching.applied").applied(apply(unet, (carry(both), 2.0))))
         assert list(made.adapter.layers) == [Q]
         close(made.adapter.delta(Q), 2 * both.delta(Q))
         assert recipe.lines(made.origin) == ["2 times", "  applied: layers 1 of 2", "    a.safetensors"]
 
     def test_nothing_applied_is_said(self, comfy, recipe, unet):
         with pytest.raises(comfy("core").WaveFTError, match="expected one that WaveFT adapters are applied to"):
-            recipe.total(comfy("patching.applied").applied(unet))
+            comfy("patching.carrying").total(comfy("patching.applied").applied(unet))
 
     def test_different_wavelets_are_refused(self, comfy, recipe, apply, unet, carry, small, make_adapter):
         other = carry(make_adapter({Q: (8, 8)}, wavelet="db2"), "b")
-        with pytest.raises(comfy("core").WaveFTError, match="reproject"):
-            recipe.total(comfy("patching.applied").applied(apply(unet, (carry(small), 1.0), (other, 1.0))))
+        with pytest.raises(comfy("core").WaveFTError, match=r"Combine WaveFT, and connect .* to `adapter`") as refused:
+            comfy("patching.carrying").total(
+                comfy("patching.applied").applied(apply(unet, (carry(small), 1.0), (other, 1.0)))
+            )
+        assert "other_basis" not in str(refused.value)  # a widget of another node
 
 
 class TestLines:

@@ -37,13 +37,31 @@ def test_a_weight_is_read_with_its_patches_and_left_alone(comfy, weights, unet, 
     assert torch.equal(weights.Merged(unet).read(Q), before)
 
 
-def test_a_scaled_fp8_weight_is_unscaled_first(weights, unet):
+def test_a_scaled_fp8_weight_is_unscaled_first(weights, unet, monkeypatch):
     whole = unet.model.state_dict()[Q_KEY]
     held = (whole / 2).to(torch.float8_e4m3fn)
-    unet.get_key_patches = lambda: {Q_KEY: [(held, lambda weight, inplace: weight.mul_(2))]}
+    unet.model.state_dict()[Q_KEY] = held
+    doubled = lambda weight, inplace: weight.mul_(2)  # noqa: E731
+    monkeypatch.setattr(weights.comfy.model_patcher, "get_key_weight", lambda model, key: (held, None, doubled))
     got = weights.Merged(unet).read(Q)
     assert torch.equal(got, held.float() * 2)
     torch.testing.assert_close(got, whole, rtol=0.07, atol=0.01)
+
+
+def test_where_a_model_is_patched_just_now_its_original_is_read(weights, unet):
+    whole = unet.model.state_dict()[Q_KEY].clone()
+    unet.model.state_dict()[Q_KEY].zero_()
+    unet.backup[Q_KEY] = SimpleNamespace(weight=whole)
+    assert torch.equal(weights.Merged(unet).read(Q), whole)
+    unet.hook_backup[Q_KEY] = (2 * whole, torch.device("cpu"))
+    assert torch.equal(weights.Merged(unet).read(Q), 2 * whole)
+
+
+def test_names_that_are_no_weights_are_never_asked_for(weights, unet, monkeypatch):
+    """ComfyUI lists the scale of a quantised weight in its state dict, and has no tensor of that name."""
+    names = {**unet.model.state_dict(), Q_KEY.replace("weight", "weight_scale"): torch.ones(())}
+    monkeypatch.setattr(unet.model, "state_dict", lambda: names)
+    assert set(weights.Merged(unet).slots) == {Q, K}
 
 
 def test_a_quantised_weight_is_refused_in_words(comfy, weights, unet):
@@ -68,7 +86,7 @@ def test_every_spelling_leads_to_one_name(comfy, weights, unet, clip, monkeypatc
 
 def test_sdxl_is_known_by_its_class(weights, unet):
     assert weights.Merged(unet).metadata == {}
-    unet.model = type("SDXL", (), {"state_dict": staticmethod(unet.model.state_dict)})()
+    unet.model = type("SDXL", (SimpleNamespace,), {})(**vars(unet.model))
     assert weights.Merged(unet).metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/waveft"
 
 

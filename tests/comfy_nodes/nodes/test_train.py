@@ -450,6 +450,11 @@ class TestTheJob:
     def test_any_text_is_kept(self, job, text):
         assert preflight.read(job(trigger=text).job).metadata.trigger_phrase == text
 
+    @pytest.mark.parametrize("widget", ["trigger", "sample_prompt"])
+    def test_half_of_a_surrogate_pair_is_refused(self, job, comfy, widget):
+        with pytest.raises(comfy("core").WaveFTError, match=rf"^{widget}: expected letters that UTF-8 .* as letter 5"):
+            job(**{widget: "dog \ud83d"})
+
     def test_a_single_file_is_given_comfyuis_vocabulary(self, comfy, fake, models):
         root = Path(sys.modules["folder_paths"].__file__).parent
         (root / "comfy/sd1_tokenizer").mkdir(parents=True)
@@ -475,6 +480,22 @@ class TestBeforeItRuns:
         assert places.base("diffusers/nano") == models / "diffusers/nano"
         with pytest.raises(comfy("core").WaveFTError, match="models/diffusers, got nothing"):
             places.base("diffusers/other")
+
+    @pytest.mark.parametrize("leads", ["diffusers/../../elsewhere", "diffusers/{elsewhere}", "diffusers//{elsewhere}"])
+    def test_a_base_outside_comfyuis_folders_is_refused(self, comfy, fake, models, tmp_path, leads):
+        # ComfyUI holds a widget to its list, and cannot where the input is linked
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "model_index.json").write_text("{}")
+        with pytest.raises(comfy("core").WaveFTError, match="models/diffusers, got nothing of that name"):
+            comfy("training.paths").base(leads.format(elsewhere=elsewhere))
+
+    def test_a_folder_that_is_a_link_is_the_users_own(self, comfy, fake, models, tmp_path):
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "model_index.json").write_text("{}")
+        (models / "diffusers/linked").symlink_to(elsewhere)
+        assert comfy("training.paths").base("diffusers/linked") == models / "diffusers/linked"
 
     @pytest.mark.parametrize("name", ["", "a b", "../a", "-a", "a/b", "dog-step00000100", "a" * 101, "ä"])
     def test_a_name_that_is_none_is_refused(self, train, comfy, fake, name):

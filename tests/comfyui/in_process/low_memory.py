@@ -19,19 +19,25 @@ inside.use(COMFYUI, MODELS)
 import comfy.lora  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
+from comfy.model_patcher import LowVramPatch  # noqa: E402
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 CPU = torch.device("cpu")
 
 
-def merged_at_forward(model: Any, keys: dict[str, str]) -> inside.Weights:
-    """Returns what ComfyUI's LowVramPatch makes of each weight in its storage dtype."""
+# Whether LowVramPatch rounds to the storage dtype itself, as it did until ComfyUI handed it weights to compute with.
+ROUNDS = not hasattr(LowVramPatch, "prepare")
+
+
+def merged_at_forward(model: Any, keys: dict[str, str], compute: torch.dtype) -> inside.Weights:
+    """Returns what ComfyUI's LowVramPatch makes of each weight: in its storage dtype, or in `compute`."""
     modules = dict(model.model.named_modules())
     merged = {}
     for key in keys.values():
         module = modules[key.removesuffix(".weight")]
         (patch,) = module.weight_function
-        merged[key] = patch(module.weight.detach().clone())
+        weight = module.weight.detach()
+        merged[key] = patch(weight.clone() if ROUNDS else weight.to(compute, copy=True))
     return merged
 
 
@@ -66,9 +72,9 @@ def figures_of(dtype: torch.dtype, node: Any, adapter: Any, kept: Any) -> dict[s
     found["whole"] = judge(inside.copied(patched, keys), wanted)
     patched.unpatch_model(CPU)
     patched.load(CPU, lowvram_model_memory=1)
-    merged = merged_at_forward(patched, keys)
-    found["low_vram"] = judge(merged, wanted)
-    found["again"] = inside.same(merged_at_forward(patched, keys), merged)  # from plans that were kept
+    merged = merged_at_forward(patched, keys, compute)
+    found["low_vram"] = (judge if ROUNDS else inside.errors)(merged, wanted)
+    found["again"] = inside.same(merged_at_forward(patched, keys, compute), merged)  # from plans that were kept
     key = next(iter(keys.values()))
     found["low_vram"]["forward"] = inside.forward_error(patched, key, wanted[key].to(compute), compute)
     found["kept"] = kept.nbytes

@@ -39,14 +39,68 @@ def scaled_checkpoint() -> dict[str, torch.Tensor]:
     return found | {"model.diffusion_model.scaled_fp8": torch.tensor([], dtype=FP8)}
 
 
-def scaled_fp8(node: Any, adapter: Any) -> dict[str, Any]:
+def scaled_fp8(nodes: Any, adapter: Any) -> dict[str, Any]:
+    """Returns figures of a model in scaled fp8: in newer versions of ComfyUI its weights are tensors of a kind."""
     model, *_ = comfy.sd.load_state_dict_guess_config(scaled_checkpoint(), output_vae=False, output_clip=False)
     keys = {layer: key for layer, key in inside.attention_keys(model).items() if layer in adapter.layers}
+    own = hasattr(comfy.utils.get_attr(model.model, next(iter(keys.values()))), "requantize_from_float")
+    merge = own_kind if own else with_scales
+    patched = nodes["WaveFTLoader"].execute(model=model, adapter_name=ADAPTER, strength_model=1.0).result[0]
+    return merge(model, patched, adapter, keys) | {"extracted": extracted(nodes, model, patched, adapter, keys)}
+
+
+def extracted(nodes: Any, model: Any, patched: Any, adapter: Any, keys: dict[str, str]) -> dict[str, Any]:
+    """Returns how far what Extract WaveFT finds in the patched model is from the adapter, over its largest entry."""
+    count = max(len(layer.values) for layer in adapter.layers.values())
+    found, *_ = (
+        nodes["WaveFTExtract"]
+        .execute(
+            base_model=model, tuned_model=patched, budget="coefficients per layer", coefficients=count, energy=0.9,
+            layers="attention", wavelet=adapter.wavelet, scaling=25.0, lora_name="None",
+        )
+        .result
+    )  # fmt: skip
+    worst = 0.0
+    for layer in keys:
+        wanted = adapter.delta(layer)
+        worst = max(worst, float((found.adapter.delta(layer) - wanted).abs().max() / wanted.abs().max()))
+    return {"layers": len(found.adapter.layers), "error": worst}
+
+
+def own_kind(model: Any, patched: Any, adapter: Any, keys: dict[str, str]) -> dict[str, Any]:
+    """Returns the figures where a weight is one tensor, its scale in it, which is rounded anew with a scale of its own.
+
+    "excess" is over that rounding: a step of e4m3, an eighth, or the smallest of the scale.
+    """
+
+    def floats() -> inside.Weights:
+        return {key: comfy.utils.get_attr(model.model, key).dequantize().float() for key in keys.values()}
+
+    base = floats()
+    wanted = inside.exact(base, adapter, keys)
+    patched.load(CPU, full_load=True)
+    whole = floats()
+    excess = 0.0
+    for key, exactly in wanted.items():
+        step = torch.maximum(exactly.abs() / 8, exactly.abs().max() / torch.finfo(FP8).max / 2**9)
+        excess = max(excess, float(((whole[key].double() - exactly).abs() - step).max()))
+    key = next(iter(keys.values()))
+    stored = comfy.utils.get_attr(model.model, key)
+    found: dict[str, Any] = {"whole": {"layers": len(keys), "excess": excess}, "stored": str(stored.storage_dtype)}
+    found["whole"]["forward"] = inside.forward_error(patched, key, whole[key].double(), torch.float32)
+    patched.unpatch_model(CPU)
+    patched.load(CPU, lowvram_model_memory=1)  # here the forward sees the exact sum
+    found["low_vram"] = {"forward": inside.forward_error(patched, key, wanted[key], torch.float32)}
+    patched.unpatch_model(CPU)
+    return found | {"restored": inside.same(floats(), base)}
+
+
+def with_scales(model: Any, patched: Any, adapter: Any, keys: dict[str, str]) -> dict[str, Any]:
+    """Returns the figures where a weight's scale is a parameter beside it."""
     weights = model.model.state_dict()
     scales = {key: weights[key.removesuffix("weight") + "scale_weight"].clone() for key in keys.values()}
     base = inside.copied(model, keys)
     wanted = inside.exact(base, adapter, keys, scales)
-    patched = node.execute(model=model, adapter_name=ADAPTER, strength_model=1.0).result[0]
     patched.load(CPU, full_load=True)
     whole = inside.copied(patched, keys)
     found = {"whole": inside.off(whole, wanted, scales), "stored": str(next(iter(whole.values())).dtype)}
@@ -95,8 +149,9 @@ def gguf_like(node: Any, adapter: Any) -> dict[str, Any]:
 def main() -> None:
     nodes, package = inside.load_pack(PACK)
     adapter = inside.read_adapter(package, str(Path(MODELS, "waveft", ADAPTER)))
-    node = nodes["WaveFTLoader"]
-    print(json.dumps({"scaled_fp8": scaled_fp8(node, adapter), "gguf_like": gguf_like(node, adapter)}))
+    print(
+        json.dumps({"scaled_fp8": scaled_fp8(nodes, adapter), "gguf_like": gguf_like(nodes["WaveFTLoader"], adapter)})
+    )
 
 
 with torch.inference_mode():  # as ComfyUI executes nodes

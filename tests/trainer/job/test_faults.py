@@ -40,6 +40,7 @@ def told(**sections):
             "[network] coefficients_pattern.^mid: expected at least 1, got 0.",
         ),
         ({"network": {"include": ["a", "("]}}, "[network] include.2: expected a regular expression, got '('"),
+        ({"network": {"include": [r"(a)\1"]}}, "[network] include.1: expression"),
         ({"sample": {"prompts": ["a", {"promt": "b", "prompt": "c"}]}}, "[sample] prompts 2 promt: unknown key."),
         (
             {"datasets": [{"subsets": [{"image_dir": "a"}, {"image_dir": "b", "num_repeat": 2}]}]},
