@@ -30,8 +30,8 @@ def test(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """The tests that take minutes; those for a GPU and for ComfyUI too, where there is one."""
-    session.run(sys.executable, "-m", "pytest", "-m", "slow or gpu or comfyui", *session.posargs)
+    """The tests that take minutes; those for a GPU, for ComfyUI and for a web UI too, where there is one."""
+    session.run(sys.executable, "-m", "pytest", "-m", "slow or gpu or comfyui or webui", *session.posargs)
 
 
 @nox.session

@@ -1,23 +1,18 @@
 """Where adapter files lie: `models/waveft` and `output/waveft` first, then the WaveFT files among `models/loras`."""
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path, PurePath
 
 import folder_paths
 
-from .core import WaveFTError, listed, load, nearest, read_header, sha256
+from .core import WaveFTError, is_waveft, listed, load, nearest, read_header, sha256, stamp
 from .sockets import Carried
 
 FOLDERS = ("waveft", "loras")
 EXTENSION = ".safetensors"
-# A safetensors file opens with the length of its JSON header (8 bytes) and the header, which names every tensor.
-TENSOR_WORDS = (b"waveft.header", b".waveft_")
-FIRST_TENSOR = re.compile(rb'"([^"]+)"\s*:\s*\{[^{}]*$')  # before its "dtype"
-HEADER_LIMIT_BYTES, HEADER_START_BYTES, NAME_BYTES = 1 << 25, 1 << 14, 512
 EMPTY = "put an adapter into models/waveft"  # what an empty list shows
 LISTED_S = 1.0
 _listed: tuple[tuple[list[str], list[str]], float, list[str]] | None = None
@@ -89,12 +84,6 @@ def find(name: str) -> tuple[Path, str]:
         f'adapter "{name}": expected a file in models/waveft, output/waveft or models/loras, got none of that name. '
         f"{remedy}{f' Nearest: {listed(near)}.' if near else ''}"
     )
-
-
-def stamp(path: Path) -> str:
-    """Returns what changes when a file is written anew: its size and its time, in nanoseconds."""
-    status = path.stat()
-    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def check(name: str) -> None:
@@ -178,30 +167,3 @@ def _named(path: Path, name: str) -> Iterator[None]:
         yield
     except WaveFTError as error:
         raise WaveFTError(str(error).replace(str(path), name)) from None
-
-
-def is_waveft(path: str | None) -> bool:
-    """Says whether a file is a WaveFT adapter by the look of its header; None is none."""
-    if path is None:
-        return False
-    with suppress(OSError):  # a link to nowhere, or not ours to read: nothing that could be loaded
-        return _mentions_header(path, stamp(Path(path)))
-    return False
-
-
-@cache
-def _mentions_header(path: str, _stamp: str) -> bool:
-    """Says whether a file's safetensors header is a WaveFT adapter's, without parsing it.
-
-    It is asked of every LoRA. Parsing the JSON of one with 2364 tensors takes 12 ms; the name of the first tensor
-    decides, since a file with others beside ours is refused. A file that was looked at is not opened again until its
-    size or time changes.
-    """
-    with Path(path).open("rb") as file:
-        length = min(int.from_bytes(file.read(8), "little"), HEADER_LIMIT_BYTES)
-        start = file.read(min(length, HEADER_START_BYTES))
-        before, found, _ = start.partition(b'"dtype"')
-        if not found:  # long metadata come first
-            before = (start + file.read(length - len(start))).partition(b'"dtype"')[0]
-    named = FIRST_TENSOR.search(before[-NAME_BYTES:])
-    return named is not None and any(word in named[1] for word in TENSOR_WORDS)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import folders
-from .adapters.filters import GROUPS
 from .api import io
-from .core import WaveFTError, listed
+from .core import GROUPS, WaveFTError, listed
 from .patching.patch import STRENGTH_LIMIT
 from .sockets import WAVEFT, WAVEFT_FILTER
 

@@ -1,4 +1,4 @@
-"""Law 1 of the house: waveft_core <- trainer <- waveft, waveft_core <- comfy_nodes, nothing else, and no cycles.
+"""Law 1 of the house: waveft_core <- trainer <- waveft, <- comfy_nodes, <- waveft_webui, nothing else, and no cycles.
 
 Inside each of them imports run one way too: `STOREYS` is the table, CONTRIBUTING.md its picture.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("waveft_core", "trainer", "comfy_nodes", "waveft")
+PACKAGES = ("waveft_core", "trainer", "comfy_nodes", "waveft_webui", "waveft")
 IN_THE_WHEEL = {"waveft_core", "trainer", "waveft"}
 CORE_MAY_IMPORT = {"torch", "numpy", "safetensors", "pywt", "ptwt"}
 CORE_LAZILY = {"ptwt", "matplotlib", "tqdm"}  # optional: inside functions only
@@ -34,6 +34,10 @@ STOREYS = {
         *("adapters", "patching", "drawing", "training", "widgets", "nodes", "extension", "__init__"),
     ),
     "waveft": ("cli", "__init__", "__main__"),
+    "waveft_webui": (
+        *("core", "messages", "settings", "tags", "axes", "files", "applying", "gate", "cards", "families"),
+        *("extension", "__init__"),
+    ),
 }
 # ComfyUI's own modules, and who touches them: a node's own file does not.
 COMFYUI = {
@@ -53,12 +57,14 @@ COMFYUI = {
     "nodes": set(),
     "server": {"comfy_nodes.messages"},
 }
+WEBUI = {"modules", "gradio", "networks", "network", "backend", "ldm_patched"}  # the web UIs' own modules
 NOT_FOR_NODES = {"pywt", "ptwt", "safetensors"}  # wavelets and files are the core's
 STRANGERS = {
-    "waveft_core": {"trainer", "comfy_nodes", "waveft"},
-    "trainer": {"comfy_nodes", "comfy", "comfy_api", "waveft"},
-    "comfy_nodes": {"trainer", "waveft"},
-    "waveft": {"comfy_nodes", "comfy", "comfy_api", "torch"},
+    "waveft_core": {"trainer", "comfy_nodes", "waveft_webui", "waveft"},
+    "trainer": {"comfy_nodes", "waveft_webui", "comfy", "comfy_api", "waveft"},
+    "comfy_nodes": {"trainer", "waveft_webui", "waveft"},
+    "waveft_webui": {"trainer", "comfy_nodes", "comfy", "comfy_api", "waveft"},
+    "waveft": {"comfy_nodes", "waveft_webui", "comfy", "comfy_api", "torch"},
 }
 
 
@@ -126,6 +132,8 @@ def violations(modules: Mapping[str, str], packages: frozenset[str]) -> list[str
             faults += [f"{where}: {home} must not import {top}" for top in sorted(tops & STRANGERS[home])]
             if home == "waveft_core":
                 faults += _core_faults(imported, tops, CORE_IN_ONE_PLACE.get(module), where)
+            if home == "waveft_webui":
+                faults += _extension_faults(module, imported, tops, where)
             if home == "comfy_nodes":
                 faults += _pack_faults(module, imported, tops, where)
             graph[module] |= (read := targets(imported, modules) - {module})
@@ -166,6 +174,17 @@ def _pack_faults(module: str, imported: Import, tops: set[str], where: str) -> I
                 yield f"{where}: {module} must not import {top}"
         for top in sorted(tops & NOT_FOR_NODES):
             yield f"{where}: the nodes must not import {top}"
+
+
+def _extension_faults(module: str, imported: Import, tops: set[str], where: str) -> Iterator[str]:
+    if "waveft_core" in tops and module != "waveft_webui.core":
+        yield f"{where}: the extension reaches the core through waveft_webui.core alone"
+    if not imported.relative:
+        for top in sorted(tops & WEBUI):
+            if not imported.lazy:
+                yield f"{where}: {top} is imported inside functions: the tests have no web UI"
+        for top in sorted(tops & NOT_FOR_NODES):
+            yield f"{where}: the extension must not import {top}"
 
 
 def _cycles(graph: Mapping[str, set[str]]) -> list[str]:
@@ -231,6 +250,11 @@ CORE = {"waveft_core": "", "waveft_core.basis.atoms": "import torch"}
         ({"comfy_nodes": "", "comfy_nodes.nodes.a": "import comfy.utils"}, "comfy_nodes.nodes.a must not import comfy"),
         ({"comfy_nodes": "", "comfy_nodes.adapters.a": "import pywt"}, "the nodes must not import pywt"),
         ({"comfy_nodes": "", "comfy_nodes.nodes.a": "import folder_paths"}, "must not import folder_paths"),
+        ({"waveft_webui.files": "from waveft_core import x"}, "the extension reaches the core through"),
+        ({"waveft_webui.files": "import pywt"}, "the extension must not import pywt"),
+        ({"waveft_webui.files": "import modules.shared"}, "inside functions"),
+        ({"waveft_webui.files": "import comfy_nodes"}, "waveft_webui must not import comfy_nodes"),
+        ({"comfy_nodes.widgets": "import waveft_webui"}, "comfy_nodes must not import waveft_webui"),
         ({"trainer": "", "trainer.job.a": "from comfy_nodes import x"}, "trainer must not import comfy_nodes"),
         ({"trainer": "", "trainer.job.a": "from ...comfy_nodes import x"}, "trainer must not import comfy_nodes"),
         (

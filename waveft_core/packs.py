@@ -26,8 +26,12 @@ from .format.container import read_layout
 from .format.file import from_tensors, read_header, write_atomically
 from .format.hashes import sha256
 from .format.header import HEADER
+from .format.hub import hub_metadata, is_sdxl
+from .format.sniff import is_waveft, stamp
 from .interop.lora import deltas
-from .pattern import Pattern, compile_pattern
+from .toolbox.filters import GROUPS, Emptied, Multipliers, compiled
+from .toolbox.fit import Target, check_strength, fit, trained_for
+from .toolbox.plans import Kept
 from .toolbox.rounding import rounded_to
 from .toolbox.sources import differences, matches
 from .toolbox.summary import BANDS
@@ -36,22 +40,31 @@ from .update.gradient import Sampler
 
 __all__ = [
     "BANDS",
+    "GROUPS",
     "HEADER",
     "SDXL_ATTENTION",
     "Adapter",
-    "Pattern",
+    "Emptied",
+    "Kept",
+    "Multipliers",
     "Plan",
     "Sampler",
+    "Target",
     "WaveFTError",
     "added",
     "as_text",
+    "check_strength",
     "combine",
-    "compile_pattern",
+    "compiled",
     "deltas",
     "differences",
     "energy",
     "extract_deltas",
+    "fit",
     "from_tensors",
+    "hub_metadata",
+    "is_sdxl",
+    "is_waveft",
     "listed",
     "load",
     "matches",
@@ -65,7 +78,9 @@ __all__ = [
     "scale",
     "sha256",
     "size_text",
+    "stamp",
     "summarize",
+    "trained_for",
     "wavelets",
     "write_atomically",
 ]

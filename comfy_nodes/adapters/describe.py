@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..core import Adapter, energy
+from ..core import Adapter, energy, trained_for
 from ..sockets import Carried
 from .arithmetic import factor
-from .fit import trained_for
 
 
 def adapter(carried: Carried) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .. import folders, models
-from ..core import rounded_to, size_text
+from ..core import hub_metadata, rounded_to, size_text
 from ..core import save as write
 from ..sockets import Carried
 from . import describe, recipe
@@ -39,7 +39,7 @@ def save(
     if note.strip():
         metadata["modelspec.description"] = note.strip()
     adapter = replace(made.adapter, metadata=metadata, source="")
-    write(adapter, path, dtype=DTYPES[dtype])
+    write(adapter, path, hub_metadata(adapter, DTYPES[dtype]), DTYPES[dtype])
     lines = [
         f"saved {carried.title}",
         f"to {models.in_output(path)} ({size_text(path.stat().st_size)})",

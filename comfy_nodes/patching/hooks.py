@@ -9,8 +9,7 @@ from typing import Any
 import comfy.hooks
 
 from ..adapters import describe
-from ..adapters.fit import check_strength
-from ..core import WaveFTError
+from ..core import WaveFTError, check_strength
 from ..sockets import Carried
 from .patch import clip_patches, model_patches, text_layers
 

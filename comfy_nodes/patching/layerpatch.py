@@ -20,8 +20,7 @@ from typing import Any, NoReturn
 import torch
 from comfy.weight_adapter import WeightAdapterBase
 
-from ..adapters.plans import Kept
-from ..core import Adapter, Sampler, WaveFTError, added
+from ..core import Adapter, Kept, Sampler, WaveFTError, added
 from ..sockets import Carried
 from .original import Original
 

@@ -12,8 +12,7 @@ from comfy.patcher_extension import CallbacksMP
 
 from ..adapters import describe
 from ..adapters.filters import Emptied, Filter, kept
-from ..adapters.fit import Target, check_strength, fit
-from ..core import WaveFTError, listed
+from ..core import Target, WaveFTError, check_strength, fit, listed
 from ..sockets import Carried, present
 from .layerpatch import WaveFTPatch, forget
 from .original import Original

@@ -30,7 +30,7 @@ class Anything(type):
     def __iter__(cls):
         return iter(())
     def __call__(cls, *args, **kwargs):
-        return cls if args and isinstance(args[0], str) else super().__call__(*args, **kwargs)
+        return cls if args and isinstance(args[0], str | int) else super().__call__(*args, **kwargs)
 def made(name):
     return Anything(name, (), {})
 def __getattr__(name):
@@ -45,6 +45,7 @@ STUBS = dict.fromkeys(
         "comfy/hooks.py",
         "comfy/lora.py",
         "comfy/model_management.py",
+        "comfy/model_patcher.py",
         "comfy/patcher_extension.py",
         "comfy/utils.py",
         "comfy/cli_args.py",

@@ -33,8 +33,7 @@ def dense_delta(
         half = axis(wavelet, mode, m).synthesize(coeffs.view(across, along))  # [N, m]
         return axis(wavelet, mode, n).synthesize(half).mul_(factor).view(shape)
     plan = make_plan(wavelet, mode, shape, indices, values.dtype).to(values.device, values.dtype)
-    dense = values.new_zeros(m * n)
-    return dense.index_copy_(0, plan.entries.long(), plan.sums(values).mul_(factor)).view(shape)
+    return plan.dense(values, factor)
 
 
 def transform_pays(wavelet: str, shape: tuple[int, int], coefficients: int) -> bool:

@@ -8,6 +8,7 @@ add: no atomics, the same bits everywhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -80,6 +81,15 @@ class Plan:
             total[turn.blocks] = total.index_select(0, turn.blocks).add_(self._contributions(turn, values))
         flat = total.view(-1)
         return flat if self.kept is None else flat.index_select(0, self.kept)
+
+    def dense(self, values: Tensor, factor: float = 1.0) -> Tensor:
+        """Returns factor * IDWT(C) in the weight's shape, on the plan's device and in its dtype; `values`: [p].
+
+        The entries are those that a merge adds, bit for bit: the factor is multiplied in before anything is added.
+        """
+        shape = self.basis[2]
+        made = self.taps.new_zeros(math.prod(shape))
+        return made.index_copy_(0, self.entries.long(), self.sums(values).mul_(factor)).view(shape)
 
     def _contributions(self, turn: Turn, values: Tensor) -> Tensor:
         taps = self.taps.index_select(0, turn.codes.int())  # [L, s]

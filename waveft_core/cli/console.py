@@ -18,6 +18,7 @@ from ..errors import WaveFTError, printable
 from ..format.adapter import FILE_DTYPES, Adapter
 from ..format.disk import exists, is_file, size_of
 from ..format.file import save
+from ..format.hub import hub_metadata
 from ..toolbox.outputs import check_new
 from ..toolbox.rounding import rounded_to
 
@@ -55,7 +56,7 @@ def check_file(out: Path, overwrite: bool) -> None:
 def write_adapter(adapter: Adapter, out: Path, dtype: torch.dtype) -> None:
     """Writes an adapter, and says so: also what became 0 in `dtype`, and where nothing is left of it."""
     made = rounded_to(adapter, dtype)
-    save(made.adapter, out, dtype=dtype)
+    save(made.adapter, out, hub_metadata(made.adapter, dtype), dtype)
     size = size_text(size_of(out) or 0)
     say(f"wrote {out}: {plural(len(adapter.layers), 'layer')}, {plural(count(adapter), 'coefficient')} ({size})")
     if made.vanished:

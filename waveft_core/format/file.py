@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..errors import Refusal, listed
 from .adapter import DAMAGED, FILE_DTYPES, Adapter, Layer, check_layer, check_plane
-from .container import PICKLES, PIECE_BYTES, WORDS, Entry, atomic, layout_of, tensor_of, write_container
+from .container import PICKLES, PIECE_BYTES, WORDS, Entry, atomic, layout_of, tensor_bytes, tensor_of, write_container
 from .disk import is_file, is_folder, opened, what_lies_at
 from .header import HEADER, MAX_BYTES, NEWER, Header, parse_header
 from .layout import Stored
@@ -114,13 +115,30 @@ def save(
     layers = {name: Layer(layer.values.to(dtype), layer.indices, layer.shape) for name, layer in adapter.layers.items()}
     for name, layer in layers.items():
         check_layer(name, layer, adapter.wavelet, adapter.mode, adapter.scaling, fail)
+    tensors = _tensors(adapter, layers)
+    write_container(path, [_entry(name, tensor) for name, tensor in tensors.items()], strings)
+
+
+def tensors_hash(adapter: Adapter, dtype: torch.dtype = torch.float32) -> str:
+    """Returns the hexadecimal SHA-256 of the tensors that `save` would write: `hashes.tensors_sha256` of the file.
+
+    Hubs and user interfaces know an adapter by it. Names are not in it.
+    """
+    layers = {name: Layer(layer.values.to(dtype), layer.indices, layer.shape) for name, layer in adapter.layers.items()}
+    digest = hashlib.sha256()
+    for tensor in _tensors(adapter, layers).values():
+        digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _tensors(adapter: Adapter, layers: Mapping[str, Layer]) -> dict[str, Tensor]:
+    """Returns a file's tensors in its order."""
     tensors = {HEADER: torch.tensor(list(adapter.header.to_json().encode()), dtype=torch.uint8)}
     for name, layer in layers.items():
         tensors[f"{name}.waveft_values"] = layer.values
         tensors[f"{name}.waveft_indices"] = layer.indices
         tensors[f"{name}.waveft_shape"] = torch.tensor(layer.shape, dtype=torch.int32)
-    names = sorted(tensors, key=lambda name: (_ORDER.index(tensors[name].dtype), name))
-    write_container(path, [_entry(name, tensors[name]) for name in names], strings)
+    return {name: tensors[name] for name in sorted(tensors, key=lambda name: (_ORDER.index(tensors[name].dtype), name))}
 
 
 def _entry(name: str, tensor: Tensor) -> Entry:

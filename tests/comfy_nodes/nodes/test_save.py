@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from waveft_core import load
+from waveft_core.format.hashes import tensors_sha256
 
 Q = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 TEXT = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
@@ -71,7 +72,8 @@ def test_the_file_says_where_it_came_from(comfy, save, make_adapter):
     assert made["modelspec.title"] == "dog_00001_"
     assert made["modelspec.architecture"] == "x/waveft"
     assert json.loads(made["prompt"]) == HIDDEN.prompt and made["workflow"] == "{}"
-    assert "sshs_model_hash" not in made
+    digest = tensors_sha256(save.output / "waveft/dog_00001_.safetensors")
+    assert made["sshs_model_hash"] == digest, "the old one was of other tensors"
 
 
 def test_the_graph_is_left_out_where_the_user_wants_it(comfy, save, carry, small, monkeypatch):

@@ -262,7 +262,7 @@ def test_convert_to_diff_says_its_size_first(adapter, capsys):
 def test_convert_to_another_dtype(adapter):
     assert run("convert", "dog.safetensors", "--to", "waveft", "--dtype", "bf16", "--out", "small.safetensors") == 0
     found = load("small.safetensors")
-    assert found.metadata == adapter.metadata
+    assert found.metadata.items() >= adapter.metadata.items(), "beside them, the hash of what was written"
     for name, layer in adapter.layers.items():
         assert torch.equal(found.layers[name].values, layer.values.bfloat16())
 

@@ -1,4 +1,4 @@
-"""Fits an adapter's layers to the weights of what is connected: all of them or none, and says why not."""
+"""Fits an adapter's layers to the weights of what a program holds: all of them or none, and says why not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core import Adapter, WaveFTError, listed
+from ..errors import WaveFTError, listed
+from ..format.adapter import Adapter
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Target:
 
     Attributes:
         title: what messages call it.
-        keys: layer name -> key of the weight, in every spelling that ComfyUI knows.
+        keys: layer name -> key of the weight, in every spelling that the program knows.
         weights: by key, as they are stored.
     """
 
@@ -61,13 +62,13 @@ def fit(target: Target, adapter: Adapter, layers: Iterable[str], source: str, st
 
 
 def check_strength(strength: float, source: str) -> None:
-    """Refuses a strength that is no number: ComfyUI's own check of a range lets NaN through.
+    """Refuses a strength that is no number: a range's own check lets NaN through.
 
     Raises:
         WaveFTError: it is NaN or infinite.
     """
     if not math.isfinite(strength):
-        raise WaveFTError(f'strength of "{source}": expected a finite number, got {strength}. Correct what is linked.')
+        raise WaveFTError(f'strength of "{source}": expected a finite number, got {strength}. Give, say, 1.')
 
 
 def trained_for(adapter: Adapter) -> str:
@@ -114,7 +115,7 @@ def _check_shapes(target: Target, adapter: Adapter, found: Mapping[str, str], so
 
 
 def _check_finite(target: Target, adapter: Adapter, found: Mapping[str, str], source: str, strength: float) -> None:
-    """Refuses what would overflow; weights of fp8 are left to ComfyUI, which rounds them in its own way."""
+    """Refuses what would overflow; weights of fp8 are left to the program, which rounds them in its own way."""
     for key, layer in found.items():
         weight = target.weights[key]
         if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32):
@@ -123,7 +124,9 @@ def _check_finite(target: Target, adapter: Adapter, found: Mapping[str, str], so
         bound = abs(strength * adapter.scaling) * float(adapter.layers[layer].values.abs().sum(dtype=torch.float64))
         if bound < torch.finfo(weight.dtype).max / 4:
             continue
-        total = weight.to(torch.float32, copy=True).cpu() + strength * adapter.delta(layer, torch.float32, "cpu")
+        total = weight.detach().to(torch.float32, copy=True).cpu() + strength * adapter.delta(
+            layer, torch.float32, "cpu"
+        )
         if not bool(torch.isfinite(total.to(weight.dtype)).all()):
             largest = float(total.abs().max())
             raise WaveFTError(
@@ -133,4 +136,4 @@ def _check_finite(target: Target, adapter: Adapter, found: Mapping[str, str], so
 
 
 def _remedy(adapter: Adapter) -> str:
-    return f"The file was trained for {trained_for(adapter)}: connect such a model, or choose another file."
+    return f"The file was trained for {trained_for(adapter)}: use such a model, or choose another file."

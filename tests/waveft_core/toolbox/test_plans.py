@@ -1,14 +1,15 @@
 import pytest
 import torch
 
+from waveft_core.toolbox.plans import Kept
+
 Q = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
-Q_KEY = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight"
 
 
 @pytest.mark.parametrize("limit", [1 << 20, 0])
-def test_a_layer_merged_again_and_again_has_the_first_merges_bits(comfy, unet, make_adapter, limit):
+def test_a_layer_merged_again_and_again_has_the_first_merges_bits(make_adapter, limit):
     """Low VRAM merges at each forward: from the second on with a plan that was kept, up to a limit."""
-    kept, weight = comfy("adapters.plans").Kept(limit), unet.model.state_dict()[Q_KEY]
+    kept, weight = Kept(limit), torch.ones(8, 8)
     adapter = make_adapter({Q: (8, 8)})
     plans = [kept.plan(adapter, Q, weight) for _ in range(3)]
     assert plans[0] is None
@@ -20,10 +21,10 @@ def test_a_layer_merged_again_and_again_has_the_first_merges_bits(comfy, unet, m
     assert kept.nbytes == 0
 
 
-def test_the_adapter_used_least_recently_loses_its_plans_first(comfy, unet, make_adapter):
-    weight = unet.model.state_dict()[Q_KEY]
+def test_the_adapter_used_least_recently_loses_its_plans_first(make_adapter):
+    weight = torch.ones(8, 8)
     first, second, third = (make_adapter({Q: (8, 8)}, seed=seed) for seed in range(3))
-    kept = comfy("adapters.plans").Kept(int(2.5 * first.plan(Q, weight.dtype, weight.device).nbytes))
+    kept = Kept(int(2.5 * first.plan(Q, weight.dtype, weight.device).nbytes))
     for adapter in (first, second, first, second, first, third, third):
         plan = kept.plan(adapter, Q, weight)
     assert kept.plan(first, Q, weight) is kept.plan(first, Q, weight)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..core import Adapter, Plan
+from ..basis.plan import Plan
+from ..format.adapter import Adapter
 
 
 @dataclass
@@ -22,14 +23,26 @@ class Kept:
     """The plans of adapters that are merged again: at each forward in low VRAM, at each keyframe, at a new strength.
 
     A layer's first merge keeps nothing, since most models are merged once. From its second on its plan stays on the
-    device, until ComfyUI unloads the model or the adapter is gone. Beyond the limit the adapter that was used least
-    recently loses its plans; a layer for which there is still no room has its plan made anew each time, four times as
-    slow.
+    device, until it is dropped (the model left the device) or the adapter is gone. Beyond the limit the adapter that
+    was used least recently loses its plans; a layer for which there is still no room has its plan made anew each time,
+    four times as slow.
+
+    Args:
+        limit: bytes; SDXL's 560 layers at the paper's budget take 32 MB with db1, 127 MB with db2.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._of: weakref.WeakKeyDictionary[Adapter, _Plans] = weakref.WeakKeyDictionary()
+
+    @property
+    def limit(self) -> int:
+        """Bytes; a lower one is kept to from the next plan on."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit = limit
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,119 @@
+"""A web UI by its API: pictures, and the weights that lie in its model; started headless on the CPU if need be."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from safetensors.torch import load_file
+
+STARTING_S, PICTURE_S = 900, 900
+PROBE = Path(__file__).resolve().parent / "probe"
+# Without its installers and without the network; unknown flags are none of any family's.
+FLAGS = (
+    *("--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--api", "--nowebui"),
+    *("--no-download-sd-model", "--disable-console-progressbars", "--server-name", "127.0.0.1"),
+)
+A1111_FLAGS = ("--use-cpu", "all", "--no-half", "--precision", "full", "--do-not-download-clip")
+
+
+@dataclass(frozen=True)
+class Picture:
+    pixels: str
+    info: str
+    comments: str
+    png: str
+
+
+class Server:
+    """A running UI.
+
+    Attributes:
+        loras: its folder of LoRA files.
+        version: the checkout's commit.
+    """
+
+    def __init__(self, checkout: Path, url: str) -> None:
+        self.checkout, self.url, self.loras = checkout, url.rstrip("/"), checkout / "models" / "Lora"
+        found = subprocess.run(
+            ["git", "-C", str(checkout), "log", "-1", "--format=%h"], capture_output=True, text=True, check=False
+        )
+        self.version = f"{checkout.name} {found.stdout.strip()}"
+
+    @classmethod
+    @contextlib.contextmanager
+    def started(cls, checkout: Path, python: Path, checkpoint: Path, clone: Path):
+        """Starts a UI with this clone and the probe among its extensions, and ends it by its own process id."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        links = {"waveft": clone, "waveft-probe": PROBE}
+        links = {checkout / "extensions" / name: path for name, path in links.items()}
+        made = [link for link in links if not link.exists()]
+        for link in made:
+            link.symlink_to(links[link])
+        own = A1111_FLAGS if not (checkout / "modules_forge").is_dir() else ("--always-cpu",)
+        command = [str(python), "launch.py", *FLAGS, "--port", str(port), "--ckpt", str(checkpoint), *own]
+        quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+        with tempfile.TemporaryFile() as log:
+            environment = {**os.environ, **quiet, "CUDA_VISIBLE_DEVICES": ""}
+            process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=log, stderr=log)
+            try:
+                server = cls(checkout, f"http://127.0.0.1:{port}")
+                server._wait(process, log)
+                yield server
+            finally:
+                process.terminate()
+                process.wait(timeout=60)
+                for link in made:
+                    link.unlink()
+
+    def call(self, path, body=None):
+        """Returns what the API answers."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=PICTURE_S) as answer:
+            return json.load(answer)
+
+    def draw(self, prompt):
+        """Returns a picture of 64 x 64 and one step."""
+        body = {"prompt": prompt, "seed": 1, "steps": 1, "width": 64, "height": 64, "cfg_scale": 2}
+        body["sampler_name"] = "Euler"
+        answer = self.call("/sdapi/v1/txt2img", body)
+        png = answer["images"][0]
+        pixels = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").tobytes()
+        told = json.loads(answer["info"])
+        return Picture(hashlib.sha256(pixels).hexdigest(), told["infotexts"][0], told.get("comments", ""), png)
+
+    def weights(self):
+        """Returns the attention weights that lie in the model now, by the names of adapter files."""
+        with tempfile.TemporaryDirectory() as folder:  # a gigabyte
+            path = Path(folder) / "weights.safetensors"
+            self.call("/probe/weights?" + urllib.parse.urlencode({"out": str(path)}))
+            return {name: held.clone() for name, held in load_file(path).items()}
+
+    def _wait(self, process, log):
+        ends = time.monotonic() + STARTING_S
+        while time.monotonic() < ends and process.poll() is None:
+            try:
+                self.call("/sdapi/v1/options", {"live_previews_enable": False})  # they would download a decoder
+            except (OSError, urllib.error.HTTPError):
+                time.sleep(2)
+            else:
+                return
+        log.seek(0)
+        raise AssertionError(f"the UI did not start:\n{log.read()[-4000:].decode(errors='replace')}")

@@ -1,0 +1,47 @@
+"""What the UI runs at its start: our hooks, put in once, whatever "Reload UI" runs again."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+from . import axes, cards, settings
+from .families.find import find
+from .families.forge import tell_block_weights
+from .gate import Gate
+from .messages import say
+
+GATE: Gate | None = None  # of this process
+
+
+def register() -> None:
+    """Puts WaveFT into whatever this UI has; a second time takes the first one's place."""
+    global GATE
+    family = find()
+    if family is None:
+        say(
+            "the UI's own Lora extension: expected it, got none that we know, so nothing is loaded. Switch Lora on "
+            "under Extensions, then restart the UI; docs/webui.md lists the UIs that we know."
+        )
+        return
+    networks, lora = sys.modules["networks"], sys.modules["extra_networks_lora"]
+    from modules import shared
+
+    GATE = family.gate = Gate(family, networks, shared)
+    GATE.install(lora.ExtraNetworkLora)
+    cards.mend(sys.modules["network"], networks)
+    settings.register(shared)
+    _register_callbacks()
+    say(f"ready for {family.title}: Python {sys.version.split()[0]}, torch {torch.__version__}")
+
+
+def _register_callbacks() -> None:
+    from modules import script_callbacks, script_loading, scripts
+
+    def before_ui(*_: Any) -> None:  # when the others' scripts have been loaded too
+        tell_block_weights(script_loading.loaded_scripts)
+        axes.add(scripts.scripts_data)
+
+    script_callbacks.on_before_ui(before_ui)
