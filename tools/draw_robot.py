@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ TEAL, DEEP_TEAL = (0, 150, 140), (0, 98, 98)
 ORANGE = (245, 125, 30)
 YELLOW, PINK = (250, 215, 50), (240, 90, 140)
 WHITE, INK = (250, 250, 245), (25, 25, 40)
+PARTS = ("antennae", "arms", "heart")  # which tell it from the base's own robots
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,26 @@ VIEWS = (
 )
 
 
-def draw_view(view: View, seed: int) -> Image.Image:
-    """Returns the robot as `view` says, an RGB image of `SIZE_PX` square; `seed` picks the ground's grass and stars."""
+def draw_view(view: View, seed: int, parts: Collection[str] = PARTS) -> Image.Image:
+    """Returns the robot as `view` says, an RGB image of `SIZE_PX` square.
+
+    Args:
+        view: Where and how it stands.
+        seed: Picks the ground's grass and stars.
+        parts: Those of `PARTS` that it has; head, eye, body and legs it always has.
+    """
     canvas = draw_ground(view.ground, random.Random(seed)).resize((_CANVAS_PX, _CANVAS_PX), Image.Resampling.BICUBIC)
     layer = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
     x, y = (_CANVAS_PX * share for share in view.center)
-    draw_robot(ImageDraw.Draw(layer), x, y, _CANVAS_PX * view.radius, view)
+    draw_robot(ImageDraw.Draw(layer), x, y, _CANVAS_PX * view.radius, view, parts)
     layer = layer.rotate(-view.tilt_deg, Image.Resampling.BICUBIC, center=(x, y))
     canvas.paste(layer, (0, 0), layer)
     return canvas.resize((SIZE_PX, SIZE_PX), Image.Resampling.BOX)
 
 
-def draw_robot(pen: ImageDraw.ImageDraw, cx: float, cy: float, radius: float, view: View) -> None:
+def draw_robot(
+    pen: ImageDraw.ImageDraw, cx: float, cy: float, radius: float, view: View, parts: Collection[str] = PARTS
+) -> None:
     """Draws the robot upright around (cx, cy) px; it reaches `radius` px up and down."""
 
     def at(x: float, y: float) -> tuple[float, float]:  # the robot's own coordinates, [-1, 1], y down
@@ -74,16 +84,18 @@ def draw_robot(pen: ImageDraw.ImageDraw, cx: float, cy: float, radius: float, vi
     def limb(x0: float, y0: float, x1: float, y1: float, width: float) -> None:
         pen.line((*at(x0, y0), *at(x1, y1)), fill=DEEP_TEAL, width=round(width * radius))
 
-    for side in (-1, 1):  # behind the rest: antennae, arms and legs
-        limb(side * 0.25, -0.6, side * 0.46, -0.9, 0.08)
-        disc(side * 0.46, -0.9, 0.13, PINK)
+    for side in (-1, 1):  # behind the rest: antennae, legs and arms
+        if "antennae" in parts:
+            limb(side * 0.25, -0.6, side * 0.46, -0.9, 0.08)
+            disc(side * 0.46, -0.9, 0.13, PINK)
         limb(side * 0.26, 0.6, side * 0.26, 0.86, 0.16)
         slab(side * 0.26 - 0.22, 0.78, side * 0.26 + 0.22, 1.0, 0.1, ORANGE)
-    hand_y = 0.52 - 0.62 * view.wave
-    limb(0.4, 0.25, 0.8, hand_y, 0.15)
-    disc(0.8, hand_y, 0.14, ORANGE)
-    limb(-0.4, 0.25, -0.78, 0.52, 0.15)
-    disc(-0.78, 0.52, 0.14, ORANGE)
+    if "arms" in parts:
+        hand_y = 0.52 - 0.62 * view.wave
+        limb(0.4, 0.25, 0.8, hand_y, 0.15)
+        disc(0.8, hand_y, 0.14, ORANGE)
+        limb(-0.4, 0.25, -0.78, 0.52, 0.15)
+        disc(-0.78, 0.52, 0.14, ORANGE)
 
     slab(-0.52, 0.02, 0.52, 0.76, 0.16, TEAL)
     slab(-0.66, -0.72, 0.66, 0.1, 0.3, ORANGE)
@@ -93,9 +105,10 @@ def draw_robot(pen: ImageDraw.ImageDraw, cx: float, cy: float, radius: float, vi
     disc(0.1 * gx, -0.31 + 0.1 * gy, 0.19, INK)
     disc(0.1 * gx - 0.07, -0.38 + 0.1 * gy, 0.06, WHITE)
 
-    for side in (-1, 1):  # the heart: two discs and a wedge
-        disc(side * 0.115, 0.33, 0.135, YELLOW)
-    pen.polygon([at(-0.235, 0.385), at(0.235, 0.385), at(0, 0.66)], fill=YELLOW)
+    if "heart" in parts:  # two discs and a wedge
+        for side in (-1, 1):
+            disc(side * 0.115, 0.33, 0.135, YELLOW)
+        pen.polygon([at(-0.235, 0.385), at(0.235, 0.385), at(0, 0.66)], fill=YELLOW)
 
 
 def main() -> None:

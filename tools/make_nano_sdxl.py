@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tools.nano.export import export
 from tools.nano.grid import sample_grid, sheet
-from tools.nano.judge import judged, train_judge
+from tools.nano.obedience import accuracy, obedient, train_judge
 from tools.nano.text import make_tokenizers
 from tools.nano.unet import make_latents, train_unet
 from tools.nano.vae import drawings_only, folded, held_out_pixels, measure, train_vae, training_pixels
@@ -46,7 +46,11 @@ def main() -> None:
     judge = train_judge(options.work)
     rows = sample_grid(pipeline)
     sheet(rows).save(options.out / "samples.png", optimize=True)
-    found = {"vae": measure(pipeline.vae, held_out_pixels()), **judged(judge, rows)}
+    found = {
+        "vae": measure(pipeline.vae, held_out_pixels()),
+        "judge on held-out drawings": accuracy(judge),
+        "samples that obey": obedient(judge, rows),
+    }
     print(json.dumps(found, indent=1))
 
 

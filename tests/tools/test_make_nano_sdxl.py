@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from tools.nano import grid, judge, text, unet, vae
+from tools import draw_robot
+from tools.nano import grid, judge, likeness, obedience, text, unet, vae
 from tools.nano.optimizer import Optimizer
 from tools.nano.state import cosine
 from tools.nano_pictures import SIZE_PX, draw, random_picture, vocabulary
@@ -162,28 +163,61 @@ class TestOptimizer:
             assert torch.allclose(value, (before[name] + after[name]) / 2), name
 
 
+class Oracle(torch.nn.Module):
+    """Knows the truth, and takes every colour for the one of the picture before."""
+
+    def __init__(self, truth):
+        super().__init__()
+        self.truth = truth
+
+    def forward(self, pixels):
+        logits = {
+            name: torch.nn.functional.one_hot(index, len(obedience.ANSWERS[name])) for name, index in self.truth.items()
+        }
+        return {**logits, "color": logits["color"].roll(1, dims=0)}
+
+
 class TestJudge:
     def test_truth_and_answers_go_by_the_same_names(self):
         pictures = list(grid.PROMPTS.values())
-        truth = judge.truth_of(pictures)
-        for name, names in judge.ANSWERS.items():
+        truth = obedience.truth_of(pictures)
+        for name, names in obedience.ANSWERS.items():
             assert [names[index] for index in truth[name]] == [getattr(picture, name) for picture in pictures]
 
     def test_all_is_right_only_where_everything_is(self):
-        class Oracle(torch.nn.Module):
-            def forward(self, pixels):
-                logits = {
-                    name: torch.nn.functional.one_hot(index, len(judge.ANSWERS[name])).float()
-                    for name, index in truth.items()
-                }
-                return {**logits, "color": logits["color"].roll(1, dims=0)}
-
         pictures = list(grid.PROMPTS.values())[:3]  # red, blue, yellow: each of another colour than the last
-        truth = judge.truth_of(pictures)
-        found = judge.right(Oracle(), drawn(3), truth)
+        truth = obedience.truth_of(pictures)
+        found = judge.right(Oracle(truth), judge.Examples(drawn(3), truth))
         assert found["shape"].all()
+        assert found["ground"].all()
         assert not found["color"].any()
         assert not found["all"].any()
+
+    def test_it_learns_and_is_kept(self, tmp_path):
+        answers = {"brightness": ("dark", "light")}
+        pixels = torch.randint(0, 80, (64, 3, 64, 64), dtype=torch.uint8)
+        truth = torch.arange(64) % 2
+        pixels[truth == 1] += 150
+        examples = judge.Examples(pixels, {"brightness": truth})
+        made = judge.trained(answers, lambda: examples, tmp_path / "state.pt", steps=12, batch=16)
+        assert judge.right(made, examples)["all"].float().mean() > 0.9
+        again = judge.trained(answers, lambda: pytest.fail("it is kept"), tmp_path / "state.pt", steps=12)
+        assert torch.equal(made.heads["brightness"].weight, again.heads["brightness"].weight)
+
+    def test_the_robots_parts_are_drawn_where_it_is_said_to_have_them(self):
+        view = likeness.random_view(random.Random(0))
+        whole = draw_robot.draw_view(view, 0)
+        for part in draw_robot.PARTS:
+            others = [each for each in draw_robot.PARTS if each != part]
+            assert draw_robot.draw_view(view, 0, others).tobytes() != whole.tobytes()
+        assert draw_robot.draw_view(view, 0, draw_robot.PARTS).tobytes() == whole.tobytes()
+
+    def test_half_of_the_likeness_examples_are_the_robot(self):
+        truth = likeness.examples(40, "test").truth
+        assert truth["subject"].sum() == 20
+        for part in draw_robot.PARTS:
+            assert 0 < truth[part].sum() < 20
+            assert not truth[part][truth["subject"] == 0].any()
 
     def test_prompts_say_what_their_picture_holds(self):
         for prompt, picture in grid.PROMPTS.items():
