@@ -23,7 +23,9 @@ from PIL import Image, ImageFilter
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from tools.make_nano_sdxl import TOKENS, make_tokenizer, save_atomically, to_tensor
+from tools.nano.state import save_atomically
+from tools.nano.text import TOKENS, make_tokenizer
+from tools.nano.vae import to_pixels
 from tools.nano_pictures import COLORS, SCENES, SHAPES, SIZE_PX, Picture, caption, draw, random_picture
 
 PATCH_PX, WIDTH, HEADS, DEPTHS = 16, 128, 4, (4, 3)  # of the side that looks, and of the one that reads
@@ -81,7 +83,7 @@ def make_pool(work: Path, count: int) -> tuple[torch.Tensor, list[Picture]]:
 
 def as_bytes(pictures: list[Image.Image]) -> torch.Tensor:
     """Returns [n, 3, 64, 64] uint8."""
-    return ((to_tensor(pictures) + 1) * 127.5).round().to(torch.uint8)
+    return to_pixels(pictures)
 
 
 def as_seen(pixels: torch.Tensor) -> torch.Tensor:

@@ -105,7 +105,9 @@ class TestUNet:
         one, same, other = (unet.make_batch(latents, ids, empty, 20, step) for step in (3, 3, 4))
         assert torch.equal(one.noise, same.noise)
         assert not torch.equal(one.noise, other.noise)
-        assert (one.timesteps // 50).tolist() == list(range(20))
+        assert (one.timesteps.diff() > 0).all()  # one in each slice
+        assert one.timesteps.max() >= 950
+        assert (one.timesteps > 500).sum() > 10  # more of them at high noise
 
     def test_the_empty_text_and_zeros_stand_in_for_some_captions(self, tokenizers):
         ids = text.tokenise(tokenizers, ["a red circle"] * 4).view(1, 4, 2, 77)

@@ -21,6 +21,8 @@ from tools.nano_pictures import SIZE_PX, caption, draw, random_picture
 
 CAPTIONS = 4  # of each picture
 TIMESTEPS = 1000
+GROUPS = 4  # as many channels in each as SDXL's have: 32 of a single one would take every colour's mean away
+TEXT_RATE = 0.25  # of the UNet's learning rate
 
 
 def make_unet() -> UNet2DConditionModel:
@@ -35,6 +37,7 @@ def make_unet() -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=2,
         transformer_layers_per_block=(1, 1, 1),
+        norm_num_groups=GROUPS,
         attention_head_dim=(1, 2, 4),  # the number of heads, as in SDXL's own config
         cross_attention_dim=2 * WIDTH,
         use_linear_projection=True,
@@ -117,7 +120,8 @@ def make_batch(latents: Tensor, ids: Tensor, empty: Tensor, batch: int, step: in
     sizes = torch.randint(64, 1025, (batch, 1), generator=generator).expand(-1, 2)
     own = torch.rand(batch, 1, generator=generator) < 0.6
     sizes = torch.where(own, torch.full_like(sizes, SIZE_PX), sizes)
-    strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch  # one timestep in each slice
+    strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch  # one timestep in each slice,
+    strata = strata**0.7  # more of them at high noise, where captions decide
     clean = latents[chosen].float()
     return Batch(
         clean=clean,
@@ -162,7 +166,10 @@ def train_unet(
     averages = copy.deepcopy(nets).requires_grad_(False)
     parameters: list[Tensor] = list(nets.parameters())
     averaged: list[Tensor] = list(averages.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99))
+    # at the UNet's rate the encoders forget their words' differences before it has learned to listen
+    rates = {"unet": rate, "text_encoder": TEXT_RATE * rate, "text_encoder_2": TEXT_RATE * rate}
+    groups = [{"params": list(nets[name].parameters()), "rate": each} for name, each in rates.items()]
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.01, betas=(0.9, 0.99))
     texts = [text for several in pool["captions"] for text in several]
     ids = tokenise(tokenizers, texts).view(-1, CAPTIONS, 2, tokenizers[0].model_max_length).short()
     empty = tokenise(tokenizers, [""])[0]
@@ -177,7 +184,7 @@ def train_unet(
     began, losses, begin = time.time(), [], step
     while step < steps:
         for group in optimizer.param_groups:
-            group["lr"] = rate * cosine(step, steps, warmup=200)
+            group["lr"] = group["rate"] * cosine(step, steps, warmup=200)
         drawn = make_batch(pool["latents"], ids, empty, batch, step)
         loss = batch_loss(nets["unet"], (nets["text_encoder"], nets["text_encoder_2"]), alphas, drawn)
         optimizer.zero_grad()
