@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import loop
 from ..base import precision
 from ..evaluation import asking, networks
+from ..evaluation.asking import Asked
 from ..evaluation.evaluating import checked
 from ..evaluation.networks import Networks
 from ..job.schema import Job
+from ..pictures import images
 from ..run import state
 from ..system.console import say
 from ..system.files import write_atomically
-from . import doing, summary, workers, workqueue
+from . import cells, doing, plots, sheet, summary, workers, workqueue
 from .cells import Cell
 from .contestants import Contestant
 from .doing import Place
-from .page import page
+from .page import columns as page_columns
+from .page import page, shown_prompts
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,8 @@ def gathered(request: Request) -> summary.Results:
 
 def write(request: Request, results: summary.Results) -> list[Path]:
     """Writes the page and the table behind it; returns their paths."""
-    first = checked(request.cells[0].job)
-    questions = asking.asked(first.job, first.pictures)
+    firsts = {cell.subject: cell.job for cell in reversed(request.cells)}
+    questions = {subject: asking.asked(job, checked(job).pictures) for subject, job in firsts.items()}
     shown = [(key, str(value)) for key, value in request.job.evaluation.model_dump().items() if value not in ("", [])]
     shown += [(key, str(value)) for key, value in state.environment().items() if value]
     title = f"{' · '.join(results.methods)}"
@@ -110,7 +113,22 @@ def write(request: Request, results: summary.Results) -> list[Path]:
     return [
         write_atomically(request.out / "comparison.html", text),
         write_atomically(request.out / "comparison.json", json.dumps(table(results), indent=1) + "\n"),
+        *pictures(request, results, questions),
     ]
+
+
+def pictures(request: Request, results: summary.Results, questions: Mapping[str, Sequence[Asked]]) -> list[Path]:
+    """Writes the fronts, and each subject's grid, as PNG files; returns their paths."""
+    made = []
+    if fronts := plots.png(results):
+        made.append(write_atomically(request.out / "fronts.png", fronts))
+    chosen = [one for method in results.methods if (one := summary.best(results, method))]
+    for subject in results.bases:
+        columns = page_columns(subject, chosen, request.out)
+        if len(columns) > 1:
+            grid = images.png_bytes(sheet.draw(columns, shown_prompts(questions[subject])))
+            made.append(write_atomically(request.out / f"grid-{cells.plain(subject)}.png", grid))
+    return made
 
 
 def table(results: summary.Results) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ..evaluation.columns import BY_NAME, shown
 from ..evaluation.embedding import open_drawn
 from ..result.report import STYLE, inline, table
 from ..system.console import memory
-from . import plots, summary
+from . import plots, sheet, summary
 from .summary import Best, Results
 
 PICTURE_PX = 140
@@ -20,7 +20,11 @@ SHOWN = ("held_out", "trained", "prompt", "drift", "copy", "seeds", "lpips_dista
 
 
 def page(
-    title: str, results: Results, out: Path, questions: Sequence[Asked], settings: Sequence[tuple[str, str]]
+    title: str,
+    results: Results,
+    out: Path,
+    questions: Mapping[str, Sequence[Asked]],
+    settings: Sequence[tuple[str, str]],
 ) -> str:
     """Returns the page as HTML that needs nothing beside it.
 
@@ -28,7 +32,7 @@ def page(
         title: of the comparison.
         results: of its cells.
         out: its folder, where the pictures are.
-        questions: the prompts of the first subject.
+        questions: subject -> its prompts.
         settings: what the numbers depend on.
     """
     chosen = [one for method in results.methods if (one := summary.best(results, method))]
@@ -99,36 +103,43 @@ def best_table(results: Results, chosen: Sequence[Best]) -> tuple[list[list[str]
     return rows, head
 
 
-def grid(results: Results, chosen: Sequence[Best], out: Path, questions: Sequence[Asked]) -> str:
+def grid(results: Results, chosen: Sequence[Best], out: Path, questions: Mapping[str, Sequence[Asked]]) -> str:
     """Returns for each subject a row a prompt, one seed, and a column a method at its best, beside the base."""
     if not chosen:
         return "<p>No pictures yet.</p>"
     blocks = []
     for subject in results.bases:
-        pairs = [pair for pair in chosen[0].cells if pair[0] == subject]
-        if not pairs:
-            continue
-        columns = [("base", out / "pictures" / f"base--{subject}" / "base")]
-        columns += [
-            (one.method, out / "pictures" / one.cells[pairs[0]] / f"step{one.step:08d}")
-            for one in chosen
-            if pairs[0] in one.cells
-        ]
-        blocks.append(f"<h3>{escape(subject)}</h3>{subject_grid(columns, questions)}")
+        found = columns(subject, chosen, out)
+        if len(found) > 1:
+            blocks.append(f"<h3>{escape(subject)}</h3>{subject_grid(found, questions[subject])}")
     return "".join(blocks)
+
+
+def columns(subject: str, chosen: Sequence[Best], out: Path) -> list[tuple[str, Path]]:
+    """Returns the columns of a subject's grid: the base, and each method at its best with the subject's first seed."""
+    found = [("base", out / "pictures" / f"base--{subject}" / "base")]
+    for one in chosen:
+        pair = next((pair for pair in one.cells if pair[0] == subject), None)
+        if pair is not None:
+            found.append((one.method, out / "pictures" / one.cells[pair] / f"step{one.step:08d}"))
+    return found
+
+
+def shown_prompts(questions: Sequence[Asked]) -> list[Asked]:
+    """Returns the prompts of a grid: some of the subject, and two without the trigger."""
+    subject, plain = ([one for one in questions if one.is_plain == side] for side in (False, True))
+    return [*subject[: MOST_PROMPTS - 2], *plain[:2]]
 
 
 def subject_grid(columns: Sequence[tuple[str, Path]], questions: Sequence[Asked]) -> str:
     """Returns the first seed's pictures of some prompts, a column a folder."""
-    plain = [one for one in questions if one.is_plain]
-    shown_prompts = [one for one in questions if not one.is_plain][: MOST_PROMPTS - 2] + plain[:2]
     head = "".join(f"<th>{escape(name)}</th>" for name, _ in columns)
     rows = []
-    for asked in shown_prompts:
+    for asked in shown_prompts(questions):
         cells = ""
         for _, folder in columns:
-            files = sorted(folder.glob(f"{asked.number:02d}-seed*.png"))
-            cells += f"<td>{inline(open_drawn(files[0]), '', PICTURE_PX) if files else ''}</td>"
+            path = sheet.first_seed(folder, asked)
+            cells += f"<td>{inline(open_drawn(path), '', PICTURE_PX) if path else ''}</td>"
         without = " <small>(without the trigger)</small>" if asked.is_plain else ""
         rows.append(f"<tr><th>{escape(asked.prompt)}{without}</th>{cells}</tr>")
     return f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead>{"".join(rows)}</table></div>'

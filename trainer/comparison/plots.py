@@ -26,6 +26,15 @@ def draw(results: Results) -> str:
     return page.getvalue()[page.getvalue().index("<svg") :]
 
 
+def png(results: Results) -> bytes:
+    """Returns the same as a PNG file; b"" where there is nothing to draw."""
+    made, content = figure(results), io.BytesIO()
+    if made is None:
+        return b""
+    made.savefig(content, format="png", dpi=110)
+    return content.getvalue()
+
+
 def figure(results: Results) -> Any:
     """Returns the matplotlib figure, None where there is nothing to draw.
 

@@ -59,21 +59,21 @@ MEASURES = (
 BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
-def unit(interval: str) -> Unit:
-    """Returns what intervals are drawn over, as the job says it."""
-    return "values" if interval == "images" else "groups"
+def unit(interval: str, column: Mapping[tuple[int, int], float]) -> Unit:
+    """Returns what intervals are drawn over: as the job says it, but over pictures where there is one prompt alone."""
+    return "values" if interval == "images" or len({number for number, _ in column}) < 2 else "groups"
 
 
 def figure(column: Mapping[tuple[int, int], float], interval: str) -> Figure:
     """Returns a column's mean with its interval over prompts, or over single pictures."""
-    return bootstrap(list(column.values()), [key[0] for key in column], unit(interval))
+    return bootstrap(list(column.values()), [key[0] for key in column], unit(interval, column))
 
 
 def difference(
     column: Mapping[tuple[int, int], float], other: Mapping[tuple[int, int], float], interval: str
 ) -> Figure:
     """Returns the mean difference of two columns, paired by prompt and seed, with its interval."""
-    return paired(column, other, {key: key[0] for key in column}, unit(interval))
+    return paired(column, other, {key: key[0] for key in column}, unit(interval, column))
 
 
 def shown(figure: Figure, digits: int = 3, signed: bool = False) -> str:

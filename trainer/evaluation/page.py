@@ -91,9 +91,8 @@ def page(made: Evaluated) -> str:
 def headline(advice: Advice) -> str:
     """Returns the advice in one line."""
     if advice.candidate is None:
-        return {"copies": "No step to recommend: they copy the training photos."}.get(
-            advice.verdict, "No step to recommend: nothing was learned."
-        )
+        why = {"copies": "they copy the training photos", "changed": "they changed the base too much"}
+        return f"No step to recommend: {why.get(advice.verdict, 'nothing was learned')}."
     return f"Take {advice.candidate.label}: {advice.candidate.path.name if advice.candidate.path else ''}"
 
 

@@ -48,7 +48,7 @@ class Advice:
     Attributes:
         candidate: to take, or None where nothing was learned or all of them copy.
         reason: in words.
-        verdict: "take", "nothing learned" or "copies".
+        verdict: "take", "nothing learned", "copies" or "changed".
     """
 
     candidate: Candidate | None
@@ -92,6 +92,15 @@ def advise(found: Mapping[Candidate, Scores], subject: Subject, photos: Photos, 
             "copies",
         )
     best = max(honest, key=lambda one: (shares[one].worth, -one.step))
+    if shares[best].worth == 0:
+        least = max(honest, key=lambda one: (shares[one].kept, -one.step))
+        return Advice(
+            None,
+            f"All that learned something changed the base too much: with {least.label}, which does so least, pictures "
+            f"without the trigger are {1 - shares[least].kept:.0%} as far from the base's own as another seed would "
+            "put them. Lower the learning rate or scaling, or try --strengths 0.3,0.5,0.7.",
+            "changed",
+        )
     return Advice(best, words(best, shares, tried, measure, photos), "take")
 
 
@@ -102,8 +111,8 @@ def weigh(scores: Scores, base: Scores, subject: Subject, measure: str) -> Share
     room = fmean(ceiling) - mean(base.columns[measure]) if ceiling else math.nan
     learned = gained / room if room > 0 else max(gained, 0.0)  # the base is as like the photos as they themselves are
     kept = math.nan
-    if "drift" in scores.columns and base.columns.get("seeds"):
-        another_seed = mean(base.columns["seeds"])
+    if "drift" in scores.columns and base.columns.get("plain_seeds"):
+        another_seed = mean(base.columns["plain_seeds"])
         kept = 1 - mean(scores.columns["drift"]) / another_seed if another_seed > 0 else math.nan
     return Shares(learned, kept, obeyed(scores, base), copies(scores, subject))
 

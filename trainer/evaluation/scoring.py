@@ -27,7 +27,8 @@ class Scores:
     """What was measured of one candidate.
 
     Attributes:
-        columns: measure -> picture -> number; of measures of a whole prompt the key's seed is the first one.
+        columns: measure -> picture -> number; of measures of a whole prompt the key's seed is the first one. Two are
+            yardsticks and shown nowhere: "prompt_by_chance", and "plain_seeds", the seed distance of plain prompts.
         nearest: picture -> number of the training photograph that is most like it.
         cmmd: of all its pictures of the subject, or None.
     """
@@ -108,6 +109,7 @@ class Scorer:
         if plain:
             moved, before = (self._images.of(drawn([side[key] for key in plain])) for side in (pictures, of_base))
             made.columns["drift"] = dict(zip(plain, similarity.distance(moved, before).tolist(), strict=True))
+            made.columns["plain_seeds"] = self._by_prompt(plain, moved)
         return made
 
     def _score_subject(self, made: Scores, keys: list[Key], pictures: Mapping[Key, Path]) -> None:

@@ -99,7 +99,7 @@ def distance(first: Tensor, second: Tensor) -> Tensor:
 
     Of pictures that the base and the adapter draw from the same prompt and seed, this is the drift.
     """
-    return 1 - agreement(first, second)
+    return (1 - agreement(first, second)).clamp(min=0)  # rounding puts equal rows a hair past 1
 
 
 def seed_distance(pictures: Tensor) -> Tensor:
@@ -119,4 +119,4 @@ def seed_distance(pictures: Tensor) -> Tensor:
         raise ValueError(f"pictures: expected at least 2 seeds a prompt, got {count}.")
     held = unit(pictures)
     first, second = torch.triu_indices(count, count, offset=1)
-    return 1 - (held[:, first] * held[:, second]).sum(dim=-1).mean(dim=1)
+    return (1 - (held[:, first] * held[:, second]).sum(dim=-1)).clamp(min=0).mean(dim=1)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from trainer import cli, loop
 from trainer.comparison import workers
@@ -59,6 +60,10 @@ def test_a_page_with_every_method_and_nothing_done_twice(compared, counted, caps
     page = (out / "comparison.html").read_text(encoding="utf-8")
     assert "Side by side" in page
     assert page.count("<img") == 4 * 3, "prompts; the base and two methods"
+    with Image.open(out / "grid-waveft.png") as grid:
+        assert grid.width > 3 * 128
+        assert grid.height > 4 * 128
+    assert (out / "fronts.png").is_file()
     counted.clear()
     assert compare(path, out) == 0
     assert counted == []

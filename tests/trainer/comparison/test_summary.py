@@ -23,6 +23,7 @@ def columns(fidelity, drift, prompt):
         "held_out": {key: fidelity + 0.01 * at for at, key in enumerate(keys, -1)},
         "drift": dict.fromkeys(("2/0", "2/1"), drift),
         "seeds": {"0/0": 0.4, "1/0": 0.4},
+        "plain_seeds": {"2/0": 0.4},
         "prompt": dict.fromkeys(keys, prompt),
         "prompt_by_chance": dict.fromkeys(keys, 20.0),
         "copy": dict.fromkeys(keys, 0.5),
@@ -112,12 +113,12 @@ def test_nothing_done_is_a_page_too(tmp_path):
     empty = summary.gather({"a": None}, ["waveft", "lora"])
     assert plots.draw(empty) == ""
     assert summary.differences(empty) == []
-    text = page("none", empty, tmp_path, [], [])
+    text = page("none", empty, tmp_path, {}, [])
     assert "1 cells are not done yet" in text
 
 
 def test_the_page_shows_fronts_table_and_costs(results, tmp_path):
-    text = page("both", results, tmp_path, [], [("interval", "prompts")])
+    text = page("both", results, tmp_path, {"dog": [], "cup": []}, [("interval", "prompts")])
     assert text.count("<svg") == 1
     assert "fidelity less waveft&#x27;s, at equal drift" in text
     assert "-0.060 [-0.060, -0.060] (n = 6)" in text

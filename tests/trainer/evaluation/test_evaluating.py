@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from PIL import Image
 
 from trainer import cli
-from trainer.evaluation import command, drawing
+from trainer.evaluation import command, drawing, evaluating, photos
 from trainer.run.runfolder import RunFolder
 from trainer.system import commandline
 
@@ -43,17 +44,8 @@ def test_a_page_for_every_step_beside_the_base(finished, capsys, counted):
     assert len(counted) == 7 * 3 * 2, "candidates, prompts, seeds"
     base, last = found["candidates"][0], found["candidates"][-1]
     assert set(last["columns"]) == {
-        *(
-            "held_out",
-            "trained",
-            "prompt",
-            "prompt_by_chance",
-            "drift",
-            "copy",
-            "seeds",
-            "clip_held_out",
-            "clip_trained",
-        )
+        *("held_out", "trained", "prompt", "prompt_by_chance", "drift", "plain_seeds", "copy", "seeds"),
+        *("clip_held_out", "clip_trained"),
     }
     assert last["columns"]["held_out"]["values"] == 4
     assert last["columns"]["held_out"]["groups"] == 2
@@ -119,6 +111,46 @@ def test_samples_alone_are_measured_without_drawing(finished, counted, capsys):
     assert [one["step"] for one in found["candidates"]] == [0, 2, 3]
     assert found["candidates"][1]["columns"]["held_out"]["values"] == 1
     assert [one["is_plain"] for one in found["prompts"]] == [False, True]
+
+
+def drew(folder, moment, images):
+    """Puts pictures in the place of a moment's samples."""
+    files = sorted((folder / "samples").glob(f"robot-{moment}-*.png"))
+    for path, image in zip(files, images, strict=True):
+        image.save(path)
+
+
+def advice(folder):
+    found = numbers(folder)["advice"]
+    return found["verdict"], found["reason"]
+
+
+def test_copies_of_the_training_photos_are_called_copies(finished, tmp_path):
+    folder = finished(
+        *("validation.validation_split=0", "validation.validate_every_n_steps=0"),
+        *("sample.samples_per_prompt=2", "sample.sample_every_n_steps=0"),
+    )
+    run = command.find(folder, "", None)
+    ready = evaluating.checked(command.read(run, None, []))
+    copies = [photos.opened(picture) for picture in ready.pictures]
+    drew(folder, "before", [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "red", "blue")])
+    drew(folder, "after", [copies[0], copies[1], copies[2], copies[3]])
+    assert cli.main(["evaluate", str(folder), "--samples-only"]) == 0
+    verdict, reason = advice(folder)
+    assert verdict == "copies", reason
+    assert "100% of the pictures are nearer" in reason
+    near = numbers(folder)["candidates"][1]["columns"]["copy"]["each"]
+    assert all(value == pytest.approx(1, abs=1e-4) for value in near.values())
+
+
+def test_an_adapter_that_draws_what_the_base_draws_learned_nothing(finished):
+    folder = finished("sample.sample_every_n_steps=0", "sample.samples_per_prompt=2")
+    drawn = [Image.open(path) for path in sorted((folder / "samples").glob("robot-before-*.png"))]
+    drew(folder, "after", drawn)
+    assert cli.main(["evaluate", str(folder), "--samples-only"]) == 0
+    verdict, reason = advice(folder)
+    assert verdict == "nothing learned"
+    assert "+0.000 from the base" in reason
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def test_every_measure_worked_by_hand(paint, photos, tmp_path):
     assert made.columns["copy"] == made.columns["trained"]
     assert made.columns["seeds"] == pytest.approx({(0, 1): 1, (1, 1): 0})
     assert made.columns["drift"] == pytest.approx({(2, 1): 1, (2, 2): 0})
+    assert made.columns["plain_seeds"] == pytest.approx({(2, 1): 1})
     assert made.columns["prompt"] == pytest.approx({(0, 1): 100, (0, 2): 0, (1, 1): 100, (1, 2): 100})
     assert made.columns["prompt_by_chance"] == pytest.approx(dict.fromkeys(made.columns["prompt"], 0.0))
     assert made.columns["clip_held_out"] == made.columns["held_out"]
