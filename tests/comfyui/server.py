@@ -152,7 +152,7 @@ class Server:
         Raises:
             Failed: a pack could not be imported.
         """
-        found = re.findall(r"^ *([0-9.]+) seconds( \(IMPORT FAILED\))?: (.+)$", self.log, re.MULTILINE)
+        found = re.findall(r"^(?:\[\w+\])? *([0-9.]+) seconds( \(IMPORT FAILED\))?: (.+)$", self.log, re.MULTILINE)
         if failed := [path for _, failed, path in found if failed]:
             raise Failed(f"ComfyUI cannot import {failed}\n{self.log[-8000:]}")
         return {Path(path).name: float(seconds) for seconds, _, path in found}

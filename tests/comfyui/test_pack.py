@@ -63,4 +63,4 @@ def test_the_pinned_api_is_what_we_take_it_for(comfyui):
 
 
 def test_the_pack_was_imported(server):
-    assert server.import_s["waveft"] < 2  # how long exactly is the benchmark's to say
+    assert "waveft" in server.import_s  # how long it took is the benchmark's to say
