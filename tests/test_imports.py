@@ -21,7 +21,7 @@ CORE_IN_ONE_PLACE = {"waveft_core.toolbox.plot": "matplotlib", "waveft_core.cli.
 # Rooms (folders) and the modules beside them, from the ground up: each imports from itself and from those before it.
 STOREYS = {
     "waveft_core": (
-        *("errors", "versions", "pattern", "basis", "format", "update", "toolbox", "interop"),
+        *("errors", "versions", "letters", "pattern", "basis", "format", "update", "toolbox", "interop"),
         *("__init__", "diffusers", "cli", "packs", "__main__"),
     ),
     "trainer": (

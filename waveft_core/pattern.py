@@ -10,31 +10,24 @@ conditional groups, and groups or repeats that give nothing back.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from .errors import WaveFTError
-
-try:
-    from re import _parser  # type: ignore[attr-defined]
-except ImportError:  # Python 3.10
-    import sre_parse as _parser
+from .letters import Context, Test, holds, parser, takes
 
 LONGEST, MOST_STATES = 4000, 2000  # letters of an expression; states, in which repeats with numbers are written out
 MOST_WORK = 10_000_000  # states looked at in a pattern's life, some 3 s; SDXL's names take 60,000 of a usual one
 _MEMORY = 4096  # steps that are remembered: names begin alike
-_Test = Callable[[str], bool]
-_Context = Callable[[str, int], bool]
 
 
 @dataclass
 class _State:
     """A place in the expression: it takes a letter, or asks about its surroundings, and leads on."""
 
-    takes: _Test | None = None
-    asks: _Context | None = None
+    takes: Test | None = None
+    asks: Context | None = None
     leads: list[int] = field(default_factory=list)
 
 
@@ -127,7 +120,7 @@ def compile_pattern(expression: str, name: str) -> Pattern:
             f"{title}: expected at most {LONGEST} letters, got {len(expression)}. Use a simpler expression."
         )
     try:
-        parsed = _parser.parse(expression)
+        parsed = parser.parse(expression)
     except (re.error, RecursionError, OverflowError) as error:
         raise WaveFTError(
             f"{title}: expected a regular expression, got one that {_said(error)}. "
@@ -148,10 +141,10 @@ class _Built:
         self.title, self.states, self.looks_around = title, list[_State](), False
         self.work = [0] if work is None else work  # one count for what looks around, too
         self._writes = {
-            _parser.LITERAL: self._letter, _parser.NOT_LITERAL: self._letter, _parser.ANY: self._letter,
-            _parser.IN: self._letter, _parser.AT: self._at, _parser.BRANCH: self._branch,
-            _parser.SUBPATTERN: self._group, _parser.MAX_REPEAT: self._repeat, _parser.MIN_REPEAT: self._repeat,
-            _parser.ASSERT: self._look, _parser.ASSERT_NOT: self._look,
+            parser.LITERAL: self._letter, parser.NOT_LITERAL: self._letter, parser.ANY: self._letter,
+            parser.IN: self._letter, parser.AT: self._at, parser.BRANCH: self._branch,
+            parser.SUBPATTERN: self._group, parser.MAX_REPEAT: self._repeat, parser.MIN_REPEAT: self._repeat,
+            parser.ASSERT: self._look, parser.ASSERT_NOT: self._look,
         }  # fmt: skip
 
     def sequence(self, parsed: Any, flags: int) -> tuple[int, int]:
@@ -177,18 +170,18 @@ class _Built:
         """Returns the refusal of what cannot be searched in bounded time."""
         return WaveFTError(f"{self.title}: expected {expected}, got {got}. Use a simpler expression.")
 
-    def _new(self, takes: _Test | None = None, asks: _Context | None = None) -> int:
+    def _new(self, takes: Test | None = None, asks: Context | None = None) -> int:
         if len(self.states) >= MOST_STATES:
             raise self.refusal(f"at most {MOST_STATES} places once repeats are written out", "more")
         self.states.append(_State(takes, asks))
         return len(self.states) - 1
 
     def _letter(self, code: Any, value: Any, flags: int) -> tuple[int, int]:
-        taking = self._new(takes=_test(code, value, flags))
+        taking = self._new(takes=takes(code, value, flags))
         return taking, taking
 
     def _at(self, _code: Any, value: Any, flags: int) -> tuple[int, int]:
-        here = self._new(asks=_context(value, flags))
+        here = self._new(asks=holds(value, flags))
         return here, here
 
     def _branch(self, _code: Any, value: Any, flags: int) -> tuple[int, int]:
@@ -210,7 +203,7 @@ class _Built:
             first, last = self.sequence(inner, flags)
             self.states[end].leads.append(first)
             end = last
-        if most is _parser.MAXREPEAT:
+        if most is parser.MAXREPEAT:
             first, last = self.sequence(inner, flags)
             over = self._new()
             self.states[end].leads += [first, over]
@@ -231,7 +224,7 @@ class _Built:
         if made.looks_around:
             raise self.refusal("no looking around within another", "one within another")
         pattern, width = Pattern(made, start, end), inner.getwidth()[0]
-        wanted, self.looks_around = code is _parser.ASSERT, True
+        wanted, self.looks_around = code is parser.ASSERT, True
 
         def looks(text: str, at: int) -> bool:
             if direction > 0:
@@ -240,70 +233,6 @@ class _Built:
 
         here = self._new(asks=looks)
         return here, here
-
-
-def _test(code: Any, value: Any, flags: int) -> _Test:
-    """Returns what says whether one letter is taken; answers are kept, since names have few letters."""
-    known: dict[str, bool] = {}
-    fold = bool(flags & re.IGNORECASE)
-
-    def test(letter: str) -> bool:
-        if letter not in known:
-            forms = {letter, letter.lower(), letter.upper()} if fold else {letter}
-            known[letter] = _takes(code, value, flags, forms)
-        return known[letter]
-
-    return test
-
-
-def _takes(code: Any, value: Any, flags: int, forms: set[str]) -> bool:
-    if code is _parser.ANY:
-        return bool(flags & re.DOTALL) or "\n" not in forms
-    if code is _parser.LITERAL:
-        return any(ord(form) == value for form in forms if len(form) == 1)
-    if code is _parser.NOT_LITERAL:
-        return not _takes(_parser.LITERAL, value, flags, forms)
-    members = list(value)
-    negated = bool(members) and members[0][0] is _parser.NEGATE
-    return any(_member(kind, held, flags, forms) for kind, held in members[negated:]) != negated
-
-
-def _member(code: Any, value: Any, flags: int, forms: set[str]) -> bool:
-    """Returns whether a class's member takes one of the forms of a letter."""
-    if code is _parser.LITERAL:
-        return _takes(code, value, flags, forms)
-    if code is _parser.RANGE:
-        return any(value[0] <= ord(form) <= value[1] for form in forms if len(form) == 1)
-    name = str(value).rpartition("_")[2].lower()  # CATEGORY_NOT_WORD: "word"
-    inside = any(_CATEGORIES[name](form) and (not flags & re.ASCII or form.isascii()) for form in forms)
-    return inside != ("_NOT_" in str(value))
-
-
-_CATEGORIES: dict[str, _Test] = {
-    "digit": str.isdecimal,
-    "space": str.isspace,
-    "word": lambda letter: letter.isalnum() or letter == "_",
-}
-
-
-def _context(value: Any, flags: int) -> _Context:
-    """Returns what says whether an anchor holds between two letters of a text."""
-    lines = bool(flags & re.MULTILINE)
-    name = str(value)
-
-    def word(text: str, at: int) -> bool:
-        return 0 <= at < len(text) and _member(None, "CATEGORY_WORD", flags, {text[at]})
-
-    if name == "AT_BEGINNING":
-        return lambda text, at: at == 0 or (lines and text[at - 1] == "\n")
-    if name == "AT_BEGINNING_STRING":
-        return lambda text, at: at == 0
-    if name == "AT_END":
-        return lambda text, at: at == len(text) or (text[at] == "\n" and (lines or at == len(text) - 1))
-    if name == "AT_END_STRING":
-        return lambda text, at: at == len(text)
-    wanted = name == "AT_BOUNDARY"
-    return lambda text, at: bool(text) and (word(text, at - 1) != word(text, at)) == wanted
 
 
 def _said(error: Exception) -> str:
