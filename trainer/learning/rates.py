@@ -10,7 +10,6 @@ from ..job.optim import rate_of
 from ..job.schema import Optimizer
 from ..methods.targets import check_patterns
 from ..methods.tuning import Tuning
-from ..system.patterns import pattern
 
 
 def groups(tuning: Tuning, settings: Optimizer) -> list[dict[str, Any]]:
