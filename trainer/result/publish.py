@@ -101,14 +101,14 @@ def plan(folder: Path, name: str, repo: str) -> list[Upload]:
 
 
 def check_repo(repo: str) -> None:
-    """Refuses a name that the hub would refuse, by its library's own rule; UserError, too, where that is missing."""
+    """Refuses a name that the hub would refuse, by its library's own rule where that is installed."""
+    if not is_hub_id(repo):
+        raise UserError(f"--repo: expected OWNER/NAME, got {repo!r}.")
     try:
         from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils import validate_repo_id
-    except ImportError:
-        raise UserError("huggingface_hub is not installed: pip install huggingface_hub.") from None
-    if not is_hub_id(repo):
-        raise UserError(f"--repo: expected OWNER/NAME, got {repo!r}.")
+    except ImportError:  # `send` says what to install
+        return
     try:
         validate_repo_id(repo)
     except HFValidationError as error:

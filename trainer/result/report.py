@@ -11,10 +11,12 @@ from PIL import Image
 
 from ..pictures import images
 from ..pictures.buckets import View
+from ..pictures.picture import Picture
 from ..preflight.preflight import Ready
 from ..samples import grid
 from ..samples.prompts import Shot
 from ..samples.sampling import Drawn
+from ..system.errors import UserError
 from ..system.files import readable_size
 from . import chart, kohyakeys, metadata
 from .runfacts import Run, bucket_rows, captions, facts
@@ -128,11 +130,16 @@ def samples(moments: Mapping[str, Sequence[Drawn]]) -> str:
     return "".join(blocks)
 
 
+def thumbnail(picture: Picture) -> str:
+    """Returns a picture as it is trained, with its caption; what it was where its file is another by now."""
+    try:
+        return inline(images.from_tensor(images.pixels(picture, View())), picture.caption.plain(), THUMBNAIL_PX)
+    except UserError:
+        return f"<p>{escape(picture.path.name)}: no longer the file that was trained</p>"
+
+
 def thumbnails(ready: Ready) -> str:
     """Returns the first pictures as they are trained, with their captions."""
-    figures = [
-        inline(images.from_tensor(images.pixels(picture, View())), picture.caption.plain(), THUMBNAIL_PX)
-        for picture in ready.pictures[:MOST_THUMBNAILS]
-    ]
+    figures = list(map(thumbnail, ready.pictures[:MOST_THUMBNAILS]))
     rest = len(ready.pictures) - MOST_THUMBNAILS
     return "".join(figures) + (f"<p>and {rest} more</p>" if rest > 0 else "")

@@ -8,6 +8,7 @@ import waveft_core
 from trainer.job import schema
 from trainer.methods.coefficients import AdapterProduct
 from trainer.result import adapterfile, metadata
+from trainer.run.runfolder import RunFolder
 from trainer.system.errors import TrainingStopped
 
 BASE = SimpleNamespace(prediction="epsilon", zero_terminal_snr=False, unet=SimpleNamespace(config={}))
@@ -24,6 +25,7 @@ def make_ready(tmp_path):
         return SimpleNamespace(
             job=schema.Job.model_validate(table), pictures=(), validation=(), resolution=(16, 16), steps=3,
             pictures_per_step=4, epoch_length=40, batch_size=lambda number: 1,
+            folder=RunFolder(tmp_path / "out", "waveft"), home=tmp_path,
         )  # fmt: skip
 
     return make

@@ -42,7 +42,7 @@ def test_what_is_drawn_where():
 
 def test_no_rates_and_no_validation():
     [loss] = chart.figure([3.0, 1.0], [], [], [], 1).axes
-    assert set(lines(loss)) == {"each step", "mean of 1 steps"}
+    assert set(lines(loss)) == {"each step", "mean of 1 step"}
 
 
 def test_no_step():

@@ -87,10 +87,10 @@ def test_what_a_hub_reads(make_parts):
 
 
 def test_any_text_is_read_back_as_it_was(make_parts):
-    parts = make_parts(metadata_tags=NASTY.replace(",", ""), trigger_phrase=f"{NASTY}\n\x7f\x85")
+    parts = make_parts(metadata_tags=NASTY.replace(",", ""), trigger_phrase=f"{NASTY}\n\x85")
     head, body = front(card(parts, [shot(NASTY, NASTY)]))
     assert head["tags"][-1] == NASTY
-    assert head["instance_prompt"] == f"{NASTY}\n\x7f\x85"
+    assert head["instance_prompt"] == f"{NASTY}\n\x85"
     assert head["widget"][0]["text"] == head["widget"][0]["parameters"]["negative_prompt"] == NASTY
     assert "\\`tick\\` &lt;b&gt; \\[x\\]" in body
 
@@ -150,3 +150,20 @@ def test_what_it_says_of_the_training(make_parts):
 def test_inline_code_holds_backticks():
     assert modelcard.code("a") == "`a`"
     assert modelcard.code("a `b`") == "`` a `b` ``"
+
+
+HOSTILE = (
+    "A dog.\n\n---\nlicense: mit\n---\n<script>alert(1)</script>\n# Heading\n- list\n1. first\n=====\n![x](y)\x1b[2J"
+)
+
+
+def test_free_text_is_shown_and_never_obeyed(make_parts):
+    parts = make_parts()
+    text = modelcard.prose(HOSTILE)
+    assert "<script>" not in text and "\x1b" not in text
+    assert not any(line.startswith(("---", "#", "- ", "1. ", "===", "![")) for line in text.splitlines())
+    _, body = front(card(parts, []))
+    assert body.count("\n---\n") == 0
+    for hostile in (HOSTILE, "---", "=", "> x", "+ x", "~~~", "12) x", "```\nx"):
+        line = modelcard.prose(hostile).splitlines()[0]
+        assert not line.startswith(("---", "=", ">", "+", "~~~", "12)", "```")), line

@@ -118,6 +118,13 @@ def told(*arguments):
     return raised.value.problems
 
 
+@pytest.mark.parametrize("name", ["dog--x", "-dog", "dog-", "dog.git", "dog..x", ".dog", "d" * 100])
+def test_a_name_that_the_hub_refuses_is_refused_before(folder, name):
+    (fault,) = told(folder, "", f"me/{name}")
+    assert fault.startswith("--repo: expected")
+    assert publish.plan(folder, "", "me/dog_1.x")
+
+
 def test_no_such_run(folder, tmp_path):
     assert "got nothing there" in told(tmp_path / "none", "", "me/dog")[0]
     assert 'named "cat", got none. It holds my dog' in told(folder, "cat", "me/dog")[0]

@@ -24,7 +24,7 @@ def picture(path, colour, size, repeats=1, is_reg=False):
     said = captions.Caption((f"a {colour} thing",), captions.Rules())
     return SimpleNamespace(
         path=path, caption=said, geometry=buckets.fit(size, (24, 16) if size[0] > size[1] else (16, 16)),
-        repeats=repeats, is_reg=is_reg, background="white", interpolation="auto",
+        repeats=repeats, is_reg=is_reg, background="white", interpolation="auto", digest="",
     )  # fmt: skip
 
 
@@ -52,7 +52,10 @@ def parts(tmp_path):
             return 7
 
     place = precision.Precision(torch.device("cpu"), torch.float32)
-    return SimpleNamespace(ready=ready, forward=SimpleNamespace(place=place), tuning=Tuning(), notices=[NASTY])
+    base = SimpleNamespace(unet=SimpleNamespace(config={}))
+    return SimpleNamespace(
+        ready=ready, forward=SimpleNamespace(place=place, base=base), tuning=Tuning(), notices=[NASTY]
+    )
 
 
 def drawn(colour, prompt="sks", size=(200, 100), seed=7):
@@ -194,3 +197,19 @@ def test_thumbnails_show_what_is_trained(parts):
     assert shown.size == (24, 16)
     assert shown.getpixel((3, 3)) == (255, 0, 0)
     assert isinstance(parts.ready.pictures[0].path, Path)
+
+
+def test_where_it_is_used_follows_the_base(parts):
+    from trainer.result import kohyakeys
+
+    assert "ComfyUI cannot use it" in report.use(parts)
+    assert "tiny-sdxl alone" in report.use(parts)
+    parts.forward.base.unet.config = kohyakeys.SDXL_UNET
+    assert "models/loras" in report.use(parts)
+
+
+def test_a_picture_that_was_replaced_costs_its_thumbnail_alone(parts, tmp_path):
+    parts.ready.pictures[0].digest = "another"
+    page = report.thumbnails(parts.ready)
+    assert "a.png: no longer the file that was trained" in page
+    assert page.count("<img") == 2
