@@ -3,3 +3,4 @@
 import waveft_webui.extension
 
 waveft_webui.extension.register()
+Panel = waveft_webui.extension.panel()  # the UI looks through this module for classes of scripts

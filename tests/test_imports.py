@@ -35,7 +35,7 @@ STOREYS = {
     ),
     "waveft": ("cli", "__init__", "__main__"),
     "waveft_webui": (
-        *("core", "messages", "settings", "tags", "axes", "files", "applying", "gate", "cards", "families"),
+        *("core", "messages", "settings", "tags", "axes", "files", "applying", "gate", "cards", "panel", "families"),
         *("extension", "__init__"),
     ),
 }

@@ -32,6 +32,7 @@ from .interop.lora import deltas
 from .toolbox.filters import GROUPS, Emptied, Multipliers, compiled
 from .toolbox.fit import Target, check_strength, fit, trained_for
 from .toolbox.plans import Kept
+from .toolbox.plot import plot
 from .toolbox.rounding import rounded_to
 from .toolbox.sources import differences, matches
 from .toolbox.summary import BANDS
@@ -69,6 +70,7 @@ __all__ = [
     "load",
     "matches",
     "nearest",
+    "plot",
     "prune",
     "read_header",
     "read_layout",

@@ -12,6 +12,7 @@ from .families.find import find
 from .families.forge import tell_block_weights
 from .gate import Gate
 from .messages import say
+from .panel import script_class
 
 GATE: Gate | None = None  # of this process
 
@@ -35,6 +36,16 @@ def register() -> None:
     settings.register(shared)
     _register_callbacks()
     say(f"ready for {family.title}: Python {sys.version.split()[0]}, torch {torch.__version__}")
+
+
+def panel() -> type | None:
+    """Returns the class that the UI finds in our script and makes an accordion of; None where nothing is loaded."""
+    if GATE is None:
+        return None
+    import gradio
+    from modules import scripts
+
+    return script_class(scripts, gradio, lambda: GATE)
 
 
 def _register_callbacks() -> None:

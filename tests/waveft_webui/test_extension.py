@@ -1,6 +1,7 @@
 """What is around the adapters: settings, axes, cards, block weights, and importing nothing of ComfyUI's."""
 
 import ast
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from tests.waveft_webui.stand_in import SHAPES, UNET, Processing
 from waveft_core import Adapter, Layer, WaveFTError, save
-from waveft_webui import axes, cards, extension, settings, tags
+from waveft_webui import axes, cards, extension, panel, settings, tags
 from waveft_webui.applying import HANDED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +138,44 @@ def test_another_loader_that_hands_on_a_files_tensors_gets_the_adapter(write, tm
     del tensors["waveft.header"]
     with pytest.raises(WaveFTError, match=r"expected a tensor waveft\.header"):
         HANDED.patch(UNET, {name: held.clone() for name, held in tensors.items()})
+
+
+class Gradio:
+    """Blocks that remember what is made and what a click calls."""
+
+    def __init__(self):
+        self.made, self.clicked = [], None
+
+    def __getattr__(self, kind):
+        def make(*args, **kwargs):
+            self.made.append((kind, args))
+            return SimpleNamespace(__enter__=None, click=lambda **wired: setattr(self, "clicked", wired))
+
+        return make
+
+    def Accordion(self, *args, **kwargs):
+        self.made.append(("Accordion", args))
+        return contextlib.nullcontext()
+
+
+def test_the_accordion_shows_what_the_last_picture_was_drawn_with(ui, write):
+    write("dog")
+    write("wrong", {UNET: (6, 8)})
+    gradio, scripts = Gradio(), SimpleNamespace(Script=object, AlwaysVisible="always")
+    made = panel.script_class(scripts, gradio, lambda: extension.GATE)()
+    assert (made.title(), made.show(False), made.ui(False)) == ("WaveFT", "always", [])
+    assert [kind for kind, _ in gradio.made] == ["Accordion", "Button", "Textbox", "Image"]
+    show = gradio.clicked["fn"]
+    assert show() == (panel.NOTHING, None)
+    ui.draw("<lora:dog:0.8>", "<lora:wrong:1>")
+    text, picture = show()
+    assert text.startswith("dog: 7 layers (db1, 42 coefficients), unet 0.8, te 0.8\nleft out: ")
+    assert "expected the shapes" in text and "energy by block" in text
+    assert picture.mode == "RGB" and picture.width > 400
+    ui.draw("<lora:dog:0.8:aa=0:ad=0:da=0:dd=0>")
+    assert show()[1] is None
+    ui.draw()
+    assert show() == (panel.NOTHING, None)
 
 
 def test_the_script_is_thin_and_the_folder_no_package():

@@ -1,0 +1,69 @@
+"""The accordion "WaveFT" below the prompt: what the last picture was drawn with, and where its energy lies."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .core import as_text, plot, summarize
+from .gate import Gate
+
+NOTHING = "The last picture was drawn without a WaveFT adapter. Put one into the prompt: <lora:NAME:1>."
+
+
+def script_class(scripts: Any, gradio: Any, gate: Callable[[], Gate | None]) -> type:
+    """Returns the class that the UI makes the accordion of, in txt2img and in img2img.
+
+    Args:
+        scripts, gradio: the UI's module, and gradio.
+        gate: returns the present one, which "Reload UI" replaces.
+    """
+
+    class WaveFTPanel(scripts.Script):
+        """An always visible script without inputs: the API needs to say nothing of it."""
+
+        def title(self) -> str:
+            return "WaveFT"
+
+        def show(self, is_img2img: bool) -> Any:
+            return scripts.AlwaysVisible
+
+        def ui(self, is_img2img: bool) -> list[Any]:
+            with gradio.Accordion("WaveFT", open=False):
+                button = gradio.Button("Show what the last picture was drawn with")
+                text = gradio.Textbox(show_label=False, lines=8, interactive=False)
+                picture = gradio.Image(show_label=False, interactive=False, type="pil")
+            button.click(fn=lambda: shown(gate()), inputs=[], outputs=[text, picture])
+            return []
+
+    return WaveFTPanel
+
+
+def shown(gate: Gate | None) -> tuple[str, Any]:
+    """Returns the text, and the energy picture (PIL, None for none) of the adapter that the prompt names first."""
+    if gate is None or not (gate.uses or gate.refused):
+        return NOTHING, None
+    lines = [use.line() for use in gate.uses.values()]
+    lines += [f"left out: {why}" for why in gate.refused.values()]
+    first = next((use.loaded for use in gate.uses.values() if use.loaded.adapter is not None), None)
+    if first is None or first.adapter is None:
+        return "\n".join(lines), None
+    told = summarize(first.adapter)
+    told["metadata"] = {}  # the card's dialog shows them
+    lines += ["", f"{first.name}:", as_text(told, rest="")]
+    return "\n".join(lines), _picture(first.adapter, told)
+
+
+def _picture(adapter: Any, told: Any) -> Any:
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "energy.png"
+        try:
+            plot(adapter, path, summary=told)
+        except ImportError:  # a UI without matplotlib
+            return None
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
