@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
+import itertools
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from ..base import layershapes, modelcheck
-from ..base.modelfacts import ModelFacts
+from ..base import modelcheck
 from ..job import config
 from ..job.faults import describe_all
-from ..job.jobtext import quoted
-from ..job.networks import Waveft
 from ..job.schema import Job, Model
 from ..pictures import folders
-from ..pictures.contents import CAPTION_ENDINGS, Found, look
+from ..pictures.contents import look
+from ..run.runfolder import RunFolder
 from ..system import commandline
-from ..system.console import counted, say
+from ..system.console import say
 from ..system.errors import UserError
 from ..system.files import write_atomically
-from . import preflight
+from . import jobcheck, kohyajob, preflight
+from .newjobtext import FETCHES, OUTPUT, head, job_lines, plain_name
 
-FEW_LAYERS = 4  # p of SDXL's default is at most a quarter of each layer
-SMALL_BASE = 2  # else p is this many times m + n
-FAR = 3  # folders up from which on a path is written in full
-COMMENT = 40  # column
-ENOUGH_TO_SPARE = 4  # pictures: from here on one is kept for validation, and of many a tenth
-LEAST_SPARED = 0.1
+VOCABULARY = commandline.install("--no-deps", "open_clip_torch")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,12 +34,20 @@ def parser() -> argparse.ArgumentParser:
         description="Writes a commented job file for the pictures and the base that are there, and checks it.",
         epilog=f'Example: {commandline.program()} init --images dog --model sdxl.safetensors --trigger "sks dog"',
     )
-    made.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of pictures")
+    made.add_argument("--images", type=Path, metavar="DIR", help="folder of pictures")
     made.add_argument(
-        "--model", required=True, metavar="FILE",
+        "--model", metavar="FILE",
         help="SDXL base: a diffusers folder, a .safetensors file, or a hub id (its download is then allowed)",
     )  # fmt: skip
-    made.add_argument("--output", type=Path, default=Path("job.toml"), metavar="FILE", help="job.toml unless given")
+    made.add_argument(
+        "--from-kohya", type=Path, metavar="FILE",
+        help="a config file (flat TOML) or the text of a command line of kohya's sd-scripts, instead of --images and "
+        "--model",
+    )  # fmt: skip
+    made.add_argument(
+        "--output", type=Path, metavar="FILE",
+        help="job.toml unless given; where that exists, a name after the pictures",
+    )  # fmt: skip
     made.add_argument("--trigger", metavar="TEXT", help='trigger phrase; "sks" and the folder\'s name unless given')
     return made
 
@@ -57,24 +58,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: something is in the way; nothing was written.
     """
-    options = parser().parse_args(arguments)
-    path = write(options.images, options.model, options.output, options.trigger)
-    say(f"wrote {path}. What it would do: {commandline.program()} train {path} --dry-run")
+    made = parser()
+    options = made.parse_args(arguments)
+    if options.from_kohya:
+        path = free_path(options.output, options.from_kohya.stem)
+        to_mend = kohyajob.write(options.from_kohya, path)
+        say(f"wrote {path}, whose head says what was not taken over")
+        for problem in to_mend:
+            say(f"to mend     {problem}")
+    elif options.images is None or options.model is None:
+        made.error("expected --images and --model, or --from-kohya")
+    else:
+        path = write(options.images, options.model, options.output, options.trigger)
+        say(f"wrote {path}")
+        if f"\n# {FETCHES}" in path.read_text(encoding="utf-8"):
+            say("to mend     CLIP's vocabulary, which a single file lacks, is not here. Take the # away before")
+            say(f"            {FETCHES}, which fetches it once, or run: {VOCABULARY}")
+    say(f"What it would do: {commandline.program()} train {path} --dry-run")
     return 0
 
 
-def write(images: Path, model: str, output: Path, trigger: str | None = None) -> Path:
+def free_path(output: Path | None, name: str) -> Path:
+    """Returns where the job is written: where it was said, or the first of job.toml, NAME.toml, NAME-2.toml ... free.
+
+    Raises:
+        UserError: the file that was named is there already.
+    """
+    names = itertools.chain([f"{name}.toml"], (f"{name}-{number}.toml" for number in itertools.count(2)))
+    if output is None:
+        return next(path for path in map(Path, itertools.chain(["job.toml"], names)) if not path.exists())
+    output = output.expanduser()
+    if output.exists():
+        free = next(path for path in map(output.with_name, names) if not path.exists())
+        raise UserError(f'job file "{output}": exists. Name another with --output, such as {free}, or remove it.')
+    return output
+
+
+def write(images: Path, model: str, output: Path | None = None, trigger: str | None = None) -> Path:
     """Writes a job that passes all checks, and returns its path.
+
+    Where CLIP's vocabulary alone is missing, the key that fetches it stands in the job as a comment.
 
     Raises:
         UserError: the file is there already, or the pictures or the base cannot be trained.
     """
-    images, output = images.expanduser().resolve(), output.expanduser()
-    if output.exists():
-        raise UserError(f'job file "{output}": exists. Name another with --output, or remove it.')
+    images = images.expanduser().resolve()
+    output = free_path(output, plain_name(images.name))
     is_hub = config.is_hub_id(model) and not Path(model).expanduser().exists()
     base = model if is_hub else str(Path(model).expanduser().resolve())
     facts, problems = modelcheck.check(Model(pretrained_model_name_or_path=base, allow_download=is_hub))
+    fetches = is_hub
+    if problems and not is_hub:  # of a file or a folder, the key fetches the vocabulary and nothing else
+        fetched, others = modelcheck.check(Model(pretrained_model_name_or_path=base, allow_download=True))
+        if not others:
+            facts, problems, fetches = fetched, [], True
     problems = [problem.replace("[model] pretrained_model_name_or_path", "--model") for problem in problems]
     found = look(images) if images.is_dir() else None
     if found is None or not found.files:
@@ -83,10 +120,23 @@ def write(images: Path, model: str, output: Path, trigger: str | None = None) ->
     if problems or found is None:
         raise UserError(problems)
     folder = output.resolve().parent
-    lines = [*head(found, output), *job_lines(found, base, is_hub, facts, trigger, folder)]
+    name = free_name(plain_name(images.name), folder)
+    lines = [*head(found, output), *job_lines(found, base, (is_hub, fetches), facts, trigger, folder, name)]
     text = "\n".join(lines) + "\n"
-    check(text, folder)
+    check(text.replace(f"\n# {FETCHES}", f"\n{FETCHES}"), folder)
     return write_atomically(output, text)
+
+
+def free_name(name: str, folder: Path) -> str:
+    """Returns an output_name that no run in the folder's `output` has, and no other job of the folder."""
+    taken = set()
+    for path in folder.glob("*.toml"):
+        try:
+            taken.add(tomllib.loads(path.read_text(encoding="utf-8"))["save"]["output_name"])
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # no job, or one that has the default
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(one for one in names if one not in taken and jobcheck.earlier(RunFolder(folder / OUTPUT, one)) is None)
 
 
 def check(text: str, folder: Path) -> None:
@@ -96,128 +146,3 @@ def check(text: str, folder: Path) -> None:
     except ValidationError as error:
         raise UserError(describe_all(error.errors())) from None
     preflight.check(config.rooted(job, folder))
-
-
-def head(found: Found, output: Path) -> Iterator[str]:
-    """Yields the comment that opens the job: its command, and what was found."""
-    count, told = len(found.files), f"{found.captioned or 'none'} with a caption file"
-    yield f"# {commandline.program()} train {output.name}"
-    yield "#"
-    yield f"# {counted(count, 'picture')} in {found.folder.name}{', '.join(span(found.sizes))}, {told}."
-    for one in found.concepts:
-        views = counted(one.repeats, "view")
-        yield f"#   {one.folder.name}: {views} each an epoch, {one.tokens!r} where no caption file is"
-    if found.transparent:
-        yield "# Some are transparent and are put on white (transparent_background). To learn only what is not, set"
-        yield "# alpha_mask = true in [[datasets.subsets]] and masked_loss = true in [loss]."
-    yield "#"
-    yield "# Relative paths are relative to this file's folder. Every key: docs/job.md. Begin with --dry-run."
-
-
-def span(sizes: list[tuple[int, int]]) -> Iterator[str]:
-    """Yields the smallest and the largest size, after a comma, in words."""
-    if sizes:
-        small, large = (pick(sizes, key=lambda size: size[0] * size[1]) for pick in (min, max))
-        yield f", {small[0]} x {small[1]}" + (f" to {large[0]} x {large[1]}" if small != large else "") + " px"
-
-
-def job_lines(
-    found: Found, base: str, is_hub: bool, facts: ModelFacts, trigger: str | None, folder: Path
-) -> Iterator[str]:
-    """Yields the job's lines."""
-    name = plain_name(found.folder.name)
-    p, why = coefficients(facts, base)
-    yield from table("[model]")
-    yield line("pretrained_model_name_or_path", quoted(base) if is_hub else place(base, folder))
-    if is_hub:
-        yield line("allow_download", "true", "fetches the base once")
-    yield from table("[network]")
-    yield line("coefficients", p, f"of each layer (p); {why}")
-    yield line("scaling", "25.0", "how strongly they act: less keeps more of the base's own style")
-    yield from table("[optimizer]")
-    yield line("learning_rate", "1e-4")
-    yield from table("[train]")
-    yield line("max_train_steps", 500, "optimizer steps; the paper's recipe, 2000 views")
-    yield line("gradient_accumulation_steps", 4, "batches for one step")
-    yield line("seed", 42)
-    if found.masks:
-        yield from table("[loss]")
-        yield line("masked_loss", "true", "only what is white in the masks is learnt")
-    yield from table("[cache]")
-    yield line("cache_latents_to_disk", "true", "the next run of these pictures starts at once")
-    yield from table("[save]")
-    yield line("output_dir", '"output"')
-    yield line("output_name", quoted(name))
-    yield line("save_every_n_steps", 100, "checkpoints to compare, and to go on from with --resume latest")
-    yield line("keep_last", 3, "and the best by validation loss")
-    yield from table("[sample]", "drawn before, during and after training, from the same seeds")
-    yield line("prompts", '["{trigger}", "{trigger} in the snow", "{trigger} on a red background"]')
-    yield line("sample_every_n_steps", 250)
-    if len(found.files) >= ENOUGH_TO_SPARE:
-        yield from table("[validation]", "pictures that are never trained tell which step is best")
-        yield line("validation_split", max(LEAST_SPARED, round(1 / len(found.files), 2)), "part of them; 0 trains all")
-        yield line("validate_every_n_steps", 100)
-    yield from table("[metadata]")
-    phrase = f"sks {name.replace('_', ' ')}" if trigger is None else trigger
-    yield line("trigger_phrase", quoted(phrase), "takes the place of {trigger} in captions and prompts")
-    yield from table("[general]")
-    yield line(
-        "resolution", facts.resolution or preflight.SDXL_RESOLUTION, "px; pictures keep their shapes near that area"
-    )
-    yield line("batch_size", 1)
-    yield from table("[[datasets]]")
-    yield "  [[datasets.subsets]]"
-    yield line("  image_dir", place(str(found.folder), folder))
-    yield from (f"  {text}" for text in caption_lines(found, folder))
-
-
-def table(title: str, comment: str = "") -> list[str]:
-    """Returns the lines that begin a table."""
-    return ["", f"{title.ljust(COMMENT)}# {comment}" if comment else title]
-
-
-def line(key: str, value: object, comment: str = "") -> str:
-    """Returns a key's line."""
-    text = f"{key} = {value}"
-    return f"{text.ljust(COMMENT - 2)}  # {comment}" if comment else text
-
-
-def caption_lines(found: Found, folder: Path) -> Iterator[str]:
-    """Yields the keys that say which captions and masks the pictures have."""
-    if found.captioned and found.ending != CAPTION_ENDINGS[0]:
-        yield line("caption_extension", quoted(found.ending))
-    if found.captioned < len(found.files) and not found.concepts:
-        some = "the pictures without a caption file" if found.captioned else "every picture: DreamBooth's way"
-        yield line("class_tokens", '"{trigger}"', f"caption of {some}")
-    if found.captioned and not found.asks:
-        yield line("# caption_prefix", '"{trigger},"', "would put the trigger before the captions, which lack it")
-    if found.captioned:
-        yield line("# caption_dropout_rate", 0.05, "would show that part of the views without caption")
-    if found.masks:
-        yield line("conditioning_data_dir", place(str(found.masks), folder), "masks: white is learnt")
-
-
-def coefficients(facts: ModelFacts, base: str) -> tuple[int, str]:
-    """Returns p for the base, and why: SDXL's default, or less where its layers are small."""
-    default = Waveft.model_fields["coefficients"].default
-    layers = layershapes.layers(facts, Model(pretrained_model_name_or_path=base), Waveft()) or []
-    if all(layer.rows * layer.columns >= FEW_LAYERS * default for layer in layers):
-        return default, "more learn more of the subject, and change more of the base"
-    return SMALL_BASE * max(
-        layer.rows + layer.columns for layer in layers
-    ), "this base is small: SDXL's 2592 is too many"
-
-
-def place(path: str, folder: Path) -> str:
-    """Returns a path as a job writes it, in quotes: seen from the job's folder where it is near, else in full."""
-    try:
-        seen = Path(os.path.relpath(path, folder))
-    except ValueError:  # another drive
-        seen = Path(path)
-    return quoted((Path(path) if seen.parts[:FAR] == ("..",) * FAR else seen).as_posix())
-
-
-def plain_name(name: str) -> str:
-    """Returns a folder's name as files can be called: without N_ and strange letters."""
-    found = re.fullmatch(r"\d+_(.+)", name)
-    return re.sub(r"[^\w .+-]+", "_", found[1] if found else name).strip(" ._+-") or "waveft"

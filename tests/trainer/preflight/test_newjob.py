@@ -3,8 +3,9 @@ import json
 import pytest
 from PIL import Image
 
+from trainer.base import modelcheck
 from trainer.job import config, schema
-from trainer.preflight import newjob, preflight
+from trainer.preflight import newjob, newjobtext, preflight
 from trainer.system.errors import UserError
 
 
@@ -106,7 +107,7 @@ def test_strange_names_are_quoted(write, tmp_path, pictures_in):
 def test_a_job_that_is_there_is_not_overwritten(write, tmp_path, pictures_in):
     pictures_in(tmp_path / "dog", 1)
     (tmp_path / "job.toml").write_text("mine")
-    with pytest.raises(UserError, match=r"exists. Name another with --output, or remove it."):
+    with pytest.raises(UserError, match=r"exists. Name another with --output, such as .*dog.toml, or remove it."):
         write()
     assert (tmp_path / "job.toml").read_text() == "mine"
 
@@ -144,17 +145,70 @@ def test_a_hub_id_is_allowed_to_be_fetched(tmp_path, pictures_in):
     assert (model.pretrained_model_name_or_path, model.allow_download) == ("someone/sdxl", True)
 
 
+VOCABULARY = "[model] tokenizer: expected CLIP's vocabulary"
+
+
+def test_a_missing_vocabulary_is_no_dead_end(tmp_path, pictures_in, monkeypatch, light_base, capsys):
+    """The job is written with the key that fetches it as a comment; nothing but taking the # away is left to do."""
+    pictures_in(tmp_path / "dog", 2)
+    checked = modelcheck.check
+
+    def check(model):
+        facts, problems = checked(model)
+        return facts, problems + ([] if model.allow_download else [VOCABULARY])
+
+    monkeypatch.setattr(modelcheck, "check", check)
+    monkeypatch.chdir(tmp_path)
+    assert newjob.main(["--images", str(tmp_path / "dog"), "--model", str(light_base), "--output", "made.toml"]) == 0
+    said = capsys.readouterr().out
+    assert "Take the # away before" in said
+    assert "-m pip install --no-deps open_clip_torch" in said
+    text = (tmp_path / "made.toml").read_text()
+    assert "\n# allow_download = true" in text
+    (tmp_path / "made.toml").write_text(text.replace("\n# allow_download", "\nallow_download"))
+    assert preflight.check(config.load(tmp_path / "made.toml")).job.model.allow_download
+
+
+def test_other_faults_of_the_base_are_refused_as_before(tmp_path, pictures_in, light_base):
+    pictures_in(tmp_path / "dog", 2)
+    (light_base / "vae" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="holds no weights"):
+        newjob.write(tmp_path / "dog", str(light_base), tmp_path / "made.toml")
+    assert not (tmp_path / "made.toml").exists()
+
+
+@pytest.mark.parametrize(("count", "held"), [(3, 0), (4, 1), (6, 1), (19, 2), (25, 3)])
+def test_pictures_are_kept_for_validation_from_four_on(write, tmp_path, pictures_in, count, held):
+    pictures_in(tmp_path / "dog", count)
+    text, ready = write()
+    assert ("validation_split" in text) is (held > 0)
+    assert len(ready.validation) == held
+
+
+def test_a_second_job_gets_a_name_and_an_output_name_of_its_own(tmp_path, pictures_in, light_base, monkeypatch):
+    pictures_in(tmp_path / "dog", 1)
+    monkeypatch.chdir(tmp_path)
+    made = [newjob.write(tmp_path / "dog", str(light_base)) for _ in range(3)]
+    assert [path.name for path in made] == ["job.toml", "dog.toml", "dog-2.toml"]
+    assert [config.load(path).save.output_name for path in made] == ["dog", "dog-2", "dog-3"]
+    for path in made:
+        path.unlink()
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "dog.safetensors").touch()  # of an earlier run whose job is gone
+    assert config.load(newjob.write(tmp_path / "dog", str(light_base))).save.output_name == "dog-2"
+
+
 def test_far_paths_are_written_in_full(tmp_path):
     job = tmp_path / "a" / "b" / "c"
-    assert newjob.place(str(tmp_path / "dog"), job) == f'"{(tmp_path / "dog").as_posix()}"'
-    assert newjob.place(str(tmp_path / "a" / "dog"), job) == '"../../dog"'
+    assert newjobtext.place(str(tmp_path / "dog"), job) == f'"{(tmp_path / "dog").as_posix()}"'
+    assert newjobtext.place(str(tmp_path / "a" / "dog"), job) == '"../../dog"'
 
 
 def test_the_command_line(in_process, light_base, tmp_path, pictures_in):
     pictures_in(tmp_path / "dog", 2)
     done = in_process("-m", "trainer", "init", "--images", "dog", "--model", light_base.name, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "wrote job.toml. What it would do: python -m waveft train job.toml --dry-run\n"
+    assert done.stdout == "wrote job.toml\nWhat it would do: python -m waveft train job.toml --dry-run\n"
     schema.Job.model_validate(__import__("tomllib").loads((tmp_path / "job.toml").read_text()))
     done = in_process("-m", "trainer", "init", "--images", "dog", "--model", "none", "--output", "b.toml", cwd=tmp_path)
     assert done.returncode == 2
