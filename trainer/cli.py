@@ -34,12 +34,17 @@ TRAIN = "train"
 # word -> the module whose `main` it runs
 WORDS = {
     "init": "preflight.newjob",
+    "sample": "evaluation.sample",
     "evaluate": "evaluation.command",
     "compare": "comparison.command",
     "publish": "result.publish",
 }
 JOB_REFUSED = "The job cannot be run"
-REFUSED = {"evaluate": "Nothing can be evaluated", "compare": "Nothing can be compared"}
+REFUSED = {
+    "sample": "Nothing can be drawn",
+    "evaluate": "Nothing can be evaluated",
+    "compare": "Nothing can be compared",
+}
 JOB_ENDINGS = (".toml", ".yaml", ".yml", ".json")
 
 
@@ -99,6 +104,7 @@ def parser(word: bool = False) -> argparse.ArgumentParser:
     made.add_argument(
         "--dry-run", action="store_true", help="check everything, print what would be done, train nothing"
     )
+    made.add_argument("--verbose", action="store_true", help="of a dry run: also every default, size and caption")
     return made
 
 
@@ -135,7 +141,7 @@ def start(options: argparse.Namespace) -> int:
     home = options.config.resolve().parent
     ready = preflight.check(job, resume, console.counter("checking pictures"), home)
     if options.dry_run:
-        say(dryrun.text(ready, resume))
+        say(dryrun.text(ready, resume, options.verbose))
         return 0
     for line in dryrun.describe(ready, resume):
         say(line)

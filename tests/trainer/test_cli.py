@@ -58,7 +58,9 @@ def test_bad_pictures_are_refused_without_torch_too(in_process, write_job, light
 def test_a_dry_run_tells_all_and_writes_nothing(in_process, write_job, light_job, tmp_path):
     path = write_job(light_job)
     before = sorted(tmp_path.rglob("*"))
-    done = in_process("-c", REFUSE, "--config", "job.toml", "--dry-run", "--resume", "latest", cwd=path.parent)
+    done = in_process(
+        "-c", REFUSE, "--config", "job.toml", "--dry-run", "--verbose", "--resume", "latest", cwd=path.parent
+    )
     assert done.stdout.splitlines()[-1].startswith("0 []"), done
     for part in (
         "nothing to resume",

@@ -31,12 +31,12 @@ def wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFo
     return lines
 
 
-def few(moments: Sequence[str]) -> list[str]:
-    """Returns at most `MOST_MOMENTS` of them, the first and the last among them, evenly spread."""
-    if len(moments) <= MOST_MOMENTS:
+def few(moments: Sequence[str], most: int = MOST_MOMENTS) -> list[str]:
+    """Returns at most `most` of them, the first and the last among them, evenly spread."""
+    if len(moments) <= most:
         return list(moments)
     last = len(moments) - 1
-    return [moments[round(number * last / (MOST_MOMENTS - 1))] for number in range(MOST_MOMENTS)]
+    return [moments[round(number * last / (most - 1))] for number in range(most)]
 
 
 def label(moment: str) -> str:
@@ -89,3 +89,38 @@ def draw(samples: Mapping[str, Sequence[Drawn]]) -> Image.Image:
                 image = fitted(rows[when][shot], cell)
                 sheet.paste(image, (left, place + (height - image.height) // 2))  # below the prompt's first letter
     return sheet
+
+
+def across(columns: Mapping[str, Sequence[Drawn]]) -> Image.Image:
+    """Returns a sheet with a column for each label, such as a strength, and a row for each shot, a prompt's together.
+
+    Args:
+        columns: label -> the drawn shots, the same ones in the same order in each.
+    """
+    shots = [drawn.shot for drawn in next(iter(columns.values()))]
+    width, height = cell = cell_size(shots)
+    font, head, gap = ImageFont.load_default(FONT_SIZE), LINE + GAP, GAP
+    texts = list(dict.fromkeys(shot.prompt for shot in shots))
+    size = (LABEL_WIDTH + len(columns) * (width + gap), head + len(texts) * head + len(shots) * (height + gap))
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, label_of_it in enumerate(columns):
+        pen.text((LABEL_WIDTH + column * (width + gap), gap // 2), label_of_it, "black", font)
+    top, prompt = head, None
+    for row, shot in enumerate(shots):
+        if shot.prompt != prompt:
+            prompt = shot.prompt
+            pen.text((LABEL_WIDTH, top + gap // 2), first_line(prompt, size[0] - LABEL_WIDTH, font), "black", font)
+            top += head
+        pen.text((2, top + height // 2 - FONT_SIZE // 2), f"seed {shot.seed}"[:10], "black", font)
+        for column, drawn in enumerate(columns.values()):
+            image = fitted(drawn[row].image, cell)
+            sheet.paste(image, (LABEL_WIDTH + column * (width + gap), top + (height - image.height) // 2))
+        top += height + gap
+    return sheet
+
+
+def first_line(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """Returns the text, or as much of it as fits into `width` px with "..." behind it."""
+    lines = wrap(text, width - round(font.getlength(" ...")), font)
+    return lines[0] if len(lines) == 1 else f"{lines[0]} ..."
