@@ -67,9 +67,10 @@ def latents_key(picture: Picture, flipped: bool, identity: str, dtype: str, post
     )
 
 
-def text_key(text: str, identity: str, dtype: str) -> str:
-    """Returns the name of a final text's encoding by the text encoders of that identity in that dtype."""
-    return key(what="text", version=TEXTS_VERSION, text=text, encoders=identity, dtype=dtype)
+def text_key(text: str, identity: str, dtype: str, chunks: int = 1) -> str:
+    """Returns the name of a final text's encoding by the text encoders of that identity, in that dtype and length."""
+    longer = {"chunks": chunks} if chunks > 1 else {}
+    return key(what="text", version=TEXTS_VERSION, text=text, encoders=identity, dtype=dtype, **longer)
 
 
 class Store:

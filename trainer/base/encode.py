@@ -23,7 +23,7 @@ from . import cache
 from .fillcache import Progress, fill
 from .models import Base
 
-TOKENS = 77  # of CLIP's context
+TOKENS = 77  # of CLIP's context; two of them are the marks of start and end
 RECENT = 256  # texts that were not prepared are remembered so long; one takes 0.3 MB
 
 
@@ -32,9 +32,10 @@ class Text:
     """An encoded text, on the CPU in the base's dtype.
 
     Attributes:
-        context: [77, D], both encoders' last hidden states but one, side by side.
+        context: [L, D], both encoders' last hidden states but one, side by side; L = 77 or, in chunks of 75 tokens, 152
+            or 227.
         pooled: [P], the second encoder's projection.
-        tokens: how many tokens the text has, its start and end among them; the encoders see 77 of them.
+        tokens: how many tokens the text has, its start and end among them; the encoders see L of them.
     """
 
     context: torch.Tensor
@@ -93,6 +94,11 @@ class Texts:
         """Returns how many tokens the text has, its start and end among them; the encoders must still be there."""
         return max(len(tokenizer(text).input_ids) for tokenizer, _ in self._base.text)
 
+    @property
+    def longest(self) -> int:
+        """How many tokens of a text are seen, its start and end among them."""
+        return (TOKENS - 2) * self._base.chunks + 2
+
     def notices(self) -> list[str]:
         """Returns what went wrong with the store and was got over."""
         return self._store.notices()
@@ -107,11 +113,11 @@ class Texts:
         return held
 
     def _key(self, text: str) -> str:
-        return cache.text_key(text, self._identity, dtype_name(self._base.dtype))
+        return cache.text_key(text, self._identity, dtype_name(self._base.dtype), self._base.chunks)
 
     @torch.no_grad()
     def _encoded(self, text: str) -> dict[str, torch.Tensor]:
-        """Returns one text's context [77, D], pooled [P] and tokens [] int64, on the CPU; "" is not zeros yet."""
+        """Returns one text's context [L, D], pooled [P] and tokens [] int64, on the CPU; "" is not zeros yet."""
         if not self._base.text:
             raise KeyError(f"text {text!r}: not prepared, and the text encoders are gone")
         for _, encoder in self._base.text:
@@ -127,7 +133,7 @@ class Texts:
 
 
 def encode_batch(base: Base, texts: list[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns context [B, 77, D] and pooled [B, P] on the device, with gradients where the text encoders train."""
+    """Returns context [B, L, D] and pooled [B, P] on the device, with gradients where the text encoders train."""
     context, pooled = states(base, texts, device)
     if base.empty_is_zero and not all(texts):
         there = torch.tensor([bool(text) for text in texts], device=device)
@@ -137,15 +143,42 @@ def encode_batch(base: Base, texts: list[str], device: torch.device) -> tuple[to
 
 
 def states(base: Base, texts: list[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns what the encoders make of the texts: context [B, 77, D] and pooled [B, P], an empty one no exception."""
+    """Returns what the encoders make of the texts: context [B, L, D] and pooled [B, P], an empty one no exception."""
     contexts, pooled = [], torch.empty(0)
     for tokenizer, encoder in base.text:
         length = min(TOKENS, encoder.config.max_position_embeddings)
-        ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-        made = encoder(ids.to(device), output_hidden_states=True)
-        contexts.append(made.hidden_states[-2])  # [B, 77, width]
-        pooled = made[0]  # the second encoder's projection [B, P] is what stays
-    return torch.cat(contexts, dim=-1), pooled  # [B, 77, D]
+        ids = token_chunks(tokenizer, texts, length, base.chunks)  # [B, chunks, 77]
+        made = encoder(ids.flatten(0, 1).to(device), output_hidden_states=True)
+        hidden = made.hidden_states[-2].unflatten(0, (-1, base.chunks))  # [B, chunks, 77, width]
+        contexts.append(joined(hidden))
+        pooled = made[0].unflatten(0, (-1, base.chunks))[:, 0]  # the second encoder's projection [B, P] is what stays
+    return torch.cat(contexts, dim=-1), pooled  # [B, L, D]
+
+
+def token_chunks(tokenizer: Any, texts: list[str], length: int, chunks: int) -> torch.Tensor:
+    """Returns the texts' tokens in chunks that are each a text to the encoder, [B, chunks, length] int64.
+
+    As kohya's sd-scripts cut them: each chunk has the mark of the start, the next `length - 2` tokens, and what the
+    whole text ends in; one that ends in a word gets the mark of the end, and an empty one is the mark and then padding.
+    """
+    whole = chunks * (length - 2) + 2
+    ids = tokenizer(texts, padding="max_length", max_length=whole, truncation=True, return_tensors="pt").input_ids
+    if chunks == 1:
+        return ids[:, None]
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    inner = ids[:, 1:-1].unflatten(1, (chunks, length - 2))
+    first, last = (ids[:, place, None, None].expand(-1, chunks, 1) for place in (0, -1))
+    word_at_the_end = (inner[..., -1:] != end) & (inner[..., -1:] != pad)
+    last = torch.where(word_at_the_end, end, last)
+    begin = torch.where(inner[..., :1] == pad, end, inner[..., :1])
+    return torch.cat([first, begin, inner[..., 1:], last], dim=-1)
+
+
+def joined(hidden: torch.Tensor) -> torch.Tensor:
+    """Returns chunks' states [B, chunks, 77, width] as those of one text [B, L, width]: one start, one end."""
+    if hidden.shape[1] == 1:
+        return hidden[:, 0]
+    return torch.cat([hidden[:, 0, :1], hidden[:, :, 1:-1].flatten(1, 2), hidden[:, -1, -1:]], dim=1)
 
 
 class Latents:

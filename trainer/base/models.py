@@ -27,6 +27,7 @@ class Base:
         empty_is_zero: whether the base knows an empty prompt as zeros.
         prediction: "epsilon" or "v_prediction".
         zero_terminal_snr: whether the noise schedule ends in pure noise.
+        chunks: of 75 tokens that are read of a text.
         beside: whether the update should run beside the UNet's weights: in eight bits they round some of it away.
     """
 
@@ -39,6 +40,7 @@ class Base:
     prediction: str = PREDICTIONS[0]
     zero_terminal_snr: bool = False
     beside: bool = False
+    chunks: int = 1
 
 
 def load(model: Model, place: Precision, facts: ModelFacts, attention: str = "sdpa") -> Base:
@@ -85,6 +87,7 @@ def load(model: Model, place: Precision, facts: ModelFacts, attention: str = "sd
         prediction,
         zero_terminal_snr,
         beside=model.base_dtype == "fp8",
+        chunks=model.chunks,
     )
 
 

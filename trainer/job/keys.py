@@ -15,8 +15,8 @@ from .tables import tables
 HEAD = """# Every key of a job
 
 A job is one TOML file. [training.md](training.md) tells how one is written and what a run does with it; this page is
-made from the schema (`python -m trainer.keys`). `python -m trainer init --images DIR --model FILE` writes a job for the
-pictures and the base that are there; `--dry-run` prints a job with every default, each marked.
+made from the schema (`python -m trainer.keys`). `waveft init --images DIR --model FILE` writes a job for the
+pictures and the base that are there; `--dry-run --verbose` prints a job with every default, each marked.
 
 Keys that kohya's sd-scripts has keep their names there; the sections are ours. Unknown keys are refused, with the key
 that was probably meant, its section, or what to do instead. Names of choices may be written in any case. Relative paths

@@ -11,7 +11,6 @@ ONLY_SDXL = "only SDXL is trained. Remove it"
 NO_WORKERS = "nothing is loaded by workers: latents are encoded once. Remove it"
 BASE_DTYPE = 'write base_dtype = "fp8" in [model]'
 NO_MEMORY_TRICK = "models are loaded one after the other anyway. Remove it"
-LONG_CAPTIONS = "captions are cut at CLIP's 77 tokens. Remove it, and shorten long captions"
 KEEP_LAST = "write keep_last in [save]: how many checkpoints stay"
 STATES = "write save_state in [save]: a state is kept with every checkpoint"
 PUBLISH = "not a part of training: use `python -m trainer.publish` afterwards. Remove it"
@@ -93,7 +92,6 @@ FOREIGN = {
     "v2": ONLY_SDXL,
     "sdxl": ONLY_SDXL,
     "clip_skip": LAST_BUT_ONE,
-    "max_token_length": LONG_CAPTIONS,
     "weighted_captions": "brackets in captions are taken as text. Remove it",
     "tokenizer_cache_dir": "write tokenizer in [model]",
     "disable_mmap_load_safetensors": NO_MEMORY_TRICK,

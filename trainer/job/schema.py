@@ -46,6 +46,11 @@ class Model(Section):
     config: PathText = Field(
         "", description="for a single file: folder with configs in diffusers' layout; \"\" = SDXL's, which we ship"
     )
+    max_token_length: Annotated[Literal[75, 150, 225], Choice] = Field(
+        75,
+        description="tokens of a caption or prompt that are read: 75, or two or three times as many in chunks of 75, "
+        "as kohya's sd-scripts do",
+    )
     vae: PathText = Field(
         "",
         description="another VAE: folder in diffusers' layout, `.safetensors` file, or hub id (as above); "
@@ -68,6 +73,11 @@ class Model(Section):
     allow_download: bool = Field(
         False, description="fetch hub ids and CLIP's vocabulary; otherwise nothing touches the network"
     )
+
+    @property
+    def chunks(self) -> int:
+        """Of 75 tokens that are read of a text."""
+        return self.max_token_length // 75
 
 
 class Cache(Section):

@@ -40,7 +40,7 @@ class Forward:
         return batch.make(self.sources.latents, self.ready, self.noising, self.place, step, micro)
 
     def condition(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the captions' context [B, 77, D] and pooled [B, P], with gradients where the text encoders train."""
+        """Returns the captions' context [B, L, D] and pooled [B, P], with gradients where the text encoders train."""
         device, dtype = self.place.device, self.place.dtype
         if self.ready.job.network.train_text_encoder:
             with self.place.autocast():

@@ -46,7 +46,7 @@ def prepare(
     latents.prepare([*ready.pictures, *ready.validation], world, counter("encoding pictures"))
     latents.release()
     # those of a base that was on this machine were told before
-    long = trial.too_long(ready.pictures, [tokenizer for tokenizer, _ in base.text])
+    long = trial.too_long(ready.pictures, [tokenizer for tokenizer, _ in base.text], texts.longest)
     notices = kept.notices() + [text for text in long if text not in ready.notices]
     wanted, all_of_them = captions(ready, shots)
     if not ready.job.network.train_text_encoder:  # then nothing stays as it was encoded

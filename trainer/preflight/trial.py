@@ -17,8 +17,7 @@ from ..job.schema import Job
 from ..pictures.picture import Picture
 from ..system.errors import UserError
 
-TOKENS = 77  # of CLIP's context, the marks of start and end among them
-MARKS = 2
+MARKS = 2  # of start and end, beside the tokens of a text
 USUAL_DEVICES = ("auto", "cpu")
 
 
@@ -75,19 +74,20 @@ def weights_faults(job: Job, facts: ModelFacts) -> list[str]:
 
 def long_captions(job: Job, pictures: Sequence[Picture]) -> list[str]:
     """Returns a notice for every picture whose caption's end the encoders do not see."""
-    long = [one for one in pictures if len(one.caption.plain().encode()) > TOKENS - MARKS]  # a token is a byte or more
+    most = job.model.max_token_length  # a token is a byte or more
+    long = [one for one in pictures if len(one.caption.plain().encode()) > most]
     if not long:
         return []
     try:
         made = vocabulary.of_base(job.model)
     except (UserError, OSError, ValueError, KeyError):  # a hub id's, which nobody has fetched yet
         return []
-    return list(too_long(long, made))
+    return list(too_long(long, made, most + MARKS))
 
 
-def too_long(pictures: Sequence[Picture], made: Sequence[Any]) -> Iterator[str]:
-    """Yields the notices of captions that have too many tokens, by any of the tokenizers."""
+def too_long(pictures: Sequence[Picture], made: Sequence[Any], seen: int) -> Iterator[str]:
+    """Yields the notices of captions that have more tokens than are seen, by any of the tokenizers."""
     for picture in pictures:
         count = max(len(tokenizer(picture.caption.plain(), truncation=False).input_ids) for tokenizer in made)
-        if count > TOKENS:
-            yield f"{picture.path.name}: its caption has {count} tokens, the encoders see the first {TOKENS}"
+        if count > seen:
+            yield f"{picture.path.name}: its caption has {count} tokens, the encoders see the first {seen}"

@@ -93,6 +93,63 @@ def test_a_long_text_is_cut_and_counted(base):
     assert made.tokens == 102
 
 
+def by_hand(tokenizer, encoder, text, chunks):
+    """One text's states [75 * chunks + 2, width] and its first chunk's projection, as kohya's sd-scripts cut it.
+
+    Written out in lists: start, 75 tokens and the text's last one in each chunk; the mark of the end where a chunk ends
+    in a word, and at the head of an empty chunk; of the states one start, every chunk's 75, one end.
+    """
+    start, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    words = tokenizer(text, add_special_tokens=False).input_ids[: 75 * chunks]
+    whole = [start, *words, end, *[pad] * 75 * chunks][: 75 * chunks + 2]
+    rows = []
+    for number in range(chunks):
+        piece = whole[1 + 75 * number : 76 + 75 * number]
+        row = [start, *piece, whole[-1]]
+        if piece[-1] not in (end, pad):
+            row[-1] = end
+        if piece[0] == pad:
+            row[1] = end
+        rows.append(row)
+    made = [encoder(torch.tensor([row]), output_hidden_states=True) for row in rows]
+    states = [one.hidden_states[-2][0] for one in made]
+    return torch.cat([states[0][:1], *(one[1:-1] for one in states), states[-1][-1:]]), made[0][0][0]
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 3])
+@pytest.mark.parametrize("letters", [0, 3, 74, 75, 76, 149, 150, 151, 300])
+def test_long_texts_are_read_in_chunks_as_kohya_reads_them(base, chunks, letters):
+    base.chunks = chunks
+    text = ("a small dog runs! " * 20)[:letters].strip()
+    while letters and len(base.text[0][0](text, add_special_tokens=False).input_ids) < letters:
+        text += "x"
+    with torch.no_grad():
+        context, pooled = encode.states(base, [text, "b"], torch.device("cpu"))
+        parts = [by_hand(tokenizer, encoder, text, chunks) for tokenizer, encoder in base.text]
+    assert context.shape[1] == 75 * chunks + 2
+    torch.testing.assert_close(context[0], torch.cat([states for states, _ in parts], dim=-1))
+    torch.testing.assert_close(pooled[0], parts[1][1])
+
+
+def test_what_lies_behind_the_77th_token_counts_in_chunks_alone(base):
+    text = "a" * 80
+    for chunks, same in ((1, True), (2, False)):
+        base.chunks = chunks
+        texts = texts_of(base)
+        assert torch.equal(texts[text].context, texts[text + "bc"].context) is same
+        assert texts.longest == 75 * chunks + 2
+
+
+def test_an_encoding_of_another_length_is_another_entry(base, tmp_path):
+    first = texts_of(base, tmp_path)
+    first.prepare(["a dog"])
+    short = first["a dog"].context
+    base.chunks = 2
+    second = texts_of(base, tmp_path)
+    second.prepare(["a dog"])
+    assert (short.shape[0], second["a dog"].context.shape[0]) == (77, 152)
+
+
 def test_prepared_texts_stay_when_the_encoders_go(base, tmp_path):
     texts = texts_of(base, tmp_path)
     texts.prepare(["a", "b", "a"])
