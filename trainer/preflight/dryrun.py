@@ -10,6 +10,7 @@ from ..base import cache
 from ..job import jobtext
 from ..job.config import is_hub_id
 from ..methods import registry
+from ..pictures.dataset import class_places
 from ..pictures.plan import micro_batches
 from ..samples import prompts
 from ..system.console import clock, counted
@@ -17,7 +18,7 @@ from ..system.plaintext import shown
 from . import estimate
 from .preflight import Ready
 
-MOST_NOTICES = 8  # that are printed before a run; a dry run prints them all
+MOST_NOTICES = 5  # that are printed before a run; a dry run prints them all
 CAPTIONS = 5
 DTYPES = ("float32", "bfloat16", "float16")  # which one encodes is the device's choice
 
@@ -62,19 +63,32 @@ def batches(ready: Ready) -> str:
     return " or ".join(map(str, dict.fromkeys(map(ready.batch_size, range(len(ready.job.datasets))))))
 
 
-def text(ready: Ready, resume: Path | None = None) -> str:
-    """Returns what `--dry-run` prints: the job with every default, the plan, and what it will take."""
-    job = jobtext.with_resolution(ready.job, ready.resolution)
-    parts = [
-        jobtext.marked_toml(job).strip("\n"),
-        "\n".join(describe(ready, resume, every_notice=True)),
-        "\n".join(bucket_table(ready)),
-        "\n".join(["first captions, as they are encoded", *(f"  {caption!r}" for caption in first_captions(ready))]),
-        "\n".join(sizes(ready)),
-        "\n".join(costs(ready)),
-        "Nothing was written, and no weight was read.",
-    ]
-    return "\n\n".join(parts)
+def text(ready: Ready, resume: Path | None = None, verbose: bool = False) -> str:
+    """Returns what `--dry-run` prints: what matters, in 25 lines; with `verbose` all that can be told.
+
+    What is left out otherwise: further notices, the sizes that are trained, the first captions as they are encoded, the
+    parts of the memory, and the job with every default.
+    """
+    first = [*describe(ready, resume, every_notice=verbose), *class_pictures(ready), *sizes(ready)]
+    parts = ["\n".join([*first, *(costs(ready, verbose))])]
+    if verbose:
+        job = jobtext.with_resolution(ready.job, ready.resolution)
+        captions = (f"  {caption!r}" for caption in first_captions(ready))
+        parts += [
+            "\n".join(bucket_table(ready)),
+            "\n".join(["first captions, as they are encoded", *captions]),
+            jobtext.marked_toml(job).strip("\n"),
+        ]
+    more = "" if verbose else " --verbose tells the rest: every default, size and caption."
+    return "\n\n".join([*parts, f"Nothing was written, and no weight was read.{more}"])
+
+
+def class_pictures(ready: Ready) -> Iterator[str]:
+    """Yields how many class pictures the base draws before the run begins."""
+    for subset in ready.job.subsets():
+        if places := class_places(subset):
+            where = f"of {subset.class_tokens!r} into {Path(subset.image_dir).name} first"
+            yield f"draws       {counted(len(places), 'class picture')} {where}"
 
 
 def bucket_table(ready: Ready) -> Iterator[str]:
@@ -172,7 +186,10 @@ def cache_lines(ready: Ready) -> Iterator[str]:
         shots = prompts.shots(ready.job, ready.resolution)
         texts = {one.caption.plain() for one in (*ready.pictures, *ready.validation)}
         texts |= {said for shot in shots for said in (shot.prompt, shot.negative_prompt)}
-        names = [{cache.text_key(said, facts.text_identity, dtype) for said in texts} for dtype in DTYPES]
+        names = [
+            {cache.text_key(said, facts.text_identity, dtype, ready.job.model.chunks) for said in texts}
+            for dtype in DTYPES
+        ]
         yield f"texts {hits(ready, 'texts', settings.cache_text_encoder_outputs_to_disk, names)}" + (
             ", and what is drawn of captions that vary" if any(one.caption.varies for one in ready.pictures) else ""
         )
@@ -188,7 +205,7 @@ def hits(ready: Ready, kind: str, on_disk: bool, names: Iterable[set[str]]) -> s
     )
 
 
-def costs(ready: Ready) -> Iterator[str]:
+def costs(ready: Ready, verbose: bool = False) -> Iterator[str]:
     """Yields the memory and the time that the run will take, as far as they can be estimated."""
     job, facts = ready.job, ready.facts
     largest = max((one.geometry.bucket for one in ready.pictures), key=lambda size: size[0] * size[1])
@@ -198,18 +215,21 @@ def costs(ready: Ready) -> Iterator[str]:
         yield "memory      not known before the base is loaded"
         return
     place = "on the CPU" if job.train.device == "cpu" else "on the device"
-    again = ", blocks computed again (gradient_checkpointing)" if given.checkpointing else ""
-    yield f"memory      about {memory.total / estimate.GB:.1f} GB {place} (an estimate), of it"
-    yield f"            weights {memory.weights / estimate.GB:.2f}, counted in the files, {given.compute} bytes each"
-    yield f"            what trains, its gradients and its optimizer {memory.trained / estimate.GB:.2f}"
-    yield (
-        f"            activations {memory.activations / estimate.GB:.2f}, by the layers' shapes, of {given.batch} x "
-        f"{largest[0]} x {largest[1]} px{again}"
-    )
-    yield f"            libraries and gaps {estimate.OVERHEAD / estimate.GB:.2f}"
+    yield f"memory      about {memory.total / estimate.GB:.1f} GB {place} (an estimate)"
+    if verbose:
+        gigabytes = {
+            part: getattr(memory, part) / estimate.GB for part in ("weights", "trained", "activations", "overhead")
+        }
+        again = ", blocks computed again (gradient_checkpointing)" if given.checkpointing else ""
+        yield f"            weights {gigabytes['weights']:.2f}, counted in the files, {given.compute} bytes each"
+        yield f"            what trains, its gradients and its optimizer {gigabytes['trained']:.2f}"
+        yield (
+            f"            activations {gigabytes['activations']:.2f}, by the layers' shapes, of {given.batch} x "
+            f"{largest[0]} x {largest[1]} px{again}"
+        )
+        yield f"            libraries and gaps {gigabytes['overhead']:.2f}"
     views = ready.steps * ready.pictures_per_step
-    work = estimate.flops(facts, given) * (3 if given.checkpointing else 2) * views / 1e12
-    times = estimate.seconds(facts, given, views)
-    yield f"time        {work:,.1f} TFLOP for {counted(views, 'view')} (an estimate): about " + ", ".join(
-        f"{clock(seconds)} on {device}" for device, seconds in times.items()
-    )
+    times = [
+        f"{clock(max(1.0, seconds))} on {device}" for device, seconds in estimate.seconds(facts, given, views).items()
+    ]
+    yield f"time        about {', '.join(times)} (an estimate, for {counted(views, 'view')})"

@@ -24,7 +24,8 @@ BLOCK = 70  # bytes by token and width: two attentions, a gated feed-forward of 
 RESNET = 10  # bytes by pixel and channel, in and out: fp32 around each norm, then what the convolution reads
 KEPT = 4  # bytes of a checkpointed block's input
 AGAIN = 2  # a block that is computed again is there twice: what it keeps, and the gradients of it
-OVERHEAD = 2.0 * GB
+OVERHEAD = (0.5 * GB, 0.3, 2.0 * GB)  # at least, for each byte of weights and activations, at most
+LAUNCH = {"cpu": 2e-4, "gpu": 7e-5}  # seconds a layer takes at least, forward and back: what starting its kernels costs
 CONTEXT = 0.3 * GB  # of a caption in trained text encoders of SDXL's size
 TOKENS = 77
 MOMENTS = {"SGD": 4, "Lion": 4, "Lion8bit": 4, "Adafactor": 4, "Prodigy": 16}  # bytes by trained number; 8 otherwise
@@ -76,7 +77,13 @@ class Memory:
     @property
     def total(self) -> float:
         """All of it."""
-        return self.weights + self.trained + self.activations + OVERHEAD
+        return self.weights + self.trained + self.activations + self.overhead
+
+    @property
+    def overhead(self) -> float:
+        """Libraries, workspaces and gaps between allocations: little for a small base, 2 GB for SDXL."""
+        least, share, most = OVERHEAD
+        return min(most, least + share * (self.weights + self.activations))
 
 
 def setting(job: Job, size: tuple[int, int], batch: int) -> Setting:
@@ -178,9 +185,14 @@ def flops(facts: ModelFacts, given: Setting) -> float:
 
 
 def seconds(facts: ModelFacts, given: Setting, pictures: int) -> dict[str, float]:
-    """Returns device -> how long training on so many views takes: forward, backward to the inputs, and blocks again."""
-    work = flops(facts, given) * (3 if given.checkpointing else 2) * pictures
-    return {device: work / (rate * 1e12) for device, rate in REACHED.items()}
+    """Returns device -> how long training on so many views takes: forward, backward to the inputs, and blocks again.
+
+    A small base computes less than starting its kernels takes: then that is the time.
+    """
+    work = flops(facts, given) * (3 if given.checkpointing else 2) * pictures / 1e12
+    launches = len(layershapes.shapes(facts)) * pictures / given.batch
+    least = {device: LAUNCH["cpu" if device.endswith("cores") else "gpu"] * launches for device in REACHED}
+    return {device: max(work / rate, least[device]) for device, rate in REACHED.items()}
 
 
 def file_bytes(job: Job, facts: ModelFacts) -> int | None:

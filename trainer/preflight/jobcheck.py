@@ -181,6 +181,7 @@ def output_faults(job: Job, resumed: bool) -> list[str]:
     run = RunFolder(Path(job.save.output_dir), job.save.output_name)
     if fault := name_fault(job, run):
         return [fault]  # and nothing of that name can be asked for
+    states = run.states()
     places = {"[save] output_dir": job.save.output_dir}
     if job.cache.cache_latents_to_disk or job.cache.cache_text_encoder_outputs_to_disk:
         places["[cache] cache_dir"] = job.cache.cache_dir
@@ -189,10 +190,9 @@ def output_faults(job: Job, resumed: bool) -> list[str]:
     found = [text for where, path in places.items() if path and (text := unwritable(where, Path(path)))]
     if found or resumed or job.save.overwrite:
         return found
-    states = run.states()
-    if earlier := next((path for path in (run.adapter, *states, *run.checkpoints()) if path.exists()), None):
+    if there := earlier(run):
         go_on = " go on with --resume latest," if states else ""
-        return [f'[save] output_name: "{earlier}" exists. Choose another name,{go_on} or set overwrite = true.']
+        return [f'[save] output_name: "{there}" exists. Choose another name,{go_on} or set overwrite = true.']
     return []
 
 
@@ -205,6 +205,11 @@ def name_fault(job: Job, run: RunFolder) -> str:
     seed = LARGEST_SEED if job.sample.sample_prompts else max(seeds) + job.sample.samples_per_prompt
     fault = run.too_long(steps, count, seed)
     return f"[save] output_name: {fault}" if fault else ""
+
+
+def earlier(run: RunFolder) -> Path | None:
+    """Returns a file that an earlier run of that name has left, None where there is none."""
+    return next((path for path in (run.adapter, *run.states(), *run.checkpoints()) if path.exists()), None)
 
 
 def unwritable(where: str, folder: Path) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 LINES_A_RUN = 20
+FIRST_STEPS = 3  # that say nothing yet of the time that is left
 LONGEST_SILENCE_S = 60.0
 SMOOTHING = 0.05  # share of the newest step in the loss that is shown
 
@@ -159,6 +160,13 @@ class Progress:
         """Since the beginning, of this process."""
         return time.perf_counter() - self.began
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the training, None before enough steps were done to tell: the first ones warm up and compile."""
+        if self.done - self.began_at < FIRST_STEPS and self.done < self.total:
+            return None
+        return (self.total - self.done) / self._steps_a_second(time.perf_counter())
+
     def step(self, loss: float, learning_rate: float) -> None:
         """Notes one finished optimizer step and shows it, on a bar always, in lines now and then."""
         self.done += 1
@@ -176,8 +184,8 @@ class Progress:
                 self.bar.update()
         elif self._is_due(now):
             self.told = now
-            rate = self._steps_a_second(now)
-            left = f"{clock((self.total - self.done) / rate)} left"
+            rate, seconds = self._steps_a_second(now), self.seconds_left
+            left = "" if seconds is None else f"{clock(seconds)} left"
             words = [f"step {self.done}/{self.total}", *words[:2], f"{rate:.3g} steps/s", left, words[2]]
             say("  ".join(word for word in words if word))
 

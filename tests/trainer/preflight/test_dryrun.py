@@ -26,8 +26,9 @@ def ready(light_job, tmp_path, pictures_in):
 
 
 def test_the_job_is_printed_with_its_defaults_marked(ready):
-    text = dryrun.text(ready())
-    job = text.partition("\n\nbase ")[0]
+    text = dryrun.text(ready(), verbose=True)
+    job = text[text.index("\n\nconfig_version") if "\n\nconfig_version" in text else text.index("\n\n[model]") :]
+    job = job.rpartition("\n\nNothing was written")[0]
     assert tomllib.loads(job)["train"]["max_train_steps"] == 3
     assert "max_train_steps = 3\n" in job
     assert "seed = 42  # default" in job
@@ -36,7 +37,7 @@ def test_the_job_is_printed_with_its_defaults_marked(ready):
 
 
 def test_the_bases_own_resolution_is_a_default(light_job):
-    text = dryrun.text(preflight.check(schema.Job.model_validate(light_job)))
+    text = dryrun.text(preflight.check(schema.Job.model_validate(light_job)), verbose=True)
     assert "resolution = 16  # default" in text
 
 
@@ -96,7 +97,7 @@ def test_what_the_cache_holds_is_counted(ready, tmp_path):
 def test_a_base_that_tells_nothing_is_no_fault(ready):
     text = dryrun.text(ready())  # the light base's files are empty
     assert "not known before the base is loaded" in text
-    assert text.endswith("Nothing was written, and no weight was read.")
+    assert "Nothing was written, and no weight was read." in text.splitlines()[-1]
 
 
 def test_the_nano_base_is_counted(ready):
@@ -109,11 +110,26 @@ def test_the_nano_base_is_counted(ready):
     assert "adapter 0.4 MB, state 0.5 MB, at the end" in lines[1]
     costs = "\n".join(dryrun.costs(made))
     assert "on the CPU (an estimate)" in costs
-    assert "4 bytes each" in costs
+    assert "4 bytes each" not in costs
+    assert "4 bytes each" in "\n".join(dryrun.costs(made, verbose=True))
+    assert re.search(r"about 0\.[4-9] GB", costs), "a small base needs no two gigabytes of libraries"
+    assert not re.search(r"\b0:00\b", costs), "and no run takes no time"
 
 
 def test_many_notices_are_cut_short_but_for_a_dry_run(ready):
     made = ready()
     made = replace(made, notices=tuple(f"n{number}" for number in range(12)))
-    assert "notice      and 4 more" in dryrun.describe(made)
-    assert "notice      n11" in dryrun.text(made)
+    assert "notice      and 7 more" in dryrun.describe(made)
+    assert "notice      n11" not in dryrun.text(made)
+    assert "notice      n11" in dryrun.text(made, verbose=True)
+    assert len(dryrun.text(made).splitlines()) <= 25
+    assert dryrun.text(made).startswith("base ")
+
+
+def test_class_pictures_that_will_be_drawn_are_counted(ready, light_job, tmp_path, pictures_in):
+    pictures_in(tmp_path / "class", 2)
+    light_job["datasets"][0]["subsets"].append(
+        {"image_dir": str(tmp_path / "class"), "is_reg": True, "class_tokens": "a dog", "num_class_images": 9}
+    )
+    made = preflight.check(schema.Job.model_validate(light_job))
+    assert "draws       7 class pictures of 'a dog' into class first" in dryrun.text(made)

@@ -1,6 +1,7 @@
 """The estimates on a full-size SDXL whose layers are on the meta device: shapes, and not a number."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -215,3 +216,27 @@ def test_a_method_that_makes_whole_updates_takes_their_memory(facts):
 def test_bitfit_counts_what_has_a_bias(facts):
     made = job(network={"method": "bitfit", "targets": ["to_q", "to_out.0"]})
     assert sum(estimate.trained(made, facts)) == 20 * 640 + 120 * 1280
+
+
+def choosing_rows(facts):
+    """The table of docs/choosing.md: memory at the peak of training, and minutes for the paper's 2000 views."""
+    settings = {
+        "1024 px, bf16": {},
+        '1024 px, `base_dtype = "fp8"`': {"base": "fp8"},
+        '1024 px, `base_dtype = "nf4"`': {"base": "nf4"},
+        "768 px, bf16": {"width": 768, "height": 768},
+        "1024 px, bf16, `gradient_checkpointing = false`": {"checkpointing": False},
+    }
+    for name, other in settings.items():
+        made = job()
+        given = setting(made, **other)
+        memory = estimate.memory(made, facts, given).total / estimate.GB
+        minutes = (f"{seconds / 60:.0f}" for seconds in list(estimate.seconds(facts, given, 2000).values())[:3])
+        yield f"| {name} | {memory:.1f} GB | {' | '.join(minutes)} |"
+
+
+def test_the_page_on_choosing_has_these_estimates(facts):
+    page = (Path(__file__).parents[3] / "docs" / "choosing.md").read_text(encoding="utf-8")
+    assert [row for row in choosing_rows(facts) if row not in page] == []
+    assert "| memory | an H100 | an RTX 4090 | an RTX 3090 |" in page
+    assert list(estimate.REACHED)[:3] == ["an H100", "an RTX 4090", "an RTX 3090"]

@@ -53,7 +53,7 @@ def test_speed_is_that_of_the_steps_after_the_first(capsys, time):
     progress = console.Progress(10, interactive=False)
     time[0] += 30  # the first step compiles
     progress.step(1.0, 1e-4)
-    assert "  0.0333 steps/s  4:30 left" in capsys.readouterr().out
+    assert "  0.0333 steps/s\n" in capsys.readouterr().out, "which says nothing of the time that is left"
     for _ in range(4):
         time[0] += 0.5
         progress.step(1.0, 1e-4)
@@ -65,7 +65,7 @@ def test_a_resumed_run_counts_on_and_is_timed_alone(capsys, time):
     progress = console.Progress(100, done=60, interactive=False)
     time[0] += 2
     progress.step(1.0, 1e-4)
-    assert capsys.readouterr().out == "step 61/100  loss 1.0000  lr 0.0001  0.5 steps/s  1:18 left\n"
+    assert capsys.readouterr().out == "step 61/100  loss 1.0000  lr 0.0001  0.5 steps/s\n"
 
 
 def test_slow_steps_are_told_once_a_minute(capsys, time):
