@@ -17,7 +17,7 @@ def write(parts: Parts, outcome: Outcome, log: RunLog, seconds: float) -> list[P
     """Writes them and returns their paths; OSError where the disk does not take them."""
     folder, made = parts.ready.folder, []
     found = sampling.found(parts.shots, folder.samples, folder.name)
-    kept = grid.few(list(found))
+    kept = grid.few(list(found), report.MOST_MOMENTS)
     samples = {when: sampling.read(parts.shots, found[when]) for when in kept}
     sheet = folder.output("-grid.png") if len(samples) > 1 else None
     if sheet:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from ..preflight.preflight import Ready
 from ..samples import grid
 from ..samples.prompts import Shot
 from ..samples.sampling import Drawn
+from ..system.console import clock
 from ..system.errors import UserError
 from ..system.files import readable_size
 from . import chart, kohyakeys, metadata
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from .runparts import Parts
 
 MOST_THUMBNAILS = 12
+MOST_MOMENTS = 12  # of samples over time
+RELOAD_S = 10
 THUMBNAIL_PX, SAMPLE_PX, NARROW_PX = 160, 400, 240  # shown width at most; narrow where samples have many moments
 SMALL_PX = 128  # up to it a picture is kept exact and shown with hard pixels
 STYLE = """
@@ -34,27 +39,66 @@ td,th{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top;overflow-wra
 th{font-weight:600;white-space:nowrap} tbody th{color:#555} td.n{text-align:right;font-variant-numeric:tabular-nums}
 .wide{overflow-x:auto} svg{max-width:100%;height:auto}
 figure{display:inline-block;margin:0 1rem 1rem 0;vertical-align:top} figcaption{font-size:.85rem;color:#555}
+.now{background:#eef4fb;padding:.6rem 1rem} .now b,.now small{margin-right:.5rem} progress{width:100%;height:.6rem}
 .small{image-rendering:pixelated} .warn{background:#fff3cd;padding:.6rem 1rem} small{color:#555}
 pre{background:#f5f5f5;padding:1rem;overflow:auto;font-size:.85rem}
 """
 
 
-def page(parts: Parts, run: Run) -> str:
-    """Returns the report as HTML."""
-    ready = parts.ready
+@dataclass(frozen=True)
+class Figures:
+    """The page's pictures as HTML: what takes longest to make of it."""
+
+    samples: str
+    thumbnails: str
+
+
+@dataclass(frozen=True)
+class Now:
+    """Where a run is that goes on.
+
+    Attributes:
+        step, steps: done, and to be done in all.
+        seconds_left: of the training, None where that cannot be told yet.
+        clock: time of the day.
+    """
+
+    step: int
+    steps: int
+    seconds_left: float | None
+    clock: str
+
+
+def figures(moments: Mapping[str, Sequence[Drawn]], ready: Ready, small: str | None = None) -> Figures:
+    """Returns the page's pictures; `small`, the training pictures' own, where they were made before."""
+    return Figures(samples(moments), thumbnails(ready) if small is None else small)
+
+
+def page(parts: Parts, run: Run, drawn: Figures | None = None, now: Now | None = None) -> str:
+    """Returns the report as HTML.
+
+    Args:
+        parts: of the run.
+        run: what came of it.
+        drawn: the page's pictures; made of the run's samples unless given.
+        now: of a run that goes on, whose page reloads itself.
+    """
+    ready, drawn = parts.ready, drawn or figures(run.samples, parts.ready)
     name, trigger = ready.job.metadata.metadata_title or ready.job.save.output_name, ready.job.metadata.trigger_phrase
     blocks = [
         f"<h1>{escape(name)}</h1>",
         f'<p class="warn">{escape(run.warning)}</p>' if run.warning else "",
+        progress(now) if now else "",
+        f"<p>{escape(best(run))}</p>",
         f"<p>{escape(ready.job.metadata.metadata_description)}</p>",
         f"<p>Trigger phrase: <b>{escape(trigger)}</b></p>" if trigger else "",
-        samples(run.samples),
+        drawn.samples,
         "<h2>What was trained</h2>",
         table((facts(parts, run) | captions(ready)).items()),
         "<h2>Loss</h2>",
         chart.draw(run.losses, run.rates, run.validation, run.resumed_at, run.first_step),
         "<h2>Pictures</h2>",
-        thumbnails(ready),
+        drawn.thumbnails,
         table(bucket_rows(ready), ("trained at", "pictures", "seen an epoch")),
         *(f"<p>{escape(notice)}</p>" for notice in parts.notices),
         "<h2>Files</h2>",
@@ -63,10 +107,11 @@ def page(parts: Parts, run: Run) -> str:
         "<h2>The job, with every default</h2>",
         f"<pre>{escape(metadata.public_toml(ready))}</pre>",
     ]
+    reload = f'<meta http-equiv="refresh" content="{RELOAD_S}">' if now else ""
     body = "\n".join(block for block in blocks if block != "<p></p>" and block)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width"><title>{escape(name)} - WaveFT</title>'
+        f'<meta name="viewport" content="width=device-width">{reload}<title>{escape(name)} - WaveFT</title>'
         f"<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
     )
 
@@ -80,6 +125,24 @@ def use(parts: Parts) -> str:
         f"The adapter is for {base} alone, whose layers have other sizes than SDXL's, so that ComfyUI cannot use it: "
         "<code>waveft_core.diffusers.load</code> puts it into that base."
     )
+
+
+def progress(now: Now) -> str:
+    """Returns how far a run is, as a bar with words."""
+    left = "" if now.seconds_left is None else f", {clock(now.seconds_left)} left"
+    return (
+        f'<div class="now"><progress max="{now.steps}" value="{now.step}"></progress>'
+        f"<b>step {now.step} of {now.steps}{left}</b> <small>as of {now.clock}; this page reloads itself</small></div>"
+    )
+
+
+def best(run: Run) -> str:
+    """Returns which step has the least validation loss, in words, or ""."""
+    found = [(loss, step) for step, loss in run.validation if math.isfinite(loss)]
+    if not found:
+        return ""
+    loss, step = min(found)
+    return f"Best step by validation loss: {step} ({loss:.4f})"
 
 
 def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:

@@ -14,6 +14,7 @@ from ..samples.sampling import Drawn
 from ..system.console import Progress, notice, peak_memory, say
 from ..system.errors import traceback_of
 from . import metadata
+from .live import LiveReport
 from .runparts import Parts
 
 
@@ -92,6 +93,7 @@ class RunLog:
             self.metrics = Metrics(ready.folder.metrics, done, self.notice)
             self.rows = list(self.metrics.rows)
         self.progress = Progress(ready.steps, device, done, quiet=not is_main)
+        self.live = LiveReport(parts, self) if is_main else None
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -114,6 +116,8 @@ class RunLog:
         self.progress.step(loss, rate)
         seconds = round(self.progress.seconds, 3)
         self._note(step, {"loss": loss, "grad_norm": norm, "lr": rate, "seconds": seconds})
+        if self.live is not None:
+            self.live.step()
 
     def validation(self, step: int, loss: float) -> None:
         """Notes the loss on the pictures that are never trained."""
@@ -121,8 +125,10 @@ class RunLog:
         self._note(step, {"val_loss": loss})
 
     def samples(self, step: int, drawn: Sequence[Drawn]) -> None:
-        """Shows samples to the trackers."""
+        """Shows samples, which are on the disk already, to the trackers and in the report."""
         self.trackers.pictures(step, drawn)
+        if self.live is not None:
+            self.live.changed()
 
     def _note(self, step: int, values: dict[str, float]) -> None:
         self.rows.append({"step": step, **values})
