@@ -56,7 +56,8 @@ def old(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documents' own tests: commands, links, tables."""
-    session.run(sys.executable, "-m", "pytest", "tests/test_readme.py", "tests/test_format_doc.py", *session.posargs)
+    pages = [f"tests/test_{name}.py" for name in ("documents", "readme", "format_doc")]
+    session.run(sys.executable, "-m", "pytest", *pages, *session.posargs)
 
 
 @nox.session

@@ -91,6 +91,9 @@ def main(arguments: "list[str]") -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__.strip())
         return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print("waveft " + re.findall('^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0])
+        return 0
     try:
         extras, command = plan(arguments, ROOT)
         check_python()

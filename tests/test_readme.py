@@ -1,6 +1,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -137,6 +138,20 @@ def test_every_job_that_a_page_shows_is_a_job(page):
     assert jobs
     for job in jobs:
         Job.model_validate(tomllib.loads(job))
+
+
+def test_the_readmes_own_job_passes_the_check_of_a_new_one(tmp_path):
+    """With the nano base in the place of one that is not here."""
+    from trainer.preflight import newjob
+
+    (job,) = blocks_of("toml", section(README.read_text(encoding="utf-8"), "Your own photos"))
+    shutil.copytree(ROOT / "jobs" / "robot", tmp_path / "photos")
+    base = (ROOT / "models" / "nano-sdxl").as_posix()
+    text, count = re.subn(r'(pretrained_model_name_or_path = )"[^"]+"', rf'\1"{base}"', job)
+    assert count == 1
+    newjob.check(text, tmp_path)
+    with pytest.raises(ValueError, match="image_dir"):
+        newjob.check(text.replace('"photos"', '"none"'), tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -99,6 +99,13 @@ def test_train_runs_the_trainer_in_the_clone(clone, monkeypatch, tmp_path_factor
     assert start.plan(["train", "mine.toml"], root)[1][-1] == "mine.toml"
 
 
+def test_the_version_is_said_without_an_environment(monkeypatch, capsys):
+    monkeypatch.setattr(start, "make_environment", lambda root: pytest.fail("made an environment"))
+    assert start.main(["--version"]) == 0
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert capsys.readouterr().out == f"waveft {project['version']}\n"
+
+
 def test_every_word_of_the_command_is_one_of_start_py():
     assert {"train", *start.WORDS} == set(WORDS)
     assert start.plan(["inspect", "a.safetensors"], ROOT) == (("train",), ["-m", "waveft", "inspect", "a.safetensors"])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ENDING = "-README.md"
 SDXL_1 = "stabilityai/stable-diffusion-xl-base-1.0"
+SDXLS_LICENSE = "openrail++"  # its restrictions on use go along with what is made from it
 KNOWN_BASES = dict.fromkeys(
     ("stable-diffusion-xl-base-1.0", "sd_xl_base_1.0", "sd_xl_base_1.0_0.9vae", "sdxl-base-1.0"), SDXL_1
 )
@@ -34,6 +35,10 @@ LICENSES = (
     "apache-2.0", "mit", "openrail", "openrail++", "creativeml-openrail-m", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0",
     "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "unlicense", "wtfpl",
 )  # fmt: skip
+LICENSE_LINE = (
+    f"The base, [SDXL 1.0](https://huggingface.co/{SDXL_1}), is under the CreativeML Open RAIL++-M licence: its "
+    "restrictions on use go along with this adapter."
+)
 TOLD = ("base", "pictures", "class pictures", "validation", "steps", "adapter", "validation loss")
 
 
@@ -61,6 +66,7 @@ def page(parts: Parts, run: Run, pictures: Sequence[tuple[Shot, Path]], grid: Pa
         f"A [{method.TITLE}]({method.PAPER}) adapter. It fits {fit}.",
         f"**Trigger phrase:** {code(given.trigger_phrase)}" if given.trigger_phrase else "",
         usage(ready, sdxl, shown, parts.forward.base.prediction),
+        LICENSE_LINE if hub_id(ready, sdxl) == SDXL_1 else "",
         "## How it was trained",
         markdown_table([(key, told[key]) for key in TOLD if key in told]),
         job_hint(ready),
@@ -78,7 +84,7 @@ def front_matter(ready: Ready, sdxl: bool, shown: Sequence[tuple[Shot, str]]) ->
     lines = ["---", "pipeline_tag: text-to-image"]
     if base := hub_id(ready, sdxl):
         lines += [f"base_model: {quoted(base)}", "base_model_relation: adapter"]
-    lines += license_lines(job.metadata.metadata_license)
+    lines += license_lines(job.metadata.metadata_license or (SDXLS_LICENSE if base == SDXL_1 else ""))
     lines += ["tags:", *(f"- {quoted(tag)}" for tag in dict.fromkeys(tags) if tag)]
     if instance:
         lines.append(f"instance_prompt: {quoted(instance)}")

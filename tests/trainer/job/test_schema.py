@@ -36,7 +36,7 @@ def test_example_jobs_are_jobs_and_open_with_their_command(path):
     config.load(path)
     comment = path.read_text(encoding="utf-8").partition("\n\n")[0]
     assert all(line.startswith("#") for line in comment.splitlines())
-    assert f"python -m trainer --config {path.relative_to(ROOT).as_posix()}" in comment
+    assert f"python3 start.py train {path.relative_to(ROOT).as_posix()}" in comment
 
 
 def test_the_pages_shortest_job_is_a_job():

@@ -93,10 +93,10 @@ def test_the_page_is_in_step_with_the_help(command):
 
 
 def test_every_example_of_the_page_is_understood():
-    examples = re.findall(r"^    (python -m waveft_core .*)$", DOC, re.MULTILINE)
+    examples = re.findall(rf"^    python3 start.py ((?:{'|'.join(COMMANDS)}) .*)$", DOC, re.MULTILINE)
     assert len(examples) >= 14
     for example in examples:
-        parser().parse_args(shlex.split(example)[3:])
+        parser().parse_args(shlex.split(example))
 
 
 @pytest.mark.parametrize(
