@@ -14,8 +14,8 @@ from . import report
 from .runfacts import Run
 from .runparts import Parts
 
-AT_LEAST_S = 10.0  # between two pages
-SHARE = 0.01  # of the run's time that writing pages may take
+AT_LEAST_S, AT_MOST_S = 10.0, 60.0  # between two pages
+SHARE = 0.02  # of the run's time that writing pages may take, within these bounds
 
 
 class Log(Protocol):
@@ -81,7 +81,7 @@ class LiveReport:
                 say(f"watch       {path}, which reloads itself in a browser")
         self.said = True
         took = time.perf_counter() - began
-        self.due = time.perf_counter() + max(AT_LEAST_S, took / SHARE)
+        self.due = time.perf_counter() + min(AT_MOST_S, max(AT_LEAST_S, took / SHARE))
 
     def _made_figures(self) -> report.Figures:
         folder = self.parts.ready.folder

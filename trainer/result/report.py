@@ -84,6 +84,7 @@ def page(parts: Parts, run: Run, drawn: Figures | None = None, now: Now | None =
         now: of a run that goes on, whose page reloads itself.
     """
     ready, drawn = parts.ready, drawn or figures(run.samples, parts.ready)
+    curves = f"<h2>Loss</h2>{chart.draw(run.losses, run.rates, run.validation, run.resumed_at, run.first_step)}"
     name, trigger = ready.job.metadata.metadata_title or ready.job.save.output_name, ready.job.metadata.trigger_phrase
     blocks = [
         f"<h1>{escape(name)}</h1>",
@@ -92,11 +93,11 @@ def page(parts: Parts, run: Run, drawn: Figures | None = None, now: Now | None =
         f"<p>{escape(best(run))}</p>",
         f"<p>{escape(ready.job.metadata.metadata_description)}</p>",
         f"<p>Trigger phrase: <b>{escape(trigger)}</b></p>" if trigger else "",
+        curves if now else "",  # first while the run works: they change most
         drawn.samples,
-        "<h2>What was trained</h2>",
+        "<h2>What was trained</h2>" if not now else "<h2>What is trained</h2>",
         table((facts(parts, run) | captions(ready)).items()),
-        "<h2>Loss</h2>",
-        chart.draw(run.losses, run.rates, run.validation, run.resumed_at, run.first_step),
+        "" if now else curves,
         "<h2>Pictures</h2>",
         drawn.thumbnails,
         table(bucket_rows(ready), ("trained at", "pictures", "seen an epoch")),
@@ -181,6 +182,10 @@ def samples(moments: Mapping[str, Sequence[Drawn]]) -> str:
     for when, drawn in moments.items():
         for sample in drawn:
             rows.setdefault(sample.shot, {})[when] = sample.image
+    if len(moments) == 1:  # nothing to compare yet: side by side
+        ((when, drawn),) = moments.items()
+        figures = (inline(one.image, f"{one.shot.prompt} (seed {one.shot.seed})", NARROW_PX) for one in drawn)
+        return f"<h2>Samples, {escape(grid.label(when))}</h2>{''.join(figures)}"
     width = SAMPLE_PX if len(moments) <= 2 else NARROW_PX
     blocks = ["<h2>Samples</h2>"]
     for shot, row in rows.items():
