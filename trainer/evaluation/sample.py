@@ -13,7 +13,7 @@ from ..preflight import preflight
 from ..run.runfolder import RunFolder
 from ..samples import prompts
 from ..system import commandline
-from ..system.console import say
+from ..system.console import counted, say
 from ..system.errors import UserError
 from ..system.quiet import quiet_libraries
 from . import command
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(problems)
     shots = prompts.shots(job, resolution)
     out = options.out or folder.output(ENDING)
-    say(f"drawing {len(shots)} pictures at {len(options.strengths)} strengths with {adapter.name}")
+    say(f"drawing {counted(len(shots), 'picture')} at {len(options.strengths)} strengths with {adapter.name}")
     quiet_libraries(job.model.allow_download)
     from . import strengths
 

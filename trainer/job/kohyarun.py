@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..system.errors import UserError
-from ..system.files import read_text
+from ..system.reading import read_text
 from . import tables
 from .config import validated
 from .other_trainers import FOREIGN

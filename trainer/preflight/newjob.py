@@ -21,6 +21,7 @@ from ..system import commandline
 from ..system.console import say
 from ..system.errors import UserError
 from ..system.files import write_atomically
+from ..system.reading import read_text
 from . import jobcheck, kohyajob, preflight
 from .newjobtext import FETCHES, OUTPUT, head, job_lines, plain_name
 
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         path = write(options.images, options.model, options.output, options.trigger)
         say(f"wrote {path}")
-        if f"\n# {FETCHES}" in path.read_text(encoding="utf-8"):
+        if f"\n# {FETCHES}" in read_text(path, "job"):
             say("to mend     CLIP's vocabulary, which a single file lacks, is not here. Take the # away before")
             say(f"            {FETCHES}, which fetches it once, or run: {VOCABULARY}")
     say(f"What it would do: {commandline.program()} train {path} --dry-run")
@@ -132,7 +133,7 @@ def free_name(name: str, folder: Path) -> str:
     taken = set()
     for path in folder.glob("*.toml"):
         try:
-            taken.add(tomllib.loads(path.read_text(encoding="utf-8"))["save"]["output_name"])
+            taken.add(tomllib.loads(read_text(path, "job"))["save"]["output_name"])
         except (OSError, ValueError, LookupError, TypeError):
             continue  # no job, or one that has the default
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
