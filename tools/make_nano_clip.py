@@ -221,7 +221,9 @@ def main() -> None:
     parser.add_argument("--export", action="store_true", help="write the model as the state has it, training nothing")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer(options.work / "tokenizer", "<|endoftext|>")
+    made = options.work / "tokenizer"  # once: merges of equal weight may come in another order, and tokens are numbers
+    there = (made / "tokenizer.json").is_file()
+    tokenizer = CLIPTokenizer.from_pretrained(made) if there else make_tokenizer(made, "<|endoftext|>")
     steps = 0 if options.export else options.steps
     export(train(options.work, tokenizer, steps, options.batch, options.pictures, options.rate), tokenizer, options.out)
 
