@@ -141,9 +141,11 @@ class Gate:
                 if not self._take(name, entry, unet[number], te[number]):
                     continue
             kept.append(number)
-        now = ([(name, use.loaded.token) for name, use in self.uses.items()], sorted(self.refused))
+        told = [(name, use.loaded.token, use.unet, use.te) for name, use in self.uses.items()]
+        now = (told, sorted(self.refused))
         if now != self._last:
             self.family.changed()
+            _forget_conditioning(self._processing)
         self._last = None  # until it has worked: after an error the same prompt must not pass for what is applied
         dyn = None if dyn_dims is None else [dyn_dims[number] for number in kept]
         original([names[n] for n in kept], [te[n] for n in kept], [unet[n] for n in kept], dyn)
@@ -201,11 +203,21 @@ class Gate:
         return tags.multipliers(name, given[0] if given else {}, everywhere, axis)
 
     def _say(self, now: object) -> None:
-        strengths = [(use.unet, use.te) for use in self.uses.values()]
-        if (now, strengths) != self._said and settings.value(self.shared, settings.CONSOLE):
+        if now != self._said and settings.value(self.shared, settings.CONSOLE):
             for use in self.uses.values():
                 say(use.line())
-        self._said = (now, strengths)
+        self._said = now
+
+
+def _forget_conditioning(processing: Any) -> None:
+    """Has the UI encode the prompt anew: it keeps what the text encoders gave while the words are the same.
+
+    A file that was written anew, or an axis, changes the encoders under the same words.
+    """
+    for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
+        cache = getattr(processing, name, None)
+        if isinstance(cache, list):  # in place: the UI's classes share it
+            cache[:] = [None] * len(cache)
 
 
 def wrapped(present: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:

@@ -129,6 +129,24 @@ def test_a_file_that_is_written_anew_is_read_again_under_the_same_prompt(ui, bas
     assert same(ui.draw("<lora:dog:1>").weights, expected(base, (dog, 1, 1)))
 
 
+def test_the_prompt_is_encoded_anew_where_an_adapter_changed_under_the_same_words(ui, base, write):
+    def draws(**more):
+        cell = Processing()
+        cell.cached_c, cell.cached_hr_uc = ["words", "encoded"], ["words", "encoded", 1]
+        vars(cell).update(more)
+        ui.draw("<lora:dog:1>", processing=cell)
+        return cell.cached_c, cell.cached_hr_uc
+
+    forgotten, kept = ([None, None], [None, None, None]), (["words", "encoded"], ["words", "encoded", 1])
+    write("dog")
+    assert draws() == forgotten
+    assert draws() == kept, "nothing changed: the UI need not encode again"
+    write("dog", seed=9)
+    assert draws() == forgotten
+    assert draws(waveft_strength=0.5) == forgotten
+    assert draws(waveft_factors={"dd": "0"}) == forgotten
+
+
 def test_multipliers_in_the_tag_are_the_cores_and_change_under_the_same_strength(ui, base, write):
     dog = write("dog")
     from waveft_core.toolbox.filters import Multipliers
