@@ -23,11 +23,12 @@ from .cli.console import size_text
 from .cli.report import as_text
 from .errors import listed, nearest
 from .format.container import read_layout
+from .format.disk import stamp
 from .format.file import from_tensors, read_header, write_atomically
 from .format.hashes import sha256
 from .format.header import HEADER
 from .format.hub import hub_metadata, is_sdxl
-from .format.sniff import is_waveft, stamp
+from .format.sniff import is_waveft
 from .interop.lora import deltas
 from .toolbox.filters import GROUPS, Emptied, Multipliers, compiled
 from .toolbox.fit import Target, check_strength, fit, trained_for

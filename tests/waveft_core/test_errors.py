@@ -13,6 +13,12 @@ from waveft_core.errors import listed, printable
 CORE = Path(__file__).resolve().parents[2] / "waveft_core"
 
 
+@pytest.fixture
+def own_name(monkeypatch):
+    """The packs for other programs, where they were imported before, show the class under another module's name."""
+    monkeypatch.setattr(WaveFTError, "__module__", "waveft_core.errors")
+
+
 def test_all_that_a_terminal_obeys_or_hides_is_written_out():
     for code in range(sys.maxunicode + 1):
         if unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
@@ -30,7 +36,7 @@ def test_json_stays_json():
     assert json.loads(printable(json.dumps(said, ensure_ascii=False), "json")) == said
 
 
-def test_a_refusal_is_one_line_whatever_a_file_is_called():
+def test_a_refusal_is_one_line_whatever_a_file_is_called(own_name):
     name = "x\x1b]0;title\x07\nwaveft: all is well\u202e\r\x9b"
     error = WaveFTError(f"layers: expected others, got {listed([name])}. Rename it.")
     assert str(error).isprintable()
@@ -60,7 +66,7 @@ def in_std(node):
     return isinstance(node.value, ast.Attribute) and node.value.attr in ("stdout", "stderr")
 
 
-def test_a_message_of_several_lines_is_given_line_by_line():
+def test_a_message_of_several_lines_is_given_line_by_line(own_name):
     error = WaveFTError("training: expected it to end well", "its last words:", "a\nb\x1b[2J")
     assert str(error) == "training: expected it to end well\nits last words:\na\\nb\\x1b[2J"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -114,6 +114,16 @@ def take(file: FileIO, path: PathLike, into: memoryview) -> None:
         )
 
 
+def stamp(path: PathLike) -> str:
+    """Returns what changes when a file is written anew: its size and its time, in nanoseconds.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    status = Path(path).stat()
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
 def version_of(file: FileIO) -> Version:
     """Returns what changes when another file takes the place of an opened one, or somebody writes to it."""
     found = os.fstat(file.fileno())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
+
+from .disk import opened, stamp
 
 # A safetensors file opens with the length of its JSON header (8 bytes) and the header, which names every tensor.
 TENSOR_WORDS = (b"waveft.header", b".waveft_")
@@ -13,18 +14,12 @@ FIRST_TENSOR = re.compile(rb'"([^"]+)"\s*:\s*\{[^{}]*$')  # before its "dtype"
 HEADER_LIMIT_BYTES, HEADER_START_BYTES, NAME_BYTES = 1 << 25, 1 << 14, 512
 
 
-def stamp(path: Path) -> str:
-    """Returns what changes when a file is written anew: its size and its time, in nanoseconds."""
-    status = path.stat()
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
 def is_waveft(path: str | None) -> bool:
     """Says whether a file is a WaveFT adapter by the look of its header; None is none."""
     if path is None:
         return False
-    with suppress(OSError):  # a link to nowhere, or not ours to read: nothing that could be loaded
-        return _mentions_header(path, stamp(Path(path)))
+    with suppress(OSError, ValueError):  # a link to nowhere, a FIFO, or not ours to read: nothing that could be loaded
+        return _mentions_header(path, stamp(path))
     return False
 
 
@@ -36,7 +31,7 @@ def _mentions_header(path: str, _stamp: str) -> bool:
     decides, since a file with others beside ours is refused. A file that was looked at is not opened again until its
     size or time changes.
     """
-    with Path(path).open("rb") as file:
+    with opened(path) as file:
         length = min(int.from_bytes(file.read(8), "little"), HEADER_LIMIT_BYTES)
         start = file.read(min(length, HEADER_START_BYTES))
         before, found, _ = start.partition(b'"dtype"')

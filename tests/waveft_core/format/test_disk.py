@@ -14,6 +14,7 @@ from waveft_core import Adapter, Layer, WaveFTError, Weights, load, merge_files,
 from waveft_core.format import container, disk
 from waveft_core.format.container import read_layout, read_pieces, read_tensor
 from waveft_core.format.file import read_header
+from waveft_core.format.sniff import is_waveft
 
 ROOT = Path(__file__).resolve().parents[3]
 POSIX = pytest.mark.skipif(os.name == "nt", reason="FIFOs, devices and holes are made here as POSIX has them")
@@ -235,3 +236,12 @@ def test_an_index_of_gigabytes_is_not_read(tmp_path):
     os.truncate(path, 2**33)
     with pytest.raises(WaveFTError, match=f"at most {disk.MAX_JSON_BYTES} bytes, got {2**33}"):
         Weights.open(tmp_path)
+
+
+@POSIX
+def test_a_look_at_a_folder_of_loras_waits_for_no_fifo(tmp_path, dog):
+    os.mkfifo(tmp_path / "fifo.safetensors")
+    (tmp_path / "nowhere.safetensors").symlink_to(tmp_path / "gone")
+    found = [is_waveft(str(path)) for path in (dog, tmp_path / "fifo.safetensors", tmp_path / "nowhere.safetensors")]
+    assert found == [True, False, False]
+    assert not is_waveft(str(tmp_path / ("x" * 300)))
