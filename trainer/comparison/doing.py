@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ..base import precision
 from ..evaluation import asking, candidates, photos
 from ..evaluation.candidates import Candidate
 from ..evaluation.drawing import Painter
@@ -22,6 +23,7 @@ from ..preflight.preflight import Ready
 from ..result.runlog import Outcome
 from ..run import metrics, state
 from ..run.runfolder import RunFolder
+from ..system.console import forget_peak_memory
 from ..system.errors import TrainingStopped
 from ..system.files import write_atomically
 from ..system.reading import read_bytes, read_json
@@ -75,6 +77,7 @@ def do(place: Place, cell: Cell, networks: Networks, train: Train) -> dict[str, 
         TrainingStopped: it stopped before its end.
     """
     began = time.perf_counter()
+    forget_peak_memory(precision.choose(cell.job.train).device)  # another cell's is not this one's
     outcome = train(preflight.check(cell.job))
     if outcome.exit_status:
         raise TrainingStopped(outcome.warning or "stopped before its end")

@@ -89,6 +89,15 @@ def test_peak_memory_of_the_process(capsys):
     assert "  peak " in capsys.readouterr().out
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="this system keeps a process's peak for good")
+def test_a_peak_can_be_forgotten():
+    large = bytearray(200 * 2**20)
+    before = console.peak_memory(CPU)
+    del large
+    console.forget_peak_memory(CPU)
+    assert console.peak_memory(CPU) < before - 100 * 2**20
+
+
 def test_peak_memory_of_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 + device.index)
     assert console.peak_memory(torch.device("cuda:1")) == 8
