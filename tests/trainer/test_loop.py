@@ -13,7 +13,7 @@ import waveft_core
 from trainer import loop, setup
 from trainer.learning import batch, sources
 from trainer.pictures.plan import micro_batches
-from trainer.preflight import preflight
+from trainer.preflight import dryrun, preflight
 from trainer.result import artifacts, runlog
 from trainer.result.runlog import Outcome, RunLog
 from trainer.run import state
@@ -407,11 +407,12 @@ def test_a_validation_that_fails_is_a_notice(ready, monkeypatch, capsys):
     assert "the validation after step 3 failed: no memory" in capsys.readouterr().out
 
 
-def test_a_caption_that_is_too_long_is_named(ready, capsys):
-    found = setup.build(ready("general.caption_prefix=" + "a " * 90))
-    [*_, notice] = [text for text in found.notices if "tokens" in text]
+def test_a_caption_that_is_too_long_is_named(ready):
+    job = ready("general.caption_prefix=" + "a " * 90)
+    [*_, notice] = [text for text in job.notices if "tokens" in text]
     assert "its caption has" in notice and "the encoders see the first 77" in notice
-    assert notice in capsys.readouterr().out
+    assert any(notice in line for line in dryrun.describe(job))  # which the run prints before anything is loaded
+    assert setup.build(job).notices.count(notice) == 1
 
 
 def test_a_process_that_fails_ends_without_the_others(ready, monkeypatch):

@@ -122,7 +122,7 @@ def test_the_runs_values_are_on_it(parts, run):
         "tiny-sdxl, trained at 16 x 16 px",
         "2, an epoch sees 8",
         "class pictures1",
-        "2 pictures that were never trained",
+        "2 pictures never trained",
         "3 of 6, each of 4 pictures: 12 in all, 1.5 epochs",
         "after step 1",
         "1234 coefficients in 7 layers, db1, scaling 25",
