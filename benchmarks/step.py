@@ -82,9 +82,11 @@ def peft_config(method: str, coefficients: int) -> Any:
 
 def network(method: str, coefficients: int) -> Network:
     """Returns the trainer's settings of a method: those of the paper, and `coefficients` where it has such a number."""
-    own = {"n_frequency": coefficients} if method == "fourierft" else {}
-    quiet = {"target_r": 2, "orth_reg_weight": 0.0} if method == "adalora" else {}  # PEFT's own loop calls neither
-    return METHODS_OF_JOBS[method](targets=list(SDXL_ATTENTION), **own, **quiet)
+    own: dict[str, dict[str, Any]] = {
+        "fourierft": {"n_frequency": coefficients},
+        "adalora": {"target_r": 2, "orth_reg_weight": 0.0},  # PEFT's own loop neither allocates nor adds the penalty
+    }
+    return METHODS_OF_JOBS[method].model_validate({"targets": list(SDXL_ATTENTION), **own.get(method, {})})
 
 
 def copied(base: nn.Module, method: str) -> nn.Module:
@@ -99,7 +101,8 @@ def prepare(
     method: str, base: nn.Module, coefficients: int = COEFFICIENTS
 ) -> tuple[nn.Module, torch.optim.Optimizer | None, Any]:
     """Returns a copy of `base` with the method in it, its optimizer, and our tuning where it is ours."""
-    model, tuning = copied(base.requires_grad_(False), method), None
+    model = copied(base.requires_grad_(False), method)
+    tuning: Any = None
     if method == FLOOR:
         return model, None, None
     if method == OURS:

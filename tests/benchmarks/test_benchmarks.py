@@ -76,6 +76,13 @@ def test_the_unet_steps(folder, capsys):
     assert all(row["seconds"] for row in record["records"]), said
 
 
+def test_the_trainers_methods_step_beside_pefts_own(folder, capsys):
+    said, record = ran(step, [*BLOCK, "--loop"], folder / "loop.json", capsys)
+    assert all(row["seconds"] for row in record["records"]), said
+    assert len(record["records"]) == 13
+    assert said.count("times as long as PEFT") == 6
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 6])
 def test_everyone_follows_everyone_as_often(count):
     names = [str(number) for number in range(count)]

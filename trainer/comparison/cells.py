@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ..job import config
 from ..job.faults import describe_all
 from ..job.jobtext import job_toml
-from ..job.networks import with_method
+from ..job.networks import METHODS, with_method
 from ..job.schema import Job
 from ..pictures import folders
 from ..system.errors import UserError
@@ -151,7 +151,7 @@ def network(own: dict[str, Any], contestant: Contestant, number: int) -> dict[st
     Positions are drawn anew for each seed: an interval over seeds is one over draws of positions too.
     """
     table = with_method(own, contestant.method) | dict(contestant.keys)
-    if contestant.method in ("waveft", "shira"):
+    if "locations" in METHODS[contestant.method].model_fields:
         kind, _, first = str(table.get("locations", f"uniform:{FIRST_LOCATIONS}")).partition(":")
         table["locations"] = f"{kind}:{int(first) + number}"
     return table

@@ -159,7 +159,7 @@ def syntax_remedy(text: str, message: str) -> str:
 
 
 def change_method(table: dict[str, Any], overrides: Iterable[str]) -> None:
-    """Takes out of the file's [network] what the method that `--set network.method=...` names has no key for.
+    """Takes out of the file's [network] what was meant for another method than `--set network.method=...` names.
 
     Whoever tries another method on a job does not mean the old one's keys to go along; each that goes is said. A key
     that `--set` gives itself stays, and is refused where it is another method's.
@@ -168,10 +168,10 @@ def change_method(table: dict[str, Any], overrides: Iterable[str]) -> None:
     network = table.get("network")
     if not wanted or not isinstance(network, dict) or wanted[-1].lower() not in networks.METHODS:
         return
-    table["network"] = networks.with_method(network, wanted[-1])
-    for key in network.keys() - table["network"].keys():
+    before, table["network"] = network.get("method", networks.FIRST), networks.with_method(network, wanted[-1])
+    for key in sorted(network.keys() - table["network"].keys()):
         if networks.owners(key):
-            say(f"notice      [network] {key}: left out, as method {wanted[-1]} has no such key")
+            say(f"notice      [network] {key}: left out, as it was meant for method {before}")
         else:
             table["network"][key] = network[key]  # a mistake of any method's, to be refused as ever
 

@@ -166,9 +166,10 @@ class Waveft(Sparse):
     @model_validator(mode="after")
     def mode_is_used(self) -> Waveft:
         """Refuses a treatment of borders where there is no transform, and PEFT's positions under another one."""
-        if self.locations.startswith("peft:") and (self.wavelet, self.mode) != ("db1", "periodization"):
+        shared = self.mode == "zero" or self.wavelet in ("db1", "identity")  # whose atoms are PEFT's too
+        if self.locations.startswith("peft:") and not shared:
             raise ValueError(
-                f"locations: 'peft:SEED' are positions under wavelet 'db1' and mode 'periodization', got "
+                f"locations: 'peft:SEED' are positions under wavelet 'db1', 'identity' or mode 'zero', got "
                 f"{self.wavelet!r} and {self.mode!r}. Write uniform:SEED"
             )
         if self.wavelet == "identity" and self.mode != "periodization":
@@ -376,6 +377,14 @@ def owners(key: str) -> list[str]:
 
 
 def with_method(table: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """Returns a job's [network] for another method: what both have stays, what only the old one has goes."""
-    model = METHODS.get(method.lower(), Network)
-    return {key: value for key, value in table.items() if key in model.model_fields} | {"method": method}
+    """Returns a job's [network] for another method: what both understand alike stays, what is the old one's own goes.
+
+    Keys of one name may mean another thing: a `scaling` of WaveFT's is none of FourierFT's. So that only what the two
+    have from a common table is carried over, and no file to start from.
+    """
+    old, new = (METHODS.get(str(name).lower(), Network) for name in (table.get("method", FIRST), method))
+    if new is old:
+        return {**table, "method": method}
+    common: Any = next(kind for kind in new.__mro__ if issubclass(old, kind))
+    kept = {key: value for key, value in table.items() if key in common.model_fields and key != "network_weights"}
+    return {**kept, "method": method}

@@ -9,6 +9,7 @@ import torch
 
 from .injected import ADAPTER, Injected, Recipe, Site
 
+PARTS, RANKS = "lora_", "lora_E"  # in PEFT's names of the numbers, and of those of which a rank has one
 AVERAGES = ("exp_avg_ipt", "exp_avg_unc")  # what PEFT's allocator remembers of each number's importance
 
 
@@ -57,23 +58,32 @@ class Allocating(Injected):
             model.update_and_allocate(step)
 
     def memory(self) -> dict[str, Any]:
-        """Returns the importance of every number, and which ranks are left."""
-        return {
-            "allocators": [
-                {
-                    **{name: dict(getattr(model.rankallocator, name)) for name in AVERAGES},
-                    "rank_pattern": model.peft_config[ADAPTER].rank_pattern,
-                }
-                for model in self.models
-            ]
+        """Returns the importance of every number, and which ranks are left: of one form from first to last step."""
+        return {"allocators": [self._remembered(model) for model in self.models]}
+
+    @staticmethod
+    def _remembered(model: Any) -> dict[str, dict[str, torch.Tensor]]:
+        numbers, allocator = trained(model), model.rankallocator
+        averages = {
+            name: {key: getattr(allocator, name).get(key, torch.zeros_like(held)) for key, held in numbers.items()}
+            for name in AVERAGES
         }
+        pattern = model.peft_config[ADAPTER].rank_pattern or {}
+        ranks = {key: held for key, held in numbers.items() if RANKS in key}
+        left = {key: torch.tensor(pattern.get(key, [True] * len(held))) for key, held in ranks.items()}
+        return {**averages, "left": left}
 
     def remember(self, memory: Mapping[str, Any]) -> None:
         """Takes them back."""
         for model, held in zip(self.models, memory["allocators"], strict=True):
-            places = {name: parameter.device for name, parameter in model.model.named_parameters()}
+            numbers = trained(model)
             for name in AVERAGES:
-                moved = {key: values.to(places[key]) for key, values in held[name].items()}
+                moved = {key: values.to(numbers[key].device, copy=True) for key, values in held[name].items()}
                 setattr(model.rankallocator, name, moved)
-            model.rankallocator.ipt = {key: torch.zeros_like(values) for key, values in moved.items()}
-            model.peft_config[ADAPTER].rank_pattern = held["rank_pattern"]
+            model.rankallocator.ipt = {key: torch.zeros_like(values) for key, values in numbers.items()}
+            model.peft_config[ADAPTER].rank_pattern = {key: left.tolist() for key, left in held["left"].items()}
+
+
+def trained(model: Any) -> dict[str, torch.Tensor]:
+    """Returns the numbers whose importance PEFT's allocator follows, by its names for them."""
+    return {name: held.detach() for name, held in model.model.named_parameters() if PARTS in name and ADAPTER in name}

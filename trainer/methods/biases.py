@@ -106,7 +106,7 @@ class Biases(Tuning):
         """Returns the differences for the file."""
         tensors = {f"{name}.diff_b": held[0].detach().clone() for name, held in self.layers.items()}
         shapes = {name: shape_of(module) for name, module in self._modules.items()}
-        return TensorProduct(self._kind, tensors, shapes)
+        return TensorProduct(self._kind, tensors, shapes, {"network_module": self._kind.NAME})
 
 
 def zeros(module: nn.Module) -> torch.Tensor:

@@ -25,6 +25,7 @@ from .targets import Chosen
 from .tuning import Host, Product, Tuning, WarmUp
 
 GRADIENT = "gradient"
+WAVEFT = "waveft"  # what a file of the core's is called, of whichever method
 
 
 def attach(
@@ -164,6 +165,7 @@ class AdapterProduct(Product):
 
     def __init__(self, adapter: waveft_core.Adapter) -> None:
         self.adapter, self.layers = adapter, len(adapter.layers)
+        self.kohya = {"network_module": WAVEFT}
         counts = [layer.values.numel() for layer in adapter.layers.values()]
         told = {
             "wavelet": adapter.wavelet,

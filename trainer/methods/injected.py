@@ -65,6 +65,7 @@ class Recipe(Protocol):
     def shared(self, model: Any) -> dict[str, torch.Tensor]: ...
     def received(self, held: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]: ...
     def of_file(self, layers: Mapping[str, Mapping[str, torch.Tensor]]) -> Recipe: ...
+    def kohya(self) -> dict[str, str]: ...
 
 
 def attach(method: Recipe, host: Host) -> Injected:
@@ -225,7 +226,7 @@ class Injected(Tuning):
             for name, values in self.method.shared(model).items()
         }
         shapes = {site.name: site.shape for site in self.sites if held[site.name]}
-        return TensorProduct(type(self.method), {**tensors, **shared}, shapes, self.folders())  # type: ignore[arg-type]
+        return TensorProduct(type(self.method), {**tensors, **shared}, shapes, self.method.kohya(), self.folders())  # type: ignore[arg-type]
 
     def components(self) -> Iterator[tuple[str, Any]]:
         """Yields each component that has layers, with PEFT's model around it."""

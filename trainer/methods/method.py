@@ -91,10 +91,6 @@ class Method(ABC):
         """Returns what is no fault but may surprise."""
         return []
 
-    def kohya(self) -> dict[str, str]:
-        """Returns what kohya's tools call the kind of network and its size: `network_module`, `network_dim`, ..."""
-        return {"network_module": self.NAME}
-
     # what needs torch
 
     @abstractmethod

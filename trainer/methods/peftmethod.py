@@ -72,6 +72,10 @@ class PeftMethod(Method):
 
         return attach(self, host)
 
+    @abstractmethod
+    def kohya(self) -> dict[str, str]:
+        """Returns what kohya's tools call the kind of network and its size: `network_module`, `network_dim`, ..."""
+
     def begin(self, model: Any) -> None:
         """Is called once PEFT's layers are in a component: the place for what they share."""
 

@@ -67,10 +67,6 @@ class SparseMethod(Method):
         """Returns what the entries that the coefficients reach take."""
         return float(TOUCHED * sum(counts))
 
-    def kohya(self) -> dict[str, str]:
-        """Returns what kind of file it is: a WaveFT file."""
-        return {"network_module": "waveft"}
-
     def attach(self, host: Host, saved: Mapping[str, Any] | None = None, warm_up: WarmUp | None = None) -> Tuning:
         """Puts the coefficients into the models' weights: from zero, or from the file that the job names."""
         from .coefficients import attach

@@ -30,8 +30,8 @@ class TensorProduct(Product):
         kind: the method whose they are.
         tensors: by their names in the file.
         shapes: of the weights of the layers that it holds.
+        kohya: what kohya's tools call it.
         folders: what HF PEFT's folders hold, by component.
-        told: what it is, for tools that list it.
     """
 
     def __init__(
@@ -39,8 +39,10 @@ class TensorProduct(Product):
         kind: type[Method],
         tensors: Mapping[str, torch.Tensor],
         shapes: Mapping[str, Sequence[int]],
+        kohya: Mapping[str, str],
         folders: Folders | None = None,
     ) -> None:
+        self.kohya = dict(kohya)
         self.kind, self.shapes, self.folders = kind, dict(shapes), dict(folders or {})
         self.tensors = {name: tensors[name].contiguous().cpu() for name in sorted(tensors)}
         self.layers = len(self.shapes)

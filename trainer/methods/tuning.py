@@ -45,10 +45,12 @@ class Product(ABC):
 
     Attributes:
         layers: how many it has.
-        told: what it is, in the place where kohya's tools have a network's own arguments.
+        kohya: what kohya's tools call the kind of network and its size: `network_module`, `network_dim`, ...
+        told: what it is, in the place where they have a network's own arguments.
     """
 
     layers: int
+    kohya: dict[str, str]
     told: dict[str, str]
 
     @abstractmethod

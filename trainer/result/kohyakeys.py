@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..job.config import is_hub_id
 from ..job.schema import Job
-from ..methods import registry
 from ..pictures.dataset import Picture
 from ..preflight.preflight import Ready
 
@@ -52,7 +51,7 @@ def collect(product: Product, ready: Ready, steps: int, precision_name: str, bas
         "v2": False,
         "sd_model_name": name if is_hub_id(name) else Path(name).name,
         "output_name": job.save.output_name,
-        **registry.of(job.network).kohya(),
+        **product.kohya,
         "network_args": json.dumps(product.told, sort_keys=True),
         "training_comment": job.metadata.training_comment,
         "learning_rate": job.optimizer.learning_rate,

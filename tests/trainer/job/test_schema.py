@@ -27,6 +27,36 @@ def test_network_has_the_cores_defaults():
     assert {key: tuple(network[key]) if key == "targets" else network[key] for key in spec} == spec
 
 
+def test_positions_of_pefts_are_taken_where_the_core_takes_them():
+    from waveft_core.basis.locations import draw
+
+    for wavelet in ("db1", "db2", "identity"):
+        for mode in ("periodization", "zero"):
+            if (wavelet, mode) == ("identity", "zero"):
+                continue  # refused by itself
+            try:
+                draw("peft:1", "a", wavelet, mode, (8, 8), 4)
+                drawn = True
+            except waveft_core.WaveFTError:
+                drawn = False
+            try:
+                networks.Waveft(locations="peft:1", wavelet=wavelet, mode=mode)
+                taken = True
+            except ValueError:
+                taken = False
+            assert taken == drawn, (wavelet, mode)
+
+
+def test_another_method_takes_over_what_it_understands_alike():
+    own = {"coefficients": 5, "scaling": 3.0, "wavelet": "db2", "exclude": ["a"], "network_weights": "x"}
+    assert networks.with_method(own, "shira") == {
+        "coefficients": 5, "scaling": 3.0, "exclude": ["a"], "method": "shira",
+    }  # fmt: skip
+    assert networks.with_method(own, "fourierft") == {"exclude": ["a"], "method": "fourierft"}
+    assert networks.with_method(own, "WaveFT") == {**own, "method": "WaveFT"}
+    assert networks.with_method({"method": "lora", "network_alpha": 1.0}, "lokr") == {"method": "lokr"}
+
+
 def test_there_are_example_jobs():
     assert {"quickstart.toml", "dreambooth.toml"} <= {path.name for path in JOBS}
 
@@ -37,6 +67,23 @@ def test_example_jobs_are_jobs_and_open_with_their_command(path):
     comment = path.read_text(encoding="utf-8").partition("\n\n")[0]
     assert all(line.startswith("#") for line in comment.splitlines())
     assert f"python3 start.py train {path.relative_to(ROOT).as_posix()}" in comment
+
+
+@pytest.mark.parametrize("method", networks.METHODS)
+def test_the_quick_start_takes_every_method(method):
+    job, problems = config.read(ROOT / "jobs" / "quickstart.toml", [f"network.method={method}"])
+    assert not problems
+    assert job.network.method == method
+    assert getattr(job.network, "coefficients", 512) == 512  # the job's own, where the method has it
+
+
+def test_the_paper_has_a_job_of_every_method_that_it_compares():
+    found = {path.stem for path in JOBS if path.parent.name == "paper"}
+    assert found == {*networks.METHODS, "adalora-tuned", "fourierft-tuned"}
+    for name in found:
+        job = config.load(ROOT / "jobs" / "paper" / f"{name}.toml")
+        assert job.network.method == name.partition("-")[0]
+        assert (job.train.max_train_steps, job.train.gradient_accumulation_steps) == (500, 4)
 
 
 def test_the_pages_shortest_job_is_a_job():

@@ -166,6 +166,6 @@ def test_another_method_on_a_job_of_this_one(ready, job, write_job, capsys):
     path = write_job(job)
     found = preflight.read(path, ["network.method=lora", "network.network_dim=3"]).network
     assert (found.method, found.network_dim, found.exclude) == ("lora", 3, ["^mid"])
-    assert "[network] coefficients: left out, as method lora has no such key" in capsys.readouterr().out
+    assert "[network] coefficients: left out, as it was meant for method waveft" in capsys.readouterr().out
     with pytest.raises(Exception, match=r"coefficients: a key of method waveft or shira; the job's method is lora"):
         preflight.read(path, ["network.method=lora", "network.coefficients=3"])

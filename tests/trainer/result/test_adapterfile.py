@@ -3,10 +3,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import waveft_core
 from trainer.job import schema
+from trainer.job.networks import Lora
+from trainer.methods import shipped
 from trainer.methods.coefficients import AdapterProduct
+from trainer.methods.lora import LoraMethod
+from trainer.methods.tensorfile import TensorProduct
 from trainer.result import adapterfile, metadata
 from trainer.run.runfolder import RunFolder
 from trainer.system.errors import TrainingStopped
@@ -148,3 +153,32 @@ def test_nothing_of_a_killed_run_passes_for_this_one(ready, target, monkeypatch)
     with pytest.raises(TrainingStopped, match=r"odd What was trained is in .*waveft-tensors\.safetensors"):
         save(ready)
     assert waveft_core.load(target.with_name("waveft-tensors.safetensors")).layers
+
+
+def lora():
+    tensors = {
+        "lora_unet_a.lora_down.weight": torch.full((2, 4), 0.3),
+        "lora_unet_a.lora_up.weight": torch.full((4, 2), 1e5),
+        "lora_unet_a.alpha": torch.tensor(3.0),
+    }
+    return TensorProduct(LoraMethod, tensors, {"lora_unet_a": (4, 4)}, {"network_module": "networks.lora"})
+
+
+def test_files_of_other_methods_are_written_and_rescued_alike(make_ready, target, monkeypatch):
+    ready = make_ready(save_precision="bf16")
+    ready.job = ready.job.model_copy(update={"network": Lora(network_dim=2)})
+    path = adapterfile.save(lora(), target, ready, 3, "no", BASE)
+    with safe_open(path, "pt") as file:
+        told = file.metadata()
+        assert {file.get_tensor(name).dtype for name in file.keys() if "weight" in name} == {torch.bfloat16}  # noqa: SIM118
+        assert file.get_tensor("lora_unet_a.alpha").dtype == torch.float32
+    assert (told["ss_network_module"], told["modelspec.hash_sha256"]) == (
+        "networks.lora", f"0x{metadata.hash_tensors(path)}",
+    )  # fmt: skip
+    first = path.read_bytes()
+    assert adapterfile.save(lora(), target, ready, 3, "no", BASE).read_bytes() == first
+    path.unlink()
+    with pytest.raises(TrainingStopped, match=r"waveft-tensors\.safetensors"):  # 1e5 is beyond fp16
+        adapterfile.save(lora(), target, make_ready(save_precision="fp16"), 3, "no", BASE)
+    kept = shipped.load(target.with_name("waveft-tensors.safetensors"))
+    assert kept.delta("lora_unet_a", (4, 4))["weight"][0, 0] == pytest.approx(2 * 0.3 * 1e5 * 3 / 2)
