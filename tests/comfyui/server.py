@@ -116,7 +116,7 @@ class Server:
                     self.version = self.get("/system_stats")["system"]["comfyui_version"]
                 time.sleep(0.1)
         except BaseException:
-            self.stop()
+            self.__exit__()
             raise
         self.start_s = time.monotonic() - began
         return self
