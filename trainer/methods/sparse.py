@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..base.layershapes import Layer
-from ..job.networks import Shira, Sparse, Waveft
+from ..job.network import Shira, Sparse, Waveft
 from ..system.console import counted
 from ..system.patterns import pattern
 from .method import HEADER, Method
