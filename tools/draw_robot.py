@@ -1,4 +1,4 @@
-"""Draws the subject of the quick start, one robot on six grounds, into `jobs/robot`.
+"""Draws the subject of the quick start, one robot on six grounds, into `jobs/robot`, each with its caption.
 
     python -m tools.draw_robot [--out jobs/robot]
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from tools.nano_pictures import draw_ground
+from tools.nano_pictures import COLORS, draw_ground
 
 SIZE_PX = 128
 _CANVAS_PX = 4 * SIZE_PX  # drawn at four times the size and averaged down, as the base's own pictures are
@@ -48,6 +48,11 @@ VIEWS = (
     View("in the snow", (0.52, 0.50), 0.42, 7, 1.0, (-0.6, 0.2)),
     View("purple", (0.51, 0.53), 0.38, 3, 0.0, (0.0, -0.5)),
 )
+
+
+def caption(view: View) -> str:
+    """Returns the picture's caption: it names the ground, so that the trigger alone comes to stand for the robot."""
+    return f"sks robot {f'on a {view.ground} background' if view.ground in COLORS else view.ground}"
 
 
 def draw_view(view: View, seed: int, parts: Collection[str] = PARTS) -> Image.Image:
@@ -119,7 +124,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, view in enumerate(VIEWS):
         draw_view(view, seed=index).save(folder / f"{index:02d}.png", optimize=True)
-    print(f"{len(VIEWS)} pictures in {folder}")
+        (folder / f"{index:02d}.txt").write_text(caption(view) + "\n", encoding="utf-8")
+    print(f"{len(VIEWS)} pictures with captions in {folder}")
 
 
 if __name__ == "__main__":

@@ -20,27 +20,39 @@ from tools.nano.unet import make_latents, train_unet
 from tools.nano.vae import drawings_only, folded, held_out_pixels, measure, train_vae, training_pixels
 
 
+def round_of(text: str) -> tuple[int, float]:
+    """Returns the steps and the rate of "2800:1.5e-3"."""
+    steps, rate = text.split(":")
+    return int(steps), float(rate)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for states and latents; kept between runs")
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished pipeline")
     parser.add_argument("--vae-steps", type=int, default=2600, help="of 8 pictures")
-    parser.add_argument("--steps", type=int, default=2800, help="of the UNet and the text encoders, each of 32 latents")
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="the UNet's highest learning rate")
+    parser.add_argument(
+        "--rounds",
+        type=round_of,
+        nargs="+",
+        metavar="STEPS:RATE",
+        default=[(2800, 1.5e-3)],
+        help="of the UNet and the text encoders, each of 32 latents: steps and highest learning rate of each cosine",
+    )
     parser.add_argument("--vae-pictures", type=int, default=8000)
     parser.add_argument("--pictures", type=int, default=24000)
     parser.add_argument("--peek", action="store_true", help="export and judge the states as they are, training nothing")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.peek:
-        options.vae_steps = options.steps = 0
+        options.vae_steps, options.rounds = 0, []
 
     tokenizers = make_tokenizers(options.work)
     pixels = training_pixels(options.work, options.vae_pictures)
     known = drawings_only(pixels)[:2000]
     vae = folded(train_vae(options.work, pixels, options.vae_steps, batch=8), known)
     pool = make_latents(options.work, vae, options.pictures)
-    nets = train_unet(options.work, pool, tokenizers, options.steps, batch=32, rate=options.rate)
+    nets = train_unet(options.work, pool, tokenizers, options.rounds, batch=32)
     pipeline = export(options.out, vae, nets, tokenizers)
 
     judge = train_judge(options.work)

@@ -128,8 +128,8 @@ class TestUNet:
         pool = {"latents": torch.randn(6, 4, 16, 16).half(), "captions": [["a red circle"] * 4] * 6}
         torch.manual_seed(1)
         encoders, made = text.make_encoders(tokenizers[0]), unet.make_unet()
-        unet.train_unet(tmp_path, pool, tokenizers, 2, 2, 1e-3)  # the first moves the zeros that hide the rest
-        trained = unet.train_unet(tmp_path, pool, tokenizers, 4, 2, 1e-3)
+        unet.train_unet(tmp_path, pool, tokenizers, [(2, 1e-3)], 2)  # the first moves the zeros that hide the rest
+        trained = unet.train_unet(tmp_path, pool, tokenizers, [(2, 1e-3), (2, 1e-3)], 2)
         assert torch.load(tmp_path / "unet.pt")["step"] == 4
         pairs = [(made.conv_in, trained["unet"].conv_in)]
         pairs += [
@@ -137,6 +137,16 @@ class TestUNet:
         ]
         for before, after in pairs:
             assert not torch.equal(before.weight, after.weight)
+
+    def test_each_round_has_a_rise_and_a_cosine(self):
+        rounds = [(2000, 2.0), (1500, 1.0)]
+        rates = [unet.rate_at(step, rounds) for step in range(3500)]
+        assert max(rates[:2000]) == pytest.approx(2, rel=0.1)
+        assert max(rates[2000:]) == pytest.approx(1, rel=0.1)
+        assert rates[1999] < 0.05 > rates[2000]
+        assert [rates.index(max(rates)), 2000 + rates[2000:].index(max(rates[2000:]))] == [199, 2199]
+        with pytest.raises(ValueError, match="expected one of the 3500 steps"):
+            unet.rate_at(3500, rounds)
 
     def test_it_begins_by_predicting_no_noise(self, tokenizers):
         torch.manual_seed(0)

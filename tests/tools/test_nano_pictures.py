@@ -57,3 +57,6 @@ def test_the_example_subject_is_what_its_tool_draws(tmp_path, monkeypatch):
     for path in made:
         kept = np.asarray(Image.open(KEPT / path.name), dtype=int)
         assert np.abs(kept - np.asarray(Image.open(path), dtype=int)).max() <= 2  # Pillow's filters may round anew
+        said = path.with_suffix(".txt").read_text(encoding="utf-8")
+        assert said == (KEPT / path.name).with_suffix(".txt").read_text(encoding="utf-8")
+        assert said.startswith("sks robot ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tools.nano_pictures import SIZE_PX, caption, draw, random_picture
 
 CAPTIONS = 4  # of each picture
 TIMESTEPS = 1000
+Rounds = Sequence[tuple[int, float]]  # (steps, highest learning rate) of each cosine
 GROUPS = 4  # as many channels in each as SDXL's have: 32 of a single one would take every colour's mean away
 TEXT_RATE = 0.25  # of the UNet's learning rate
 
@@ -156,10 +158,27 @@ def batch_loss(unet: UNet2DConditionModel, encoders: tuple, alphas: Tensor, batc
     return (loss_weight(alphas[batch.timesteps]) * error).mean()
 
 
+def rate_at(step: int, rounds: Rounds) -> float:
+    """Returns the learning rate: in each round a rise over 200 steps, then a cosine."""
+    for steps, rate in rounds:
+        if step < steps:
+            return rate * cosine(step, steps, warmup=200)
+        step -= steps
+    raise ValueError(f"step: expected one of the {sum(steps for steps, _ in rounds)} steps, got {step} more")
+
+
 def train_unet(
-    work: Path, pool: dict, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer], steps: int, batch: int, rate: float
+    work: Path, pool: dict, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer], rounds: Rounds, batch: int
 ) -> torch.nn.ModuleDict:
-    """Returns the averaged weights of `unet`, `text_encoder` and `text_encoder_2` after `steps` steps on the pool."""
+    """Returns the averaged weights of `unet`, `text_encoder` and `text_encoder_2` after all rounds on the pool.
+
+    Args:
+        work: Folder of the state, kept between runs.
+        pool: What `make_latents` returns.
+        tokenizers: Both.
+        rounds: Steps and highest rate of each cosine of the learning rate.
+        batch: Latents a step.
+    """
     torch.manual_seed(1)
     first, second = make_encoders(tokenizers[0])
     nets = torch.nn.ModuleDict({"unet": make_unet(), "text_encoder": first, "text_encoder_2": second})
@@ -167,9 +186,9 @@ def train_unet(
     parameters: list[Tensor] = list(nets.parameters())
     averaged: list[Tensor] = list(averages.parameters())
     # at the UNet's rate the encoders forget their words' differences before it has learned to listen
-    rates = {"unet": rate, "text_encoder": TEXT_RATE * rate, "text_encoder_2": TEXT_RATE * rate}
-    groups = [{"params": list(nets[name].parameters()), "rate": each} for name, each in rates.items()]
-    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.01, betas=(0.9, 0.99))
+    shares = {"unet": 1.0, "text_encoder": TEXT_RATE, "text_encoder_2": TEXT_RATE}
+    groups = [{"params": list(nets[name].parameters()), "share": share} for name, share in shares.items()]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.99))
     texts = [text for several in pool["captions"] for text in several]
     ids = tokenise(tokenizers, texts).view(-1, CAPTIONS, 2, tokenizers[0].model_max_length).short()
     empty = tokenise(tokenizers, [""])[0]
@@ -181,10 +200,10 @@ def train_unet(
         optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
     alphas = make_scheduler().alphas_cumprod
-    began, losses, begin = time.time(), [], step
+    began, losses, begin, steps = time.time(), [], step, sum(each for each, _ in rounds)
     while step < steps:
         for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * cosine(step, steps, warmup=200)
+            group["lr"] = group["share"] * rate_at(step, rounds)
         drawn = make_batch(pool["latents"], ids, empty, batch, step)
         loss = batch_loss(nets["unet"], (nets["text_encoder"], nets["text_encoder_2"]), alphas, drawn)
         optimizer.zero_grad()
