@@ -42,7 +42,9 @@ def started(serve):
     def start(python=sys.executable):
         models = {"diffusers": {"nano": REPOSITORY / "models/nano-sdxl"}}
         with serve(models, environment={"WAVEFT_PYTHON": python}) as server:
-            shutil.copytree(REPOSITORY / "jobs/robot", server.base / "input/robot")
+            shutil.copytree(
+                REPOSITORY / "jobs/robot", server.base / "input/robot", ignore=shutil.ignore_patterns("*.txt")
+            )  # the trigger is the caption
             yield server
 
     return start

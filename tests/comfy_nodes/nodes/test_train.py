@@ -130,7 +130,9 @@ def fake(comfy, monkeypatch, models):
     for name in ("checkpoints", "diffusers"):
         (models / name).mkdir(exist_ok=True)
     (models / "diffusers/nano").symlink_to(REPOSITORY / "models/nano-sdxl")
-    shutil.copytree(REPOSITORY / "jobs/robot", models.parent / "input/robot")
+    shutil.copytree(
+        REPOSITORY / "jobs/robot", models.parent / "input/robot", ignore=shutil.ignore_patterns("*.txt")
+    )  # the trigger is the caption
     paths.folder_names_and_paths["checkpoints"] = ([str(models / "checkpoints")], {".safetensors", ".ckpt"})
     paths.get_folder_paths = lambda kind: [str(models / kind)]
     paths.get_input_directory = lambda: str(models.parent / "input")
