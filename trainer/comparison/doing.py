@@ -30,6 +30,7 @@ from ..system.reading import read_bytes, read_json
 from .cells import Cell
 
 Train = Callable[[Ready], Outcome]
+SIGNALLED = 128  # exit statuses above it are a signal's: Ctrl-C, or SIGTERM
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,13 @@ def do(place: Place, cell: Cell, networks: Networks, train: Train) -> dict[str, 
     Raises:
         UserError, WaveFTError: its job cannot be run.
         TrainingStopped: it stopped before its end.
+        KeyboardInterrupt: a signal stopped it; nothing is written, so that the cell is done another time.
     """
     began = time.perf_counter()
     forget_peak_memory(precision.choose(cell.job.train).device)  # another cell's is not this one's
     outcome = train(preflight.check(cell.job))
+    if outcome.exit_status > SIGNALLED:  # somebody wants the comparison to end, not this cell to fail
+        raise KeyboardInterrupt
     if outcome.exit_status:
         raise TrainingStopped(outcome.warning or "stopped before its end")
     trained = time.perf_counter() - began

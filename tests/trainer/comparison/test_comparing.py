@@ -112,6 +112,20 @@ def test_killed_in_the_middle_it_ends_in_the_same_table(compared, monkeypatch, t
     assert table(again) == whole
 
 
+def test_a_signal_while_a_cell_trains_ends_the_comparison_and_blames_no_cell(compared, monkeypatch):
+    path, out = compared()
+    run = loop.run
+
+    def signalled(ready):
+        outcome = run(ready)
+        outcome.stop("stopped on request", 128 + signal.SIGTERM)
+        return outcome
+
+    monkeypatch.setattr(loop, "run", signalled)
+    assert compare(path, out) == 130
+    assert not list((out / "cells").glob("*.json"))
+
+
 def test_a_claimed_cell_is_left_to_who_claimed_it(compared, counted):
     path, out = compared()
     (out / "cells").mkdir(parents=True)
