@@ -36,7 +36,7 @@ def main() -> None:
         type=round_of,
         nargs="+",
         metavar="STEPS:RATE",
-        default=[(2800, 1.5e-3)],
+        default=[(2800, 1.5e-3), (1400, 1.2e-3)],
         help="of the UNet and the text encoders, each of 32 latents: steps and highest learning rate of each cosine",
     )
     parser.add_argument("--vae-pictures", type=int, default=8000)
