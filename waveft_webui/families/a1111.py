@@ -105,7 +105,8 @@ class A1111:
         check(loaded, target, target, unet, te)
 
     def _kind(self) -> Any:
-        module_class, base = self._module, self._network.ModuleType
+        module_class = self._module
+        base: Any = self._network.ModuleType
 
         class ModuleTypeWaveFT(base):
             waveft = True
