@@ -65,5 +65,5 @@ def _picture(adapter: Any, told: Any) -> Any:
             plot(adapter, path, summary=told)
         except ImportError:  # a UI without matplotlib
             return None
-        with Image.open(path) as picture:
+        with Image.open(path, formats=("PNG",)) as picture:
             return picture.convert("RGB")

@@ -448,7 +448,7 @@ class TestTheJob:
         assert (made.train.gradient_accumulation_steps, made.network.wavelet) == (4, "db1")
         assert made.optimizer.optimizer_type == "AdamW"
 
-    @pytest.mark.parametrize("text", ['a "dog"\\ #', "smile \U0001f600 é", "tab\tdel\x7f", "{trigger", "'''"])
+    @pytest.mark.parametrize("text", ['a "dog"\\ #', "smile \U0001f600 é", "tab\there", "{trigger", "'''"])
     def test_any_text_is_kept(self, job, text):
         assert preflight.read(job(trigger=text).job).metadata.trigger_phrase == text
 

@@ -116,7 +116,7 @@ def test_the_command_that_it_names_is_one_that_start_py_has():
     extras, command = json.loads(done.stdout)
     assert extras == ["train"]
     done = subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert "usage: python -m trainer" in done.stdout and len(done.stdout.splitlines()) < 40
+    assert "usage: python -m waveft train" in done.stdout and len(done.stdout.splitlines()) < 40
 
 
 def test_the_help_page_and_the_error_name_one_command(pythons):

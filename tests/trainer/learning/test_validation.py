@@ -90,7 +90,7 @@ def test_another_run_is_not_gone_on_with(ready):
             resume.agree(ready(override), saved, cpu)
     [notice] = resume.agree(ready("train.max_train_steps=9"), saved, cpu)
     assert "max_train_steps: 3 in the saved run, 9 now" in notice
-    with pytest.raises(UserError, match="expected at least the 5 steps"):
+    with pytest.raises(UserError, match="expected at least the saved run's 5 steps"):
         resume.agree(ready(), {**saved, "step": 5}, cpu)
 
 

@@ -54,7 +54,7 @@ def test_a_folder_that_is_not_there(tmp_path, put):
     said = folders.not_a_folder
     assert said(tmp_path / "dog").endswith('holds "Dog": write that, in the same case.')
     assert said(tmp_path / "10_cats").endswith('holds "10_cat": write that.')
-    assert said(tmp_path / "10_cat" / "cat").endswith("itself holds 1 images: name that one.")
+    assert said(tmp_path / "10_cat" / "cat").endswith("itself holds 1 image: name that one.")
     assert said(tmp_path / "zzz" / "x").endswith(
         f'"{tmp_path}" holds 10_cat, Dog. Relative paths are relative to the folder of the job file.'
     )

@@ -77,7 +77,7 @@ def test_thirty_two_bit_grey_is_of_eight_bits_or_of_sixteen(tmp_path, levels, ex
 
 
 def picture(path, size=(8, 4), bucket=(4, 4), **settings):
-    return Picture(path, "0", Caption(("x",)), buckets.fit(size, bucket), 0, interpolation="nearest", **settings)
+    return Picture(path, "", Caption(("x",)), buckets.fit(size, bucket), 0, interpolation="nearest", **settings)
 
 
 def test_crop_takes_the_middle_and_mirrors(tmp_path):

@@ -61,5 +61,5 @@ def test_too_few_pictures_for_the_part_are_said():
     assert "expected at least one picture to be kept out of training, got none" in remarks.problems[0]
     held, remarks = out((0.1, 0, digests(1, first=10)), (0.5, 0, digests(4)))
     assert len(held) == 2
-    assert "has 1 pictures that may be kept out, and one must stay" in remarks.notices[0]
+    assert "has 1 picture that may be kept out, and one must stay" in remarks.notices[0]
     assert not remarks.problems

@@ -126,7 +126,7 @@ def test_the_runs_values_are_on_it(parts, run):
         "3 of 6, each of 4 pictures: 12 in all, 1.5 epochs",
         "after step 1",
         "1234 coefficients in 7 layers, db1, scaling 25",
-        "0.1250 (mean of the last 1 steps)",
+        "0.1250 (mean of the last 1 step)",
         "0.4000 after step 3, 0.5000 after step 0, least 0.3000 after step 2",
         "1:01",
         "1.50 GiB",
