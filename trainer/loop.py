@@ -256,8 +256,13 @@ def save(parts: Parts, outcome: Outcome) -> None:
                 product = parts.tuning.product()
         except (WaveFTError, RuntimeError) as error:  # RuntimeError: a device that is lost
             raise TrainingStopped(f"after step {step}: {error}") from error
-        outcome.wrote(adapterfile.save(product, path, ready, step, place.name, parts.forward.base))
-        if ready.job.save.save_state:
+        on_the_way = ready.job.save.save_state and step < ready.steps
+        try:
+            if on_the_way:  # first: killed in between, a checkpoint without state would stand in the way of going on
+                state.save(folder.state(step), resume.collect(parts, step))
+        finally:  # whatever becomes of the state, what was trained is written
+            outcome.wrote(adapterfile.save(product, path, ready, step, place.name, parts.forward.base))
+        if ready.job.save.save_state and not on_the_way:
             state.save(folder.state(step), resume.collect(parts, step))
         gone = folder.keep_last(ready.job.save.keep_last, step, outcome.validated)
         outcome.files = [file for file in outcome.files if file not in gone]
