@@ -17,7 +17,7 @@ OPENS_IMAGES = {
     "trainer/pictures/formats.py": "of every folder, mask and sample",
     "comfy_nodes/training/train.py": "samples that the run has just drawn",
     "comfy_nodes/training/watch.py": "samples that the run has just drawn",
-    "waveft_webui/panel.py": "the energy picture that the core has just drawn",
+    "waveft_webui/describing.py": "the energy picture that the core has just drawn",
 }
 # Who of the trainer reads a file other than through `system.reading`, which opens plain files of a bounded size alone.
 READS_FILES = {

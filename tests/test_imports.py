@@ -35,8 +35,8 @@ STOREYS = {
     ),
     "waveft": ("cli", "__init__", "__main__"),
     "waveft_webui": (
-        *("core", "messages", "settings", "tags", "axes", "files", "applying", "gate", "cards", "panel", "families"),
-        *("extension", "__init__"),
+        *("core", "messages", "settings", "tags", "axes", "files", "applying", "gate", "cards", "describing", "panel"),
+        *("places", "workshop", "tab", "families", "extension", "__init__"),
     ),
 }
 # ComfyUI's own modules, and who touches them: a node's own file does not.

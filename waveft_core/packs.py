@@ -21,6 +21,7 @@ from .basis.atoms import wavelets
 from .basis.plan import Plan
 from .cli.console import size_text
 from .cli.report import as_text
+from .cli.transfer import Rounded, differences_to, trained_on
 from .errors import listed, nearest
 from .format.container import read_layout
 from .format.disk import stamp
@@ -30,6 +31,7 @@ from .format.header import HEADER
 from .format.hub import hub_metadata, is_sdxl
 from .format.sniff import is_waveft
 from .interop.lora import deltas
+from .toolbox.checkpoint import merge_files
 from .toolbox.filters import GROUPS, Emptied, Multipliers, compiled
 from .toolbox.fit import Target, check_strength, fit, trained_for
 from .toolbox.plans import Kept
@@ -37,6 +39,7 @@ from .toolbox.plot import plot
 from .toolbox.rounding import rounded_to
 from .toolbox.sources import differences, matches
 from .toolbox.summary import BANDS
+from .toolbox.weights import Weights
 from .update.beside import added
 from .update.gradient import Sampler
 
@@ -50,9 +53,11 @@ __all__ = [
     "Kept",
     "Multipliers",
     "Plan",
+    "Rounded",
     "Sampler",
     "Target",
     "WaveFTError",
+    "Weights",
     "added",
     "as_text",
     "check_strength",
@@ -60,6 +65,7 @@ __all__ = [
     "compiled",
     "deltas",
     "differences",
+    "differences_to",
     "energy",
     "extract_deltas",
     "fit",
@@ -70,6 +76,7 @@ __all__ = [
     "listed",
     "load",
     "matches",
+    "merge_files",
     "nearest",
     "plot",
     "prune",
@@ -84,6 +91,7 @@ __all__ = [
     "stamp",
     "summarize",
     "trained_for",
+    "trained_on",
     "wavelets",
     "write_atomically",
 ]

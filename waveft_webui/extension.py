@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
-from . import axes, cards, settings
+from . import axes, cards, settings, tab
 from .families.find import find
 from .families.forge import tell_block_weights
 from .gate import Gate
 from .messages import say
 from .panel import script_class
+from .places import Places
+from .workshop import Workshop
 
 GATE: Gate | None = None  # of this process
 
@@ -55,4 +57,13 @@ def _register_callbacks() -> None:
         tell_block_weights(script_loading.loaded_scripts)
         axes.add(scripts.scripts_data)
 
+    def tabs() -> list[Any]:  # only where there is a page
+        import gradio
+        from modules import extra_networks, sd_models, shared, ui_common
+
+        assert GATE is not None
+        places = Places(shared, sd_models, GATE.networks, GATE.entry)
+        return tab.build(gradio, ui_common.create_refresh_button, Workshop(places, extra_networks.parse_prompt))
+
     script_callbacks.on_before_ui(before_ui)
+    script_callbacks.on_ui_tabs(tabs)

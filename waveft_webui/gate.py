@@ -135,7 +135,7 @@ class Gate:
         factor = getattr(self._processing, "waveft_strength", 1.0)
         kept = []
         for number, name in enumerate(names):
-            entry = self._entry(name)
+            entry = self.entry(name)
             if entry is not None and is_waveft(entry.filename):
                 te[number], unet[number] = te[number] * factor, unet[number] * factor
                 if not self._take(name, entry, unet[number], te[number]):
@@ -158,7 +158,7 @@ class Gate:
     def _adapters(self) -> set[Any]:
         return {use.loaded.adapter for use in self.uses.values() if use.loaded.adapter is not None}
 
-    def _entry(self, name: str) -> Any:
+    def entry(self, name: str) -> Any:
         """Returns the UI's object of the file that a name stands for, as the UI itself looks it up."""
         found = self._look_up(name)
         if found is None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from .core import as_text, plot, summarize
+from .describing import described
 from .gate import Gate
 
 NOTHING = "The last picture was drawn without a WaveFT adapter. Put one into the prompt: <lora:NAME:1>."
@@ -50,20 +48,5 @@ def shown(gate: Gate | None) -> tuple[str, Any]:
     first = next((use.loaded for use in gate.uses.values() if use.loaded.adapter is not None), None)
     if first is None or first.adapter is None:
         return "\n".join(lines), None
-    told = summarize(first.adapter)
-    told["metadata"] = {}  # the card's dialog shows them
-    lines += ["", f"{first.name}:", as_text(told, rest="")]
-    return "\n".join(lines), _picture(first.adapter, told)
-
-
-def _picture(adapter: Any, told: Any) -> Any:
-    from PIL import Image
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "energy.png"
-        try:
-            plot(adapter, path, summary=told)
-        except ImportError:  # a UI without matplotlib
-            return None
-        with Image.open(path, formats=("PNG",)) as picture:
-            return picture.convert("RGB")
+    text, picture = described(first.adapter)
+    return "\n".join([*lines, "", f"{first.name}:", text]), picture

@@ -39,6 +39,21 @@ def multipliers(called: str, named: Mapping[str, Any], *more: Mapping[str, Any])
     return Multipliers(factors, texts[ONLY], texts[WITHOUT])
 
 
+def strengths(called: str, tag: Any) -> tuple[float, float]:
+    """Returns a tag's strengths (UNet, text encoders), by the UIs' own rule.
+
+    Args:
+        tag: the UI's object of it, with `positional` and `named`.
+
+    Raises:
+        WaveFTError: one that is no finite number.
+    """
+    plain = [*tag.positional[1:3], *(1.0, None)[len(tag.positional[1:3]) :]]
+    te = _number(called, "te", tag.named.get("te", plain[0]))
+    unet = tag.named.get("unet", te if plain[1] is None else plain[1])
+    return _number(called, "unet", unet), te
+
+
 def parsed(text: str) -> dict[str, str]:
     """Returns the factors in a text such as `dd=0 attn2=0.5`, for X/Y/Z axes and settings.
 

@@ -57,7 +57,11 @@ class World:
         monkeypatch.setitem(sys.modules, "extra_networks_lora", lora)
         self.callbacks = []
         modules = types.ModuleType("modules")
-        modules.script_callbacks = SimpleNamespace(on_before_ui=lambda call, **_: self.callbacks.append(call))
+        self.tabs = []
+        modules.script_callbacks = SimpleNamespace(
+            on_before_ui=lambda call, **_: self.callbacks.append(call),
+            on_ui_tabs=lambda call, **_: self.tabs.append(call),
+        )
         modules.script_loading = SimpleNamespace(loaded_scripts={})
         modules.scripts = SimpleNamespace(scripts_data=[])
         modules.shared = _settings()

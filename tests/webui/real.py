@@ -158,7 +158,9 @@ class _Real:
         found = self._module("modules")
         found.extra_networks = self.extra
         found.scripts = SimpleNamespace(scripts_data=[])
-        found.script_callbacks = SimpleNamespace(on_before_ui=lambda call, **_: self.callbacks.append(call))
+        found.script_callbacks = SimpleNamespace(
+            on_before_ui=lambda call, **_: self.callbacks.append(call), on_ui_tabs=lambda *_, **__: None
+        )
         found.script_loading = SimpleNamespace(loaded_scripts={})
         return found
 

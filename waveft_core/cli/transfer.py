@@ -52,13 +52,13 @@ def extract(
 
         weights = Weights.open(base)
         made = extract_deltas(
-            _differences(weights, tuned, None if targets is None else tuple(targets), rounded),
+            differences_to(tuned, weights, None if targets is None else tuple(targets), rounded),
             coefficients=coefficients,
             energy=energy,
             total=total,
             wavelet=wavelet,
             scaling=scaling,
-            metadata=_trained_for(weights, tuned),
+            metadata=trained_on(weights, tuned),
             report=report,
         )
     worst = sorted((line for line in told if line[2]), key=lambda line: line[1] / line[2])
@@ -109,10 +109,10 @@ class Rounded:
             raise WaveFTError(f"{error} What differs, in {layers}, is the rounding of {dtypes}.") from None
 
 
-def _differences(
-    base: Weights, tuned: Path, targets: tuple[str, ...] | None, rounding: Rounded
+def differences_to(
+    tuned: Path, base: Weights, targets: tuple[str, ...] | None, rounding: Rounded
 ) -> Iterator[tuple[str, Tensor]]:
-    """Returns each layer's name and dW, of whatever kind the tuned one is."""
+    """Returns each layer's name and dW, of whatever kind the tuned one is: a model, or any file of differences."""
     from ..interop.lora import deltas
     from ..toolbox.sources import differences, matches
     from ..update.spec import SDXL_ATTENTION
@@ -195,7 +195,7 @@ def _convert_to_peft(adapter: Adapter, base: Path | None, dtype: str | None, out
     say_zeros(adapter)
 
 
-def _trained_for(base: Weights, tuned: Path) -> dict[str, str]:
+def trained_on(base: Weights, tuned: Path) -> dict[str, str]:
     """Returns the metadata that say which model the new adapter is for, where the base or the tuned file tells."""
     files = [metadata for _, metadata in base.files.values()]
     if is_file(tuned):
