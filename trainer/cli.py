@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from .evaluation.command import proposal
-from .job.other_trainers import FOREIGN
+from .job import strayoptions
 from .job.schema import Job
-from .job.tables import homes
 from .preflight import dryrun, estimate, preflight
 from .run.runfolder import ADAPTER, STATE, RunFolder
 from .system import commandline, console
 from .system.console import clock, counted, say
 from .system.errors import TrainingStopped, UserError, traceback_of
 from .system.files import readable_size
-from .system.plaintext import shown
 from .system.quiet import quiet_libraries
 from .system.reading import is_file, open_regular
 
@@ -45,7 +43,6 @@ REFUSED = {
     "evaluate": "Nothing can be evaluated",
     "compare": "Nothing can be compared",
 }
-JOB_ENDINGS = (".toml", ".yaml", ".yml", ".json")
 
 
 class Options(argparse.ArgumentParser):
@@ -55,27 +52,10 @@ class Options(argparse.ArgumentParser):
         """Returns the options; what is none, or is missing, ends the process with status 2 and a remedy."""
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self.error("; ".join(map(unknown_option, unknown)))
+            self.error("; ".join(strayoptions.told(unknown)))
         if found.config is None:
             self.error("the following arguments are required: --config JOB.TOML")
         return found
-
-
-def unknown_option(text: str) -> str:
-    """Returns why a word of the command line is refused, with what to write instead where that is known."""
-    option, _, value = shown(text).partition("=")
-    key = option.lstrip("-").replace("-", "_")
-    if not option.startswith("-"):
-        job = f": write --config {option}" if option.endswith(JOB_ENDINGS) else ""
-        return f"unrecognized argument {option}{job}"
-    if key in ("config_file", "job", "toml"):
-        return f"{option}: write --config JOB.TOML"
-    if key in FOREIGN:
-        return f"{option}: {FOREIGN[key]}"
-    if places := homes(key):
-        section = places[0].strip("[]")
-        return f"{option}: a key of the job. Write {key} in {places[0]}, or --set {section}.{key}={value or '...'}"
-    return f"unrecognized argument {option}"
 
 
 def parser(word: bool = False) -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from trainer import cli
 from trainer.preflight import preflight
 from trainer.system.errors import UserError
 
@@ -72,6 +73,10 @@ def caption_in_latin(job, folder):
     (folder / "pictures" / "00.txt").write_bytes("é".encode("latin-1"))
 
 
+def caption_as_bytes(content):
+    return pictures(lambda at: (at / "00.txt").write_bytes(content))
+
+
 def prompt_file(text):
     def change(job, folder):
         (folder / "prompts.txt").write_text(text)
@@ -104,6 +109,14 @@ REFUSED = {
         "Write 1e-4 without quotes.",
     ),
     "a precision that is none": (section("train", mixed_precision="bf61"), "'bf16'", "Did you mean bf16?"),
+    "fp32, as a precision of what is saved": (
+        section("save", save_precision="fp32"),
+        "[save] save_precision: expected 'float', 'fp16' or 'bf16', got 'fp32'. Write \"float\", which is fp32.",
+    ),
+    "fp32, as a precision of what is computed": (
+        section("train", mixed_precision="fp32"),
+        "got 'fp32'. Write \"no\", which is fp32.",
+    ),
     "two lengths": (section("train", max_train_epochs=3, max_train_steps=7), "got max_train_steps too", "Remove one"),
     "a warm-up longer than the run": (
         section("optimizer", lr_scheduler="cosine", lr_warmup_steps=50),
@@ -137,6 +150,11 @@ REFUSED = {
     "the hub while training": (section("save", huggingface_repo_id="a/b"), "python -m trainer.publish"),
     # TOML
     "a path of Windows": ('output_dir = "C:\\Users\\me"', "line", "write / for \\", "'single quotes'"),
+    "a path of Windows whose backslashes TOML takes": (
+        subset(image_dir="D:\train\new"),
+        r"""got 'D:\train\new' with '\t' in it, which TOML makes of a backslash in "double quotes".""",
+        r"Write / for \, or put it in 'single quotes'.",
+    ),
     "True": ("overwrite = True", "Write true."),
     "a text without quotes": ("output_name = dog", 'Put the text in quotes: "dog".'),
     # the base
@@ -173,6 +191,12 @@ REFUSED = {
     "no caption at all": (no_captions, "expected a caption in", "00.txt", "class_tokens"),
     "an empty caption": (pictures(lambda at: (at / "00.txt").touch()), "00.txt", "got an empty file"),
     "a caption in Latin-1": (caption_in_latin, "00.txt", "Save it as UTF-8"),
+    "a caption in UTF-16": (caption_as_bytes("sks dog".encode("utf-16")), "00.txt", "UTF-16", "Save it as UTF-8"),
+    "a caption in UTF-16 without a mark": (
+        caption_as_bytes("sks dog".encode("utf-16-le")),
+        "00.txt",
+        r"got a NUL character (\x00), as a text saved as UTF-16 has it. Save it as UTF-8.",
+    ),
     "an image that is none": (pictures(lambda at: (at / "01.png").write_bytes(b"x")), "01.png", "Replace or remove it"),
     "an image of 0 bytes": (pictures(lambda at: (at / "01.png").write_bytes(b"")), "01.png", "0 bytes"),
     "a Git LFS pointer": (
@@ -248,6 +272,7 @@ def one_wide_picture(job, folder):
 SURPRISING = {
     "the trigger is in no caption": (trigger_in_no_caption, '"zzz"'),
     "a picture twice": (the_same_picture_twice, "copy.png"),
+    "a caption of commas": (caption_as_bytes(b" , ,,"), "captions of 00.png: hold separators alone, taken as none"),
     "a panorama": (one_wide_picture, "wide.png"),
     "augmentation with the cache on": (subset(random_crop=True), "random_crop: each view is another"),
     "masks that nobody asks for": (subset(alpha_mask=True), "masked_loss is false: they have no effect"),
@@ -263,5 +288,85 @@ def test_what_is_no_fault_but_may_surprise_is_told(name, light_job, tmp_path, wr
     assert word in said
 
 
+def a_file(name, text=""):
+    """Returns a change: a file in the job's folder."""
+    return lambda folder: (folder / name).write_text(text)
+
+
+def nothing(folder):
+    """Changes nothing."""
+
+
+# On the command line: what is there beside the job, the words, what is told.
+TYPED = {
+    "the job without --config": (nothing, ["job.toml"], "write --config job.toml"),
+    "kohya's --config_file": (
+        nothing,
+        ["--config_file", "job.toml"],
+        "--config_file: write --config job.toml; a config file of kohya's becomes a job by `python -m waveft init "
+        "--from-kohya FILE`",
+    ),
+    "a LoRA's rank as an option": (
+        nothing,
+        ["--config", "job.toml", "--network_dim=32"],
+        "--network_dim: a key of the job. It is of method lora, loha, lokr or vera: write it in [network] with "
+        'method = "lora", or --set network.method=lora --set network.network_dim=32. The size of waveft is [network] '
+        "coefficients",
+    ),
+    "options with their values behind them": (
+        nothing,
+        ["--config", "job.toml", "--learning_rate", "1e-4", "--gradient_checkpointing", "--xformers"],
+        "--set optimizer.learning_rate=1e-4; --gradient_checkpointing: a key of the job. Write gradient_checkpointing "
+        'in [train], or --set train.gradient_checkpointing=true; --xformers: write attention in [train]: "sdpa"',
+    ),
+    "a folder of pictures as an option": (
+        nothing,
+        ["--config", "job.toml", "--image_dir", "dog"],
+        "--image_dir: a key of the job. Write it in [[datasets.subsets]]",
+    ),
+    "a job in YAML": (
+        a_file("job.yaml", "model:\n  name: x\n"),
+        ["--config", "job.yaml"],
+        'job file "job.yaml": expected a .toml file, got .yaml. A job is TOML: key = value below [section]. Begin with '
+        "one that `python -m trainer init` writes",
+    ),
+    "YAML in a .toml": (
+        a_file("other.toml", "model:\n  name: x\n"),
+        ["--config", "other.toml"],
+        "(at line 1, column 6). This looks like YAML, a job is TOML: write key = value below [section].",
+    ),
+    "an adapter to resume from": (
+        a_file("dog.safetensors"),
+        ["--config", "job.toml", "--resume", "dog.safetensors"],
+        '--resume "dog.safetensors": expected a .state file, got an adapter, which holds the coefficients alone. Name '
+        "its .state file, or --resume latest; or begin a new run from it with [network] network_weights.",
+    ),
+    "an adapter to resume from that is nowhere": (
+        nothing,
+        ["--config", "job.toml", "--resume", "dog.safetensors"],
+        '--resume "dog.safetensors": expected a .state file, or latest, got nothing there. Correct the path.',
+    ),
+    "a subset by --set": (
+        nothing,
+        ["--config", "job.toml", "--set", "datasets.subsets.image_dir=x", "--dry-run"],
+        "--set datasets.subsets.image_dir=x: the job has no such place",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_what_is_typed_wrongly_is_told_with_its_remedy(name, light_job, tmp_path, write_job, monkeypatch, capsys):
+    change, words, said = TYPED[name]
+    write_job(light_job)
+    change(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = cli.main(words)
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    assert said in capsys.readouterr().err
+
+
 def test_there_are_thirty_and_more():
-    assert len(REFUSED) + len(SURPRISING) >= 30
+    assert len(REFUSED) + len(SURPRISING) + len(TYPED) >= 30

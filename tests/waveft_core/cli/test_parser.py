@@ -315,6 +315,7 @@ def test_convert_to_peft_and_back(base, make_mlp, capsys):
         ("extract --base base.safetensors --tuned base.safetensors --total 9 --out x.safetensors", "layers"),
         ("merge --base no --adapter dog.safetensors --out x.safetensors", "none there"),
         ("merge --base base.safetensors --adapter no.safetensors --out x.safetensors", "no such file"),
+        ("convert dog.safetensors --to lora --out x.safetensors", "no low-rank form.*diff is what LoRA loaders read"),
         ("combine dog.safetensors --out .", r"ends in \.safetensors"),
     ],
 )
