@@ -4,7 +4,6 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from annotated_types import Le, Lt
@@ -126,17 +125,8 @@ def test_a_slip_is_found(source, count):
     assert len(slips(ast.parse(source))) == count
 
 
-def bounds(annotation: object, metadata: object = ()) -> Iterator[object]:
-    """What pydantic checks of a key: its own, and that of what is inside of it."""
-    for one in [*metadata, *getattr(annotation, "__metadata__", ())]:
-        yield one
-        yield from getattr(one, "metadata", ())
-    for inside in get_args(annotation):
-        yield from bounds(inside)
-
-
 def test_every_number_of_a_job_has_an_upper_bound():
-    from trainer.job import tables
+    from trainer.job import keys, tables
 
     held_elsewhere = {"resolution"}  # by `values.sides`
     unbounded = [
@@ -144,7 +134,7 @@ def test_every_number_of_a_job_has_an_upper_bound():
         for title, model in tables.tables().items()
         for key, field in model.model_fields.items()
         if re.search(r"\b(int|float)\b(?!')", str(field.annotation))
-        and not any(isinstance(one, Le | Lt) for one in bounds(field.annotation, field.metadata))
+        and not any(isinstance(one, Le | Lt) for one in keys.checks(field.annotation, field.metadata))
         and key not in held_elsewhere | {"save_precision"}
     ]
     assert not unbounded

@@ -103,7 +103,8 @@ class Buckets(Views):
     """Keys of a dataset that [general] may set for all."""
 
     resolution: Resolution | None = Field(
-        None, description="px, of a square or `[width, height]`: the area that is trained; the base's own unless given"
+        None,
+        description="px, 16 to 8,192, of a square or `[width, height]`: the area that is trained; the base's own unless given",
     )
     batch_size: int | None = Field(None, ge=1, le=1024, description="pictures at a time, 1 unless given")
     enable_bucket: bool | None = Field(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
@@ -20,7 +21,7 @@ pictures and the base that are there; `--dry-run --verbose` prints a job with ev
 
 Keys that kohya's sd-scripts has keep their names there; the sections are ours. Unknown keys are refused, with the key
 that was probably meant, its section, or what to do instead. Names of choices may be written in any case. Relative paths
-are relative to the folder of the job file.
+are relative to the folder of the job file. What a number must lie between stands in brackets behind its meaning.
 
 Above the first section two keys may stand:
 
@@ -71,9 +72,41 @@ def rows(fields: Mapping[str, FieldInfo]) -> list[str]:
     return ["| key | default | meaning |", "|---|---|---|", *lines]
 
 
+def limits(field: FieldInfo) -> str:
+    """Returns what a number, or each of a list or table, lies between: "1 to 1,024", "above 0, to 100"; or ""."""
+    held: dict[str, Any] = {}
+    for found in checks(field.annotation, field.metadata):
+        held |= {name: getattr(found, name) for name in ("ge", "gt", "le", "lt") if hasattr(found, name)}
+    low = f"{number(held['ge'])} to" if "ge" in held else f"above {number(held['gt'])}, to" if "gt" in held else "to"
+    if "le" in held:
+        return f"{low} {number(held['le'])}"
+    return f"{low} below {number(held['lt'])}" if "lt" in held else ""
+
+
+def checks(annotation: Any, metadata: Iterable[Any] = ()) -> Iterator[Any]:
+    """Yields what pydantic checks of a key, and of what is inside of it."""
+    for one in (*metadata, *getattr(annotation, "__metadata__", ())):
+        yield one
+        yield from getattr(one, "metadata", ())
+    for inside in get_args(annotation):
+        yield from checks(inside)
+
+
+def number(value: float) -> str:
+    """Returns a number as people write it; those next to a power of two as such."""
+    whole = int(value)
+    if whole != value:
+        return f"{value:g}"
+    for near, rest in ((whole, ""), (whole + 1, " - 1")):
+        if near > 2**20 and near.bit_count() == 1:
+            return f"2^{near.bit_length() - 1}{rest}"
+    return f"{whole:,}"
+
+
 def cell(field: FieldInfo) -> str:
     """Returns a description as it stands in a table: a bar would end the cell."""
-    return (field.description or "").replace("|", "\\|")
+    told, between = field.description or "", limits(field)
+    return f"{told} ({between})".replace("|", "\\|") if between else told.replace("|", "\\|")
 
 
 def inherits(title: str, key: str) -> bool:

@@ -39,3 +39,22 @@ def test_no_key_is_both_known_and_foreign():
     assert not set(FOREIGN) & set(tables.all_keys())
     assert len(FOREIGN) > 100
     assert all(text and not text.endswith(".") for text in FOREIGN.values())
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "between"),
+    [
+        ("[train]", "max_train_steps", "1 to 10,000,000"),
+        ("[train]", "seed", "0 to 2^63 - 1"),
+        ("[train]", "ema_decay", "0 to below 1"),
+        ("[optimizer]", "learning_rate", "above 0, to 10,000"),
+        ("[optimizer]", "learning_rate_pattern", "above 0, to 10,000"),
+        ("[loss]", "ip_noise_gamma", "0 to 100"),
+        ('[network] method = "waveft"', "coefficients", "1 to 2^27"),
+        ('[network] method = "waveft"', "scaling", "-1,000,000 to 1,000,000"),
+        ("[train]", "torch_compile", ""),
+        ("[model]", "vae", ""),
+    ],
+)
+def test_the_page_says_what_a_number_lies_between(table, key, between):
+    assert keys.limits(tables.tables()[table].model_fields[key]) == between
