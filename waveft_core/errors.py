@@ -97,6 +97,11 @@ def within_memory(what: str) -> Iterator[None]:
         ) from None
 
 
+def plural(number: int, word: str) -> str:
+    """Returns "1 layer", "2 layers"."""
+    return f"{number:,} {word}" + ("" if number == 1 else "s")
+
+
 def listed(names: Iterable[str], limit: int = 10) -> str:
     """Returns up to `limit` names in order, quoted, and how many more there are."""
     names = list(names)

@@ -36,6 +36,7 @@ from .toolbox.filters import GROUPS, Emptied, Multipliers, compiled
 from .toolbox.fit import Target, check_strength, fit, trained_for
 from .toolbox.plans import Kept
 from .toolbox.plot import plot
+from .toolbox.precision import TakenForRounding
 from .toolbox.rounding import rounded_to
 from .toolbox.sources import differences, matches
 from .toolbox.summary import BANDS
@@ -55,6 +56,7 @@ __all__ = [
     "Plan",
     "Rounded",
     "Sampler",
+    "TakenForRounding",
     "Target",
     "WaveFTError",
     "Weights",

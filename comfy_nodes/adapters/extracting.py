@@ -14,6 +14,7 @@ from .. import folders, models
 from ..core import (
     SDXL_ATTENTION,
     Adapter,
+    TakenForRounding,
     WaveFTError,
     deltas,
     differences,
@@ -72,6 +73,7 @@ class Given:
         count: how many of them there are, for the bar.
         origin: for the adapter's recipe.
         metadata: which model the adapter is for.
+        rounding: what of the differences was taken for the rounding of a dtype.
     """
 
     title: str
@@ -79,6 +81,7 @@ class Given:
     count: int
     origin: Mapping[str, Any]
     metadata: Mapping[str, str]
+    rounding: TakenForRounding
     passed_over: int = 0
 
 
@@ -94,10 +97,11 @@ def from_models(base: Merged, tuned: Merged, wanted: Wanted) -> Given:
             f"base_clip and tuned_clip: expected the same text encoders, got {listed(encoders) or 'none'} and "
             f"{listed(others) or 'none'}. Connect those of the two models that are compared."
         )
-    found = differences(base, tuned, wanted.targets)
+    rounding = TakenForRounding()
+    found = differences(base, tuned, wanted.targets, rounding)
     count = sum(matches(place.path, wanted.targets) for name, place in base.slots.items() if name in tuned.slots)
     told = "two models and their text encoders" if encoders else "two models"
-    return Given("the difference", found, count, {"from": told}, base.metadata)
+    return Given("the difference", found, count, {"from": told}, base.metadata, rounding)
 
 
 def from_lora(base: Merged, name: str) -> Given:
@@ -116,7 +120,9 @@ def from_lora(base: Merged, name: str) -> Given:
         )
     count = len({_PART.sub("", key) for key in tensors})
     origin = {"lora": name, "sha256": folders.sha256(path)}
-    return Given(name, deltas(path, base, base.spellings), count, origin, _trained_for(base, said))
+    rounding = TakenForRounding()
+    found = deltas(path, base, base.spellings, rounding)
+    return Given(name, found, count, origin, _trained_for(base, said), rounding)
 
 
 def extract(base: Merged, given: Given, wanted: Wanted) -> tuple[Carried, str]:
@@ -128,14 +134,15 @@ def extract(base: Merged, given: Given, wanted: Wanted) -> tuple[Carried, str]:
     bar = Progress(given.count)
     told: list[tuple[str, float, float]] = []
     try:
-        made = extract_deltas(
-            _wanted(_watched(given.deltas, bar), base, wanted, given),
-            **wanted.limit,
-            wavelet=wanted.wavelet,
-            scaling=wanted.scaling,
-            metadata=given.metadata,
-            report=lambda name, kept, whole: told.append((name, kept, whole)),
-        )
+        with given.rounding.blamed():
+            made = extract_deltas(
+                _wanted(_watched(given.deltas, bar), base, wanted, given),
+                **wanted.limit,
+                wavelet=wanted.wavelet,
+                scaling=wanted.scaling,
+                metadata=given.metadata,
+                report=lambda name, kept, whole: told.append((name, kept, whole)),
+            )
     except WaveFTError as error:
         raise WaveFTError(f"{given.title}, {wanted.layers} layers: {error}") from None
     bar.to(given.count)
@@ -190,4 +197,5 @@ def _report(made: Adapter, given: Given, wanted: Wanted, told: list[tuple[str, f
     unchanged = sum(not whole for *_, whole in told)
     if unchanged:
         lines.append(f"left out: {describe.plural(unchanged, 'layer')} without a difference")
+    lines += given.rounding.lines(made)
     return "\n".join(lines)

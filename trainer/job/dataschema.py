@@ -104,7 +104,7 @@ class Buckets(Views):
 
     resolution: Resolution | None = Field(
         None,
-        description="px, 16 to 8,192, of a square or `[width, height]`: the area that is trained; the base's own unless given",
+        description="px, 16 to 8,192, of a square or `[width, height]`: the area trained; unless given the base's",
     )
     batch_size: int | None = Field(None, ge=1, le=1024, description="pictures at a time, 1 unless given")
     enable_bucket: bool | None = Field(

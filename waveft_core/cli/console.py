@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import WaveFTError, printable
+from ..errors import WaveFTError, plural, printable
 from ..format.adapter import FILE_DTYPES, Adapter
 from ..format.disk import exists, is_file, size_of
 from ..format.file import save
@@ -80,11 +80,6 @@ def stored_dtype(adapter: Adapter) -> torch.dtype:
 def count(adapter: Adapter) -> int:
     """Returns the number of coefficients of all layers."""
     return sum(layer.values.numel() for layer in adapter.layers.values())
-
-
-def plural(number: int, word: str) -> str:
-    """Returns "1 layer", "2 layers"."""
-    return f"{number:,} {word}" + ("" if number == 1 else "s")
 
 
 @contextlib.contextmanager

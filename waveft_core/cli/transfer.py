@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ..format.disk import exists, is_file, is_folder, size_of
 from ..format.file import load
 from ..format.header import HEADER
 from ..toolbox.outputs import check_new, check_space, replacing_folder
+from ..toolbox.precision import TakenForRounding
 from ..toolbox.weights import Weights
 from .console import check_file, count, plural, progress_bar, say, say_zeros, size_text, stored_dtype, write_adapter
 
@@ -43,7 +43,7 @@ def extract(
 
     check_file(out, overwrite)
     told: list[tuple[str, float, float]] = []
-    rounded = Rounded()
+    rounded = TakenForRounding()
     with progress_bar("extracting", "layer") as tell, rounded.blamed():
 
         def report(name: str, kept: float, whole: float) -> None:
@@ -74,43 +74,8 @@ def extract(
     write_adapter(made, out, torch.float32)
 
 
-class Rounded:
-    """What of the differences was taken for the rounding of a dtype: told layer by layer, said in lines."""
-
-    def __init__(self) -> None:
-        self._layers: dict[str, tuple[int, str]] = {}
-
-    def __call__(self, name: str, entries: int, dtype: torch.dtype) -> None:
-        """Takes a layer in which `entries` entries differ by the rounding of `dtype` alone."""
-        self._layers[name] = entries, str(dtype).removeprefix("torch.")
-
-    def lines(self, made: Adapter) -> Iterator[str]:
-        """Yields what to say of it, `made` being the adapter that came of the rest."""
-        for dtype in sorted({dtype for _, dtype in self._layers.values()}):
-            found = {name: entries for name, (entries, own) in self._layers.items() if own == dtype}
-            whole = len(found.keys() - made.layers.keys())
-            entries = sum(count for name, count in found.items() if name in made.layers)
-            if whole:
-                yield f"taken for the rounding of {dtype}, not for training: {plural(whole, 'whole layer')}"
-            if entries:
-                parts = plural(len(found) - whole, "other layer" if whole else "layer")
-                yield f"taken for the rounding of {dtype}, not for training: {plural(entries, 'weight')} in {parts}"
-
-    @contextlib.contextmanager
-    def blamed(self) -> Iterator[None]:
-        """Adds to a refusal, inside, that all which differs was taken for rounding."""
-        try:
-            yield
-        except WaveFTError as error:
-            if not self._layers or "that differ" not in str(error):
-                raise
-            dtypes = ", ".join(sorted({dtype for _, dtype in self._layers.values()}))
-            layers = plural(len(self._layers), "layer")
-            raise WaveFTError(f"{error} What differs, in {layers}, is the rounding of {dtypes}.") from None
-
-
 def differences_to(
-    tuned: Path, base: Weights, targets: tuple[str, ...] | None, rounding: Rounded
+    tuned: Path, base: Weights, targets: tuple[str, ...] | None, rounding: TakenForRounding
 ) -> Iterator[tuple[str, Tensor]]:
     """Returns each layer's name and dW, of whatever kind the tuned one is: a model, or any file of differences."""
     from ..interop.lora import deltas

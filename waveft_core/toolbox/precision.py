@@ -7,6 +7,7 @@ was itself rounded, where no entry of the other model lies further off than the 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 
@@ -14,12 +15,49 @@ import torch
 from torch import Tensor
 
 from ..basis.plan import arithmetic_dtype
+from ..errors import WaveFTError, plural
+from ..format.adapter import Adapter
 
 # told: layer, entries that differed and were taken for rounding, and the dtype whose rounding it is
 Told = Callable[[str, int, torch.dtype], object]
 
 _NARROW = (torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16)
 _OFTEN = (torch.bfloat16, torch.float16)  # in which models are kept, whatever a later file's dtype
+
+
+class TakenForRounding:
+    """What of the differences was taken for the rounding of a dtype: told layer by layer, said in lines."""
+
+    def __init__(self) -> None:
+        self._layers: dict[str, tuple[int, str]] = {}
+
+    def __call__(self, name: str, entries: int, dtype: torch.dtype) -> None:
+        """Takes a layer in which `entries` entries differ by the rounding of `dtype` alone."""
+        self._layers[name] = entries, str(dtype).removeprefix("torch.")
+
+    def lines(self, made: Adapter) -> Iterator[str]:
+        """Yields what to say of it, `made` being the adapter that came of the rest."""
+        for dtype in sorted({dtype for _, dtype in self._layers.values()}):
+            found = {name: entries for name, (entries, own) in self._layers.items() if own == dtype}
+            whole = len(found.keys() - made.layers.keys())
+            entries = sum(count for name, count in found.items() if name in made.layers)
+            if whole:
+                yield f"taken for the rounding of {dtype}, not for training: {plural(whole, 'whole layer')}"
+            if entries:
+                parts = plural(len(found) - whole, "other layer" if whole else "layer")
+                yield f"taken for the rounding of {dtype}, not for training: {plural(entries, 'weight')} in {parts}"
+
+    @contextlib.contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Adds to a refusal, inside, that all which differs was taken for rounding."""
+        try:
+            yield
+        except WaveFTError as error:
+            if not self._layers or "that differ" not in str(error):
+                raise
+            dtypes = ", ".join(sorted({dtype for _, dtype in self._layers.values()}))
+            layers = plural(len(self._layers), "layer")
+            raise WaveFTError(f"{error} What differs, in {layers}, is the rounding of {dtypes}.") from None
 
 
 def difference(name: str, before: Tensor, after: Tensor, told: Told | None = None) -> Tensor:

@@ -177,6 +177,18 @@ class TestModels:
         with pytest.raises(comfy("core").WaveFTError, match=r"one shape in both models, got \[8, 8\] and \[8, 4\]"):
             extract(unet, other)
 
+    def test_what_storage_explains_is_no_training_and_said(self, comfy, extract, unet):
+        """A fine-tune that is stored in bf16: every entry differs, one layer alone was trained."""
+        held = unet.model.state_dict()
+        rounded = {key: weight.to(torch.bfloat16).float() for key, weight in held.items()}
+        made = type(unet)({**rounded, Q_KEY: (held[Q_KEY] + torch.eye(8)).to(torch.bfloat16).float()})
+        carried, report = extract(unet, made)
+        assert list(carried.adapter.layers) == [Q]
+        assert "taken for the rounding of bfloat16, not for training: 1 whole layer" in report
+        assert report.count("taken for the rounding") == 2, "entries of the trained layer too"
+        with pytest.raises(comfy("core").WaveFTError, match=r"What differs, in 2 layers, is the rounding of bfloat16"):
+            extract(unet, type(unet)(rounded))
+
     def test_text_encoders_are_compared_where_both_come(self, extract, unet, tuned, clip, progress):
         made = clip.clone()
         made.add_patches({f"{TEXT_KEY}.weight": torch.eye(6)})
