@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..basis.atoms import IDENTITY
-from ..errors import printable
-from .console import plural, size_text
+from ..errors import plural, printable
+from .console import size_text
 
 _BLOCKS = 40  # lines
 _SHOWN = 90  # characters of a metadata value
