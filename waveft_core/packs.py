@@ -21,7 +21,7 @@ from .basis.atoms import wavelets
 from .basis.plan import Plan
 from .cli.console import size_text
 from .cli.report import as_text
-from .cli.transfer import Rounded, differences_to, trained_on
+from .cli.transfer import differences_to, trained_on
 from .errors import listed, nearest
 from .format.container import read_layout
 from .format.disk import stamp
@@ -54,7 +54,6 @@ __all__ = [
     "Kept",
     "Multipliers",
     "Plan",
-    "Rounded",
     "Sampler",
     "TakenForRounding",
     "Target",

@@ -15,7 +15,7 @@ from .applying import is_text
 from .core import (
     SDXL_ATTENTION,
     Adapter,
-    Rounded,
+    TakenForRounding,
     WaveFTError,
     Weights,
     combine,
@@ -130,7 +130,7 @@ class Workshop:
             kept, whole = kept + energy, whole + energy_in_all
             tell(1, count)
 
-        rounded = Rounded()
+        rounded = TakenForRounding()
         with rounded.blamed():
             made = extract_deltas(
                 differences_to(other, held, None, rounded),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import Refusal, WaveFTError
+from ..errors import Refusal, WaveFTError, plural
 from ..format.adapter import Adapter
 from ..format.container import read_layout
 from ..format.disk import exists, is_file, is_folder, size_of
@@ -17,7 +17,7 @@ from ..format.header import HEADER
 from ..toolbox.outputs import check_new, check_space, replacing_folder
 from ..toolbox.precision import TakenForRounding
 from ..toolbox.weights import Weights
-from .console import check_file, count, plural, progress_bar, say, say_zeros, size_text, stored_dtype, write_adapter
+from .console import check_file, count, progress_bar, say, say_zeros, size_text, stored_dtype, write_adapter
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _FOREIGN = (".lora_", ".lora.", "_lora.", ".hada_", ".lokr_")  # in names of differences, not of a model's tensors
