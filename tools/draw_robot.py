@@ -91,16 +91,16 @@ def draw_robot(
 
     for side in (-1, 1):  # behind the rest: antennae, legs and arms
         if "antennae" in parts:
-            limb(side * 0.25, -0.6, side * 0.46, -0.9, 0.08)
-            disc(side * 0.46, -0.9, 0.13, PINK)
+            limb(side * 0.25, -0.6, side * 0.46, -0.84, 0.12)
+            disc(side * 0.46, -0.84, 0.18, PINK)
         limb(side * 0.26, 0.6, side * 0.26, 0.86, 0.16)
         slab(side * 0.26 - 0.22, 0.78, side * 0.26 + 0.22, 1.0, 0.1, ORANGE)
     if "arms" in parts:
         hand_y = 0.52 - 0.62 * view.wave
-        limb(0.4, 0.25, 0.8, hand_y, 0.15)
-        disc(0.8, hand_y, 0.14, ORANGE)
-        limb(-0.4, 0.25, -0.78, 0.52, 0.15)
-        disc(-0.78, 0.52, 0.14, ORANGE)
+        limb(0.4, 0.25, 0.82, hand_y, 0.2)
+        disc(0.82, hand_y, 0.19, ORANGE)
+        limb(-0.4, 0.25, -0.8, 0.52, 0.2)
+        disc(-0.8, 0.52, 0.19, ORANGE)
 
     slab(-0.52, 0.02, 0.52, 0.76, 0.16, TEAL)
     slab(-0.66, -0.72, 0.66, 0.1, 0.3, ORANGE)
@@ -112,8 +112,8 @@ def draw_robot(
 
     if "heart" in parts:  # two discs and a wedge
         for side in (-1, 1):
-            disc(side * 0.115, 0.33, 0.135, YELLOW)
-        pen.polygon([at(-0.235, 0.385), at(0.235, 0.385), at(0, 0.66)], fill=YELLOW)
+            disc(side * 0.155, 0.31, 0.18, YELLOW)
+        pen.polygon([at(-0.315, 0.385), at(0.315, 0.385), at(0, 0.72)], fill=YELLOW)
 
 
 def main() -> None:

@@ -39,13 +39,22 @@ TRAINERS_PYTHON = (3, 11)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns its exit status, 2 where the line is refused."""
+    try:
+        return run_line(arguments)
+    except BrokenPipeError:  # `... | head`: whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run_line(arguments: Sequence[str] | None) -> int:
+    """Runs one command line as its word does; raises BrokenPipeError where nobody reads on."""
     word, *rest = (sys.argv[1:] if arguments is None else arguments) or ("--help",)
     os.environ.setdefault(commandline.PROGRAM, "waveft" if Path(sys.argv[0]).stem == "waveft" else "python -m waveft")
     if word in ("-h", "--help"):
-        print(help_text())
+        print(help_text(), flush=True)
         return 0
     if word in ("-V", "--version"):
-        print(f"waveft {version()}")
+        print(f"waveft {version()}", flush=True)
         return 0
     if word not in WORDS:
         return refuse(unknown(word))
@@ -54,12 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         oldest, got = (".".join(map(str, numbers[:3])) for numbers in (TRAINERS_PYTHON, sys.version_info))
         return refuse(f'"{word}", Python: expected {oldest} or newer, got {got} ({sys.executable}). Use a newer one.')
     try:
-        run = importlib.import_module(package).main
+        command = importlib.import_module(package).main
     except ModuleNotFoundError as error:
         if not error.name or error.name.partition(".")[0] in OURS:
             raise  # a fault of ours
         return refuse(not_installed(word, error.name, package))
-    return int(run([word, *rest]))
+    return int(command([word, *rest]))
 
 
 def help_text() -> str:

@@ -126,17 +126,32 @@ class TestUNet:
 
     def test_training_moves_unet_and_both_encoders_and_goes_on_where_it_stopped(self, tokenizers, tmp_path):
         pool = {"latents": torch.randn(6, 4, 16, 16).half(), "captions": [["a red circle"] * 4] * 6}
-        torch.manual_seed(1)
-        encoders, made = text.make_encoders(tokenizers[0]), unet.make_unet()
-        unet.train_unet(tmp_path, pool, tokenizers, [(2, 1e-3)], 2)  # the first moves the zeros that hide the rest
-        trained = unet.train_unet(tmp_path, pool, tokenizers, [(2, 1e-3), (2, 1e-3)], 2)
+        made = unet.untrained(tokenizers[0])
+        # the first step moves the zeros that hide the rest
+        unet.train_unet(tmp_path, pool, tokenizers, unet.untrained(tokenizers[0]), [(2, 1e-3)], 2)
+        rounds = [(2, 1e-3), (2, 1e-3)]
+        trained = unet.train_unet(tmp_path, pool, tokenizers, unet.untrained(tokenizers[0]), rounds, 2)
         assert torch.load(tmp_path / "unet.pt")["step"] == 4
-        pairs = [(made.conv_in, trained["unet"].conv_in)]
-        pairs += [
-            (a.get_input_embeddings(), trained[n].get_input_embeddings()) for a, n in zip(encoders, NAMES, strict=True)
-        ]
+        pairs = [(made["unet"].conv_in, trained["unet"].conv_in)]
+        pairs += [(made[name].get_input_embeddings(), trained[name].get_input_embeddings()) for name in NAMES]
         for before, after in pairs:
             assert not torch.equal(before.weight, after.weight)
+
+    def test_a_round_begins_from_the_averages_of_the_one_before(self, tokenizers, tmp_path):
+        pool = {"latents": torch.randn(6, 4, 16, 16).half(), "captions": [["a red circle"] * 4] * 6}
+        first, second = tmp_path / "first", tmp_path / "second"
+        for folder in (first, second):
+            folder.mkdir()
+        averages = unet.train_unet(first, pool, tokenizers, unet.untrained(tokenizers[0]), [(2, 1e-3)], 2)
+        torch.save({"nets": averages.state_dict(), "averages": averages.state_dict(), "step": 2,
+                    "optimizer": unet.make_optimizer(averages).state_dict()}, second / "unet.pt")  # fmt: skip
+        rounds = [(2, 1e-3), (2, 1e-3)]
+        made = [
+            unet.train_unet(folder, pool, tokenizers, unet.untrained(tokenizers[0]), rounds, 2)
+            for folder in (first, second)
+        ]
+        pairs = zip(made[0].state_dict().values(), made[1].state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
 
     def test_each_round_has_a_rise_and_a_cosine(self):
         rounds = [(2000, 2.0), (1500, 1.0)]

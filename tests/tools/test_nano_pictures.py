@@ -24,11 +24,13 @@ def test_captions_say_what_is_drawn_in_words_of_the_vocabulary():
     words = set(pictures.vocabulary())
     for _ in range(300):
         picture = pictures.random_picture(rng)
-        assert picture.color != picture.ground
+        assert picture.ground not in (picture.color, picture.second)
+        assert picture.second != picture.color
         said = pictures.caption(picture, rng).replace(",", "").split()
         assert set(said) <= words
         assert picture.shape in said
-        others = (set(pictures.SHAPES) - {picture.shape}) | (set(pictures.COLORS) - {picture.color, picture.ground})
+        shown = {picture.color, picture.second, picture.ground}
+        others = (set(pictures.SHAPES) - {picture.shape}) | (set(pictures.COLORS) - shown)
         assert not others & set(said)
 
 
@@ -43,6 +45,24 @@ def test_a_figure_has_its_colour_and_stands_on_its_ground(shape):
     assert share("red") > 0.04
     assert share("blue") > 0.4
     assert np.abs(pixels[0, 0] - pictures.COLORS["blue"]).max() < 40
+
+
+@pytest.mark.parametrize("shape", pictures.SHAPES)
+def test_a_second_colour_covers_the_lower_half(shape):
+    rng = random.Random(shape)
+    picture = pictures.Picture(shape, "red", second="green", ground="blue")
+    pixels = np.asarray(pictures.draw(picture, rng), dtype=float)
+    above, below = pixels[:28], pixels[36:]  # the middle is within 3 px of 32
+
+    def share(part, color):
+        return (np.abs(part - pictures.COLORS[color]).max(axis=2) < 40).mean()
+
+    if shape != "house":  # its roof is dark
+        assert share(above, "red") > 0.02
+    assert share(above, "green") == 0
+    assert share(below, "red") == 0
+    if shape not in ("tree", "mushroom"):  # a trunk and a stem have colours of their own
+        assert share(below, "green") > 0.02
 
 
 def test_the_example_subject_is_what_its_tool_draws(tmp_path, monkeypatch):

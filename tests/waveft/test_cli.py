@@ -41,12 +41,19 @@ def test_every_word_reaches_its_own_command_line(ran, word):
     assert ran == [(cli.WORDS[word][0], [word, "a", "--b"])]
 
 
-def test_help_and_version_come_within_a_second_of_work_and_import_nothing_heavy():
-    for asked in ("--help", "--version"):
-        began = os.times().children_user
-        said = subprocess.check_output([sys.executable, "-c", HEAVY, asked], cwd=ROOT, text=True)
-        assert said.endswith("[]\n")
-        assert os.times().children_user - began < 1, "of processor time: the machine may be busy"
+@pytest.mark.parametrize("asked", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(asked):
+    assert subprocess.check_output([sys.executable, "-c", HEAVY, asked], cwd=ROOT, text=True).endswith("[]\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another error on Windows")
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_who_closes_the_pipe_has_read_enough(flag):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "waveft", flag], stdout=write, stderr=subprocess.PIPE, cwd=ROOT)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_help_names_every_word(capsys):

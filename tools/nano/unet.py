@@ -167,28 +167,43 @@ def rate_at(step: int, rounds: Rounds) -> float:
     raise ValueError(f"step: expected one of the {sum(steps for steps, _ in rounds)} steps, got {step} more")
 
 
+def untrained(tokenizer: CLIPTokenizer) -> torch.nn.ModuleDict:
+    """Returns the networks that are trained together: `unet`, `text_encoder` and `text_encoder_2`, fp32."""
+    torch.manual_seed(1)
+    first, second = make_encoders(tokenizer)
+    return torch.nn.ModuleDict({"unet": make_unet(), "text_encoder": first, "text_encoder_2": second})
+
+
+def make_optimizer(nets: torch.nn.ModuleDict) -> torch.optim.Optimizer:
+    """Returns a round's optimizer; a group's `share` is its share of the learning rate."""
+    # at the UNet's rate the encoders forget their words' differences before it has learned to listen
+    shares = {"unet": 1.0, "text_encoder": TEXT_RATE, "text_encoder_2": TEXT_RATE}
+    groups = [{"params": list(nets[name].parameters()), "share": share} for name, share in shares.items()]
+    return torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.99))
+
+
 def train_unet(
-    work: Path, pool: dict, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer], rounds: Rounds, batch: int
+    work: Path,
+    pool: dict,
+    tokenizers: tuple[CLIPTokenizer, CLIPTokenizer],
+    nets: torch.nn.ModuleDict,
+    rounds: Rounds,
+    batch: int,
 ) -> torch.nn.ModuleDict:
-    """Returns the averaged weights of `unet`, `text_encoder` and `text_encoder_2` after all rounds on the pool.
+    """Returns the averaged weights after all rounds on the pool; each round begins from those of the round before.
 
     Args:
         work: Folder of the state, kept between runs.
         pool: What `make_latents` returns.
         tokenizers: Both.
+        nets: What `untrained` returns, or the same of a base to go on from; trained in place.
         rounds: Steps and highest rate of each cosine of the learning rate.
         batch: Latents a step.
     """
-    torch.manual_seed(1)
-    first, second = make_encoders(tokenizers[0])
-    nets = torch.nn.ModuleDict({"unet": make_unet(), "text_encoder": first, "text_encoder_2": second})
     averages = copy.deepcopy(nets).requires_grad_(False)
     parameters: list[Tensor] = list(nets.parameters())
     averaged: list[Tensor] = list(averages.parameters())
-    # at the UNet's rate the encoders forget their words' differences before it has learned to listen
-    shares = {"unet": 1.0, "text_encoder": TEXT_RATE, "text_encoder_2": TEXT_RATE}
-    groups = [{"params": list(nets[name].parameters()), "share": share} for name, share in shares.items()]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.99))
+    optimizer = make_optimizer(nets)
     texts = [text for several in pool["captions"] for text in several]
     ids = tokenise(tokenizers, texts).view(-1, CAPTIONS, 2, tokenizers[0].model_max_length).short()
     empty = tokenise(tokenizers, [""])[0]
@@ -201,7 +216,11 @@ def train_unet(
         step = saved["step"]
     alphas = make_scheduler().alphas_cumprod
     began, losses, begin, steps = time.time(), [], step, sum(each for each, _ in rounds)
+    starts = {sum(each for each, _ in rounds[:index]) for index in range(1, len(rounds))}
     while step < steps:
+        if step in starts:
+            nets.load_state_dict(averages.state_dict())
+            optimizer = make_optimizer(nets)
         for group in optimizer.param_groups:
             group["lr"] = group["share"] * rate_at(step, rounds)
         drawn = make_batch(pool["latents"], ids, empty, batch, step)
