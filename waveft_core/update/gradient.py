@@ -78,7 +78,7 @@ class Sampler:
                 return self.gathered(weight_grad.reshape(self.matrix)).mul_(self.factor)
             m, n = self.matrix
             x, grad = x.reshape(-1, n), grad.reshape(-1, m)  # [T, n], [T, m]
-            way = self.sampled if x.device.type == "cpu" and self.sampling_pays() else self.dense
+            way = self.dense if has_matrix_units(x.device) or not self.sampling_pays() else self.sampled
             return way(x, grad).mul_(self.factor)
 
     @property
@@ -118,7 +118,7 @@ class Sampler:
         wide = arithmetic_dtype(x.dtype)
         if grad.dtype != x.dtype:
             grad, x = grad.to(wide), x.to(wide)
-        if x.dtype != wide and x.device.type == "cuda":
+        if x.dtype != wide and has_matrix_units(x.device):
             weight_grad = torch.mm(grad.t(), x, out_dtype=wide)  # 16-bit inputs, accumulated and kept in float32
         else:
             weight_grad = grad.to(wide).t() @ x.to(wide)
@@ -182,6 +182,11 @@ def _warn_once() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1), check_invariants=True)
+
+
+def has_matrix_units(device: torch.device) -> bool:
+    """Returns whether a product of whole 16-bit matrices is cheap there, and may be kept in float32."""
+    return device.type == "cuda"
 
 
 def _dots(flat: Tensor, entries: Tensor, taps: Tensor) -> Tensor:

@@ -1,0 +1,145 @@
+"""What a step is said to cost a GPU: the counting by hand, and our own figures, so that a kernel more is seen."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks import counting, fakes, roofline
+from benchmarks.counting import PIECE, Counter, Tally
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers' and PEFT's own
+
+PX, COEFFICIENTS, LAYERS = 64, 20, 32  # of the tiny UNet
+
+
+@pytest.fixture(scope="module")
+def counts():
+    """Each method's step on the tiny UNet, by (method, checkpointing)."""
+    found = {}
+    for method in (fakes.FROZEN, fakes.OURS, "PEFT LoRA r=1"):
+        case = fakes.make(method, "bf16", "tiny", COEFFICIENTS)
+        for again in (False, True):
+            found[method, again] = fakes.count(case, PX, 1, again)
+    return found
+
+
+def over_frozen(counts, method, again, figure):
+    base = counts[fakes.FROZEN, again].tallies
+    return {
+        phase: getattr(tally, figure) - getattr(base[phase], figure)
+        for phase, tally in counts[method, again].tallies.items()
+    }
+
+
+def test_our_launches_are_these(counts):
+    found = over_frozen(counts, fakes.OURS, False, "launches")
+    assert found == {"forward": 16, "backward": 5 * LAYERS + 1, "optimizer": 2 * LAYERS + 20}
+
+
+def test_our_bytes_are_these(counts):
+    tallies = {phase: tally.moved for phase, tally in counts[fakes.OURS, False].tallies.items()}
+    frozen = {phase: tally.moved for phase, tally in counts[fakes.FROZEN, False].tallies.items()}
+    assert {phase: tallies[phase] - frozen[phase] for phase in tallies} == {
+        "forward": 98304, "backward": 932864, "optimizer": 341520,
+    }  # fmt: skip
+
+
+def test_checkpointing_holds_less_and_computes_more(counts):
+    for method in (fakes.FROZEN, fakes.OURS, "PEFT LoRA r=1"):
+        plain, again = counts[method, False], counts[method, True]
+        assert again.peak["activations"] < plain.peak["activations"]
+        assert again.total().flops > plain.total().flops
+
+
+def test_a_count_is_the_same_twice_and_leaves_nothing_behind(counts):
+    case = fakes.make(fakes.OURS, "bf16", "tiny", COEFFICIENTS)
+    again = fakes.count(case, PX, 1, False)
+    first = counts[fakes.OURS, False]
+    assert again.tallies == first.tallies
+    assert again.peak == first.peak
+    assert {kind: size for kind, size in again.live().items() if kind != "activations"} == {
+        kind: size for kind, size in fakes.count(case, PX, 1, False).live().items() if kind != "activations"
+    }
+    assert torch.ones(2).sum() == 2  # no fake mode is left on
+
+
+@pytest.mark.parametrize("base", ["fp8", "nf4"])
+def test_bases_of_fewer_bits_weigh_less(base, counts):
+    found = fakes.count(fakes.make(fakes.OURS, base, "tiny", COEFFICIENTS), PX, 1, True)
+    assert found.peak["weights"] < counts[fakes.OURS, True].peak["weights"]
+    assert found.total().launches > counts[fakes.OURS, True].total().launches  # casts, or what runs beside
+
+
+def test_a_linear_layer_by_hand():
+    with FakeTensorMode():
+        layer = nn.Linear(64, 32, bias=False).requires_grad_(False)
+        x = torch.empty(10, 64)
+        counter = Counter()
+        with counter:
+            counter.hold(layer.parameters(), "weights")
+            counter.hold([x], "activations")
+            y = layer(x)
+            y = y.relu()
+    tally = counter.tallies["forward"]
+    assert tally.calls == {"mm": 1, "relu": 1}
+    assert tally.flops == 2 * 10 * 64 * 32
+    assert tally.read == 4 * (10 * 64 + 64 * 32 + 10 * 32)
+    assert tally.written == 4 * 2 * 10 * 32
+    assert counter.peak["weights"] == 4 * 64 * 32
+    assert counter.peak["activations"] == 10 * 64 * 4 + 2 * PIECE * 3  # two results of 1280 bytes
+    assert counter.live()["activations"] == 10 * 64 * 4 + PIECE * 3
+
+
+def test_gathers_and_scatters_move_what_they_touch():
+    with FakeTensorMode():
+        source, places = torch.empty(10_000), torch.empty(10, dtype=torch.int64)
+        counter = Counter()
+        with counter:
+            found = source.index_select(0, places)
+            source.index_copy_(0, places, found)
+    tally = counter.tallies["forward"]
+    assert tally.read == 10 * 8 + 10 * counting.SECTOR + 10 * 8 + 10 * 4
+    assert tally.written == 10 * 4 + 10 * counting.SECTOR
+
+
+def test_lists_of_tensors_are_launched_in_parts():
+    with FakeTensorMode():
+        many = [torch.empty(5) for _ in range(300)]
+        counter = Counter()
+        with counter:
+            torch.cat(many)
+            torch._foreach_add_(many, 1.0)
+            torch._foreach_add_([torch.empty(counting.BLOCK * counting.BLOCKS * 2)], 1.0)
+    assert counter.tallies["forward"].calls == {"cat": 3, "_foreach_add_": 3 + 2}
+
+
+def test_a_bound_is_the_slowest_of_three():
+    card = roofline.Card(1e9, 100.0, 1000.0, "made up")
+    assert roofline.bound(Tally(launches=1, work=[(2000, 10), (10, 300)]), card) == 2.0 + 3.0
+    assert roofline.bound(Tally(launches=10**6, work=[(1, 1)]), card) == 10**6 * roofline.LAUNCH
+
+
+def test_the_command_gives_its_tables(tmp_path, capsys):
+    path = tmp_path / "roofline.json"
+    threads = torch.get_num_threads()
+    try:
+        small = ["--size", "tiny", "--px", "64", "--coefficients", "20", "--checkpointing", "off"]
+        roofline.main([*small, "--methods", "frozen", "PEFT WaveFT", "--json", str(path)])
+    finally:
+        torch.set_num_threads(threads)
+    said = capsys.readouterr().out
+    rows = json.loads(path.read_text(encoding="utf-8"))["records"]
+    assert [row["method"] for row in rows] == ["frozen", "PEFT WaveFT"]
+    assert said.count("| 64 px, batch 1, bf16 |") == 4
+    assert all(card in said for card in roofline.CARDS)
+
+
+@pytest.mark.slow
+def test_sdxl_at_1024_px_takes_what_the_documents_say():
+    frozen = fakes.count(fakes.make(fakes.FROZEN), 1024, 1, True)
+    ours = fakes.count(fakes.make(fakes.OURS), 1024, 1, True)
+    assert sum(ours.peak.values()) < 8e9
+    assert ours.total().launches < 1.6 * frozen.total().launches
