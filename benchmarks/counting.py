@@ -44,6 +44,7 @@ NONZERO = 3  # a reduction in two passes and a selection (aten/src/ATen/native/c
 CONCATENATED = 128  # tensors of one launch of `cat` (aten/src/ATen/native/cuda/Shape.cu, CAT_ARRAY_BATCH_SIZE)
 
 GATHERS = ("index_select", "gather", "take", "index", "embedding")
+BAGS = ("_embedding_bag", "_embedding_bag_forward_only")  # a gather and a weighted sum in one
 SCATTERS = ("index_copy_", "index_put_", "_index_put_impl_", "scatter_", "put_", "index_add_", "index_put")
 FREE = ("empty", "detach", "device", "_record_function", "sym_", "is_", "lift_fresh", "_local_scalar_dense", "alias")
 
@@ -152,6 +153,10 @@ class Counter(TorchDispatchMode):
             index = [tensor for tensor in given[1:] if not tensor.is_floating_point()]
             tally.read += sum(map(nbytes, index)) + sum(map(scattered, made))
             tally.written += sum(map(nbytes, made))
+        elif name in BAGS:
+            _, entries, *rest = given
+            tally.read += nbytes(entries) + entries.numel() * SECTOR + sum(map(nbytes, rest))
+            tally.written += nbytes(made[0])
         elif name in SCATTERS:
             *_, content = given
             tally.read += sum(map(nbytes, given[1:]))

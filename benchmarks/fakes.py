@@ -28,8 +28,9 @@ from trainer.base.quantise import QUANTISED
 from waveft_core import SDXL_ATTENTION, Spec, attach
 from waveft_core.basis import plan
 from waveft_core.basis.atoms import coeffs_shape
-from waveft_core.update import gradient
+from waveft_core.update import gradient, ledger
 from waveft_core.update.coefficients import InWeight
+from waveft_core.update.storage import lay_together
 from waveft_core.update.targets import select
 from waveft_core.update.tuning import Tuning
 
@@ -80,7 +81,8 @@ class _Unpacked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return grads[0] @ _unpacked(*ctx.saved_tensors, ctx.shape), None, None, None, None
+        packed, scales = ctx.saved_tensors
+        return grads[0] @ _unpacked(packed, scales, ctx.shape), None, None, None, None
 
 
 @torch.library.custom_op("waveft_benchmarks::unpack", mutates_args=())
@@ -158,6 +160,8 @@ def make(method: str, base: str = "bf16", size: str = "sdxl", coefficients: int 
     layers = [target.module for target in select(unet, SDXL_ATTENTION)]
     model, tuning = unet, None
     if method == OURS:
+        if base == "bf16":  # as the trainer does
+            lay_together(target.weight for target in select(unet, SDXL_ATTENTION))
         tuning = attach(unet, Spec(coefficients=coefficients), beside=base == "fp8")
     elif method == FROZEN:
         for layer in layers:
@@ -170,15 +174,18 @@ def make(method: str, base: str = "bf16", size: str = "sdxl", coefficients: int 
         for layer in model.modules():
             if isinstance(layer, peft.tuners.shira.Linear):
                 layer.forward = functools.partial(_with_mask, layer)
+    in_weight = [layer for layer in (tuning._layers if tuning is not None else ()) if isinstance(layer, InWeight)]
+    for layer in in_weight:  # a ledger is found by its weight's id, which may be used again once that is a fake
+        ledger._BY_TENSOR.pop(id(layer.ledger.weight), None)
+        ledger._BY_MEMORY.pop(layer.ledger._where, None)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     faker = _Faker(mode)
     with _tables_apart():
         faker.replace(model)
         faker.replace(tuning)
-        for layer in tuning._layers if tuning is not None else ():
-            if isinstance(layer, InWeight):  # a fake is another tensor elsewhere, which nobody has written to
-                layer.ledger.mark()
-                layer.saw()
+        for layer in in_weight:  # a fake is another tensor elsewhere, which nobody has written to
+            layer.ledger.mark()
+            layer.saw()
         weights = [held for module in model.modules() if id(module) in own for held in _own(module)]
         based = set(map(id, weights))
         kinds = {"weights": weights, "adapter": [held for held in faker.made.values() if id(held) not in based]}
@@ -280,14 +287,14 @@ def _state(case: Case) -> list[Tensor]:
 @contextlib.contextmanager
 def _tables_apart() -> Iterator[None]:
     """Inside, the core's cached tables are fakes' own: a fake that stays in one would be anybody's."""
-    for cached in (gradient._table, plan._taps):
+    for cached in (gradient._table, gradient._starts, plan._taps):
         cached.cache_clear()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Accessing the data pointer")  # of a fake: 0, as good as any
             yield
     finally:
-        for cached in (gradient._table, plan._taps):
+        for cached in (gradient._table, gradient._starts, plan._taps):
             cached.cache_clear()
 
 

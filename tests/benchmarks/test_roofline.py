@@ -12,7 +12,8 @@ from benchmarks.counting import PIECE, Counter, Tally
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers' and PEFT's own
 
-PX, COEFFICIENTS, LAYERS = 64, 20, 32  # of the tiny UNet
+PX, COEFFICIENTS, BLOCKS = 64, 20, 4  # of the tiny UNet
+LAYERS = 8 * BLOCKS
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +37,20 @@ def over_frozen(counts, method, again, figure):
 
 def test_our_launches_are_these(counts):
     found = over_frozen(counts, fakes.OURS, False, "launches")
-    assert found == {"forward": 16, "backward": 5 * LAYERS + 1, "optimizer": 2 * LAYERS + 20}
+    assert found == {"forward": 2 * BLOCKS, "backward": 2 * LAYERS + 2, "optimizer": 22}  # none a layer in the write
+
+
+def test_our_launches_are_less_than_half_of_loras(counts):
+    for again in (False, True):
+        ours, lora = (sum(over_frozen(counts, m, again, "launches").values()) for m in (fakes.OURS, "PEFT LoRA r=1"))
+        assert 0 < ours < lora / 2
 
 
 def test_our_bytes_are_these(counts):
     tallies = {phase: tally.moved for phase, tally in counts[fakes.OURS, False].tallies.items()}
     frozen = {phase: tally.moved for phase, tally in counts[fakes.FROZEN, False].tallies.items()}
     assert {phase: tallies[phase] - frozen[phase] for phase in tallies} == {
-        "forward": 98304, "backward": 932864, "optimizer": 341520,
+        "forward": 49152, "backward": 889424, "optimizer": 489536,
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from torch import nn
 import waveft_core
 from waveft_core.basis.locations import draw
 from waveft_core.interop.diff import write_diff
+from waveft_core.update.storage import lay_together
 from waveft_core.update.targets import resolve
 
 from ..base.layershapes import Layer
@@ -60,6 +61,8 @@ def attach(
         elif network.locations.startswith(GRADIENT) and warm_up is not None:
             adapter = by_gradient(host.components, network, layers, counts, warm_up)
     found = resolve(host.components, adapter)
+    if not host.beside:  # where starting a kernel for each weight would cost more than the writing
+        lay_together(target.weight for target in found if target.weight.is_cuda)
     return Coefficients(
         waveft_core.attach(host.components, adapter, beside=host.beside),
         {target.name: targets.shown(target.path) for target in found},

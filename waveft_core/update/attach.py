@@ -88,7 +88,20 @@ def _attached(models: Models, spec: Spec | Adapter, name: str | None, beside: bo
             if isinstance(layer, InWeight):
                 layer.ledger.remove(layer.update)
         raise
+    _lay_values_together([layer for _, layer in layers if isinstance(layer, InWeight)])
     return Tuning(name, layers, spec, strength)
+
+
+def _lay_values_together(layers: Sequence[InWeight]) -> None:
+    """Puts the layers' values one behind the other in memory, where they are read as one; each stays a parameter."""
+    groups: dict[tuple[torch.device, torch.dtype], list[InWeight]] = {}
+    for layer in layers:
+        groups.setdefault((layer.values.device, layer.values.dtype), []).append(layer)
+    for group in groups.values():
+        together = torch.cat([layer.values.detach() for layer in group])
+        for layer, part in zip(group, torch.split(together, [layer.values.numel() for layer in group]), strict=True):
+            layer.values.data = part  # each with a version of its own
+            layer.saw()
 
 
 @locked

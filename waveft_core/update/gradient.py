@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -28,6 +30,7 @@ from ..basis.plan import arithmetic_dtype
 TOKENS_PER_CHUNK = 64  # two transposed slices of this many tokens stay in a core's cache at SDXL's widths
 
 GATHERED_AT_ONCE = 2**16  # entries of dL/dW: 0.8 MB of places and values, well below a weight
+MOST_SHARED = 2**23  # numbers of a transform that is kept for the next layer of the same input: 33 MB
 KEPT = 2**14  # entries of a layer's atoms whose places and taps are kept from step to step: 128 kB
 
 # Nanoseconds on one CPU core, read off SDXL's shapes (python -m benchmarks.gradient): one token of one channel, read
@@ -58,16 +61,18 @@ class Sampler:
     in_graph: bool = False
     _pattern: tuple[Tensor, Tensor] | None = None
     _kept: tuple[Tensor, Tensor] | None = None
+    _kept_of: tuple[torch.device, torch.dtype, float] | None = None
 
     def __post_init__(self) -> None:
         _SAMPLERS[self.handle] = self
 
-    def __call__(self, x: Tensor, grad: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, grad: Tensor, shared: Shared | None = None) -> Tensor:
         """Returns dL/dvalues, [p] in float32 (float64 where the input is).
 
         Args:
             x: [..., n], the layer's input; a convolution's is [B, in, h, w] (or without B).
             grad: [..., m], the gradient of its output; a convolution's is [B, out, h', w'].
+            shared: with the other layers that saw this input.
         """
         x, grad = x.detach(), grad.detach()
         kind = x.device.type
@@ -78,8 +83,10 @@ class Sampler:
                 return self.gathered(weight_grad.reshape(self.matrix)).mul_(self.factor)
             m, n = self.matrix
             x, grad = x.reshape(-1, n), grad.reshape(-1, m)  # [T, n], [T, m]
-            way = self.dense if has_matrix_units(x.device) or not self.sampling_pays() else self.sampled
-            return way(x, grad).mul_(self.factor)
+            if has_matrix_units(x.device):
+                return self.dense(x, grad, self.factor)  # a kernel less for each layer
+            found = self.sampled(x, grad, shared) if self.sampling_pays() else self.dense(x, grad)
+            return found.mul_(self.factor)
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -93,28 +100,33 @@ class Sampler:
         transform = (m + n) * (_CHANNEL_NS + taps * _TAP_NS)
         return transform + self.indices.numel() * _TERM_NS < m * n * _GEMM_NS
 
-    def sampled(self, x: Tensor, grad: Tensor) -> Tensor:
+    def sampled(self, x: Tensor, grad: Tensor, shared: Shared | None = None) -> Tensor:
         """Returns sum_t (D_m dy_t)_i (D_n x_t)_j at the p positions, [p]; x: [T, n], grad: [T, m]."""
         m, n = self.matrix
         wide = arithmetic_dtype(x.dtype)
         rows, columns = axis(self.wavelet, self.mode, m), axis(self.wavelet, self.mode, n)
         total = self.plane(x.new_zeros(self.indices.numel(), dtype=wide))
+        ready, kept = (None, None) if shared is None else shared.columns(x, (self.wavelet, self.mode))
         left = right = x.new_empty(0, dtype=wide)
         for start in range(0, x.shape[0], TOKENS_PER_CHUNK):
             some = slice(start, start + TOKENS_PER_CHUNK)
             tokens = x[some].shape[0]
             if left.shape[1:] != (tokens,):  # made for the first chunk, and for a shorter last one
-                left, right = (
-                    x.new_empty(rows.count, tokens, dtype=wide),
-                    x.new_empty(columns.count, tokens, dtype=wide),
-                )
+                left = x.new_empty(rows.count, tokens, dtype=wide)
             rows.unscaled(grad[some].to(wide), left)  # [M, T]
-            columns.unscaled(x[some].to(wide), right)  # [N, T]
+            if ready is not None:
+                right = ready[start // TOKENS_PER_CHUNK]
+            else:
+                if kept is not None or right.shape[1:] != (tokens,):
+                    right = x.new_empty(columns.count, tokens, dtype=wide)
+                columns.unscaled(x[some].to(wide), right)  # [N, T]
+                if kept is not None:
+                    kept.append(right)
             torch.sparse.sampled_addmm(total, left, right.t(), out=total)
         return total.values().mul_(self._scales(x.device, wide))
 
-    def dense(self, x: Tensor, grad: Tensor) -> Tensor:
-        """Returns the same from dL/dW = dy^T x, [m, n], which lives for this call alone."""
+    def dense(self, x: Tensor, grad: Tensor, factor: float = 1.0) -> Tensor:
+        """Returns the same, times `factor`, from dL/dW = dy^T x, [m, n], which lives for this call alone."""
         wide = arithmetic_dtype(x.dtype)
         if grad.dtype != x.dtype:
             grad, x = grad.to(wide), x.to(wide)
@@ -122,22 +134,23 @@ class Sampler:
             weight_grad = torch.mm(grad.t(), x, out_dtype=wide)  # 16-bit inputs, accumulated and kept in float32
         else:
             weight_grad = grad.to(wide).t() @ x.to(wide)
-        return self.gathered(weight_grad)
+        return self.gathered(weight_grad, factor)
 
-    def gathered(self, weight_grad: Tensor) -> Tensor:
-        """Returns D_m (dL/dW) D_n^T at the p positions, [p]; weight_grad: [m, n] contiguous."""
+    def gathered(self, weight_grad: Tensor, factor: float = 1.0) -> Tensor:
+        """Returns factor * D_m (dL/dW) D_n^T at the p positions, [p]; weight_grad: [m, n] contiguous."""
         device, wide, flat = weight_grad.device, weight_grad.dtype, weight_grad.view(-1)
         indices = self._moved(device)
         width = _table(self.wavelet, self.mode, self.matrix[1], device, wide)[1].shape[1] ** 2
         if len(indices) * width > KEPT:  # longer filters: a part at a time, and nothing kept
             parts = torch.split(indices, max(1, GATHERED_AT_ONCE // width))
-            return torch.cat([_dots(flat, *self._atoms(part, wide)) for part in parts])
-        if self._kept is None or self._kept[1].device != device or self._kept[1].dtype != wide:
-            self._kept = self._atoms(indices, wide)
+            return torch.cat([_dots(flat, *self._atoms(part, wide, factor)) for part in parts])
+        of = device, wide, factor
+        if self._kept is None or self._kept_of != of:
+            self._kept, self._kept_of = self._atoms(indices, wide, factor), of
         return _dots(flat, *self._kept)
 
-    def _atoms(self, indices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Returns the entries of coefficients' atoms, flat in the weight, and their taps: [p * k * k], [p, k * k]."""
+    def _atoms(self, indices: Tensor, dtype: torch.dtype, factor: float) -> tuple[Tensor, Tensor]:
+        """Returns coefficients' entries, flat in the weight, and their taps times `factor`: [p * k * k], [p, k * k]."""
         m, n = self.matrix
         along = coeffs_shape(self.wavelet, self.mode, self.shape)[1]
         row_places, row_taps = _table(self.wavelet, self.mode, m, indices.device, dtype)
@@ -145,7 +158,7 @@ class Sampler:
         i, j = indices // along, indices % along
         entries = row_places[i][:, :, None] * n + column_places[j][:, None, :]  # [p, k, k]
         taps = row_taps[i][:, :, None] * column_taps[j][:, None, :]
-        return entries.view(-1).int(), taps.view(len(indices), -1)
+        return entries.view(-1).int(), taps.view(len(indices), -1).mul_(factor)
 
     def plane(self, values: Tensor) -> Tensor:
         """Returns C [M, N] in CSR form, `values` [p] at the p positions."""
@@ -191,6 +204,10 @@ def has_matrix_units(device: torch.device) -> bool:
 
 def _dots(flat: Tensor, entries: Tensor, taps: Tensor) -> Tensor:
     """Returns each coefficient's sum of taps times entries, [p]."""
+    if has_matrix_units(flat.device):  # one kernel instead of three
+        starts = _starts(taps.shape[0], taps.shape[1], flat.device)
+        table = flat.unsqueeze(1)  # of "embeddings" of one number each
+        return nn.functional.embedding_bag(entries, table, starts, mode="sum", per_sample_weights=taps.view(-1))[:, 0]
     return (flat.index_select(0, entries).view_as(taps) * taps).sum(dim=1)
 
 
@@ -214,6 +231,12 @@ def _convolution_weight_grad(layer: nn.Conv2d, shape: tuple[int, ...], x: Tensor
 
 
 @lru_cache(maxsize=64)
+def _starts(count: int, each: int, device: torch.device) -> Tensor:
+    """Returns where each of `count` runs of `each` begins, [count] int32 on `device`."""
+    return torch.arange(0, count * each, each, dtype=torch.int32, device=device)
+
+
+@lru_cache(maxsize=64)
 def _table(wavelet: str, mode: str, size: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Returns an axis's positions (cropped ones at 0, their taps being 0) and its taps, on `device`."""
     side = axis(wavelet, mode, size)
@@ -233,14 +256,83 @@ if hasattr(torch.library, "custom_op"):  # older torches apply and merge adapter
         return x.new_empty(count, dtype=dtype)
 
 
+class Shared:
+    """What the layers that see one input have in common: its cast, and its transform while the backward pass needs it.
+
+    The three projections of an attention see one tensor. It is found again by being the very object that the layer
+    before was called with, unchanged since.
+
+    Attributes:
+        layers: how many have seen the input and not yet had their gradient.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.layers = 0
+        casts: dict[torch.dtype, Tensor] = {}
+        self._casts = casts
+        self._x, self._version = weakref.ref(x, lambda _: casts.clear()), x._version
+        self._of: tuple[object, ...] = ()
+        self._columns: list[Tensor] = []
+
+    def is_of(self, x: Tensor) -> bool:
+        """Returns whether this is of the tensor `x` as it is."""
+        return self._x() is x and x._version == self._version
+
+    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Returns `x`, which this is of, detached and in `dtype`."""
+        if dtype not in self._casts:
+            self._casts[dtype] = x.detach().to(dtype)
+        return self._casts[dtype]
+
+    def columns(self, x: Tensor, basis: tuple[str, str]) -> tuple[list[Tensor] | None, list[Tensor] | None]:
+        """Returns the transform of `x` [T, n] by chunks, if it is at hand, and a list to fill if others will ask.
+
+        Args:
+            x: as one of the layers saved it.
+            basis: its wavelet and mode.
+        """
+        of = (x.data_ptr(), x._version, x.shape, x.stride(), x.dtype, basis)
+        if self._of and self._of[1:] == of:
+            return self._columns, None
+        if self.layers < 2 or x.numel() > MOST_SHARED:
+            return None, None
+        self._of, self._columns = (x, *of), []  # x is kept with it: nothing else comes to lie at its address
+        return None, self._columns
+
+    def done(self) -> None:
+        """Takes note that one of the layers has its gradient; the last one lets go of the transform."""
+        self.layers -= 1
+        if self.layers < 1:
+            self._of, self._columns = (), []
+
+
+class _Seen(threading.local):
+    """The input that this thread's layers saw last, until it dies."""
+
+    shared: Shared | None = None
+
+
+_SEEN = _Seen()
+
+
+def _shared(x: Tensor) -> Shared:
+    """Returns what the layers that see `x` have in common."""
+    found = _SEEN.shared
+    if found is None or not found.is_of(x):
+        found = _SEEN.shared = Shared(x)
+    return found
+
+
 class Tap(torch.autograd.Function):
     """Hands the layer's output on unchanged, and gives the coefficients their gradient on the way back."""
 
     @staticmethod
-    def forward(ctx, output: Tensor, x: Tensor, values: Tensor, handle: int) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, output: Tensor, x: Tensor, values: Tensor, handle: int, shared: Shared | None = None
+    ) -> Tensor:
         """Returns `output`, the same memory; saves the layer's input `x`."""
         ctx.save_for_backward(x)
-        ctx.handle, ctx.count, ctx.dtype = handle, values.numel(), values.dtype
+        ctx.handle, ctx.count, ctx.dtype, ctx.shared = handle, values.numel(), values.dtype, shared
         if not torch.compiler.is_compiling():
             ctx.sampler = _SAMPLERS[handle]  # kept by the graph: a backward pass may come after the hooks are gone
         return output.detach()  # not a view for autograd: the model may go on to change it in place
@@ -251,8 +343,11 @@ class Tap(torch.autograd.Function):
         """Returns the output's gradient unchanged and the values' own."""
         (x,) = ctx.saved_tensors
         if torch.compiler.is_compiling():
-            return grad, None, _in_graph(x, grad, ctx.handle, ctx.count, ctx.dtype), None
-        return grad, None, ctx.sampler(x, grad).to(ctx.dtype), None
+            return grad, None, _in_graph(x, grad, ctx.handle, ctx.count, ctx.dtype), None, None
+        found = ctx.sampler(x, grad, ctx.shared).to(ctx.dtype)
+        if ctx.shared is not None:
+            ctx.shared.done()
+        return grad, None, found, None, None
 
 
 def tap(values: Tensor, sampler: Sampler) -> Callable[..., Tensor]:
@@ -276,7 +371,10 @@ def tapped(
 ) -> Tensor:
     """Returns a layer's output with `values` tapped into its gradient; args, kwargs: what the layer was called with."""
     x = layer_input(args, kwargs)
-    if x.dtype != output.dtype:
-        x = x.detach().to(output.dtype)  # autocast: what the matmul saw, and half the memory to keep
-    out: Tensor = Tap.apply(output, x, values, sampler.handle)  # type: ignore[no-untyped-call]
+    shared = None if torch.compiler.is_compiling() else _shared(x)
+    if x.dtype != output.dtype:  # autocast: what the matmul saw, and half the memory to keep
+        x = x.detach().to(output.dtype) if shared is None else shared.cast(x, output.dtype)
+    if shared is not None:
+        shared.layers += 1
+    out: Tensor = Tap.apply(output, x, values, sampler.handle, shared)  # type: ignore[no-untyped-call]
     return out

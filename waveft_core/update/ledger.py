@@ -10,6 +10,7 @@ leaves, W0 is back bit for bit.  Whoever changes a ledger holds `lock.LOCK`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -46,13 +47,20 @@ class Update:
 
 
 class Ledger:
-    """The touched entries of one weight. Found by `ledger_of`; lives as long as someone holds it."""
+    """The touched entries of one weight. Found by `ledger_of`; lives as long as someone holds it.
+
+    Attributes:
+        weight, layer: the tensor, and its layer's name for messages.
+        updates: in the order in which they are summed.
+        entries, offsets: [E], which entries, flat in the weight, and where they lie in its memory.
+        originals, written: [E] in the weight's dtype, W0's and what stands there now.
+    """
 
     def __init__(self, weight: Tensor, layer: str) -> None:
         self.weight = weight
         self.layer = layer
         self.updates: list[Update] = []
-        self.entries = self._offsets = torch.empty(0, dtype=torch.int32, device=weight.device)
+        self.entries = self.offsets = torch.empty(0, dtype=torch.int32, device=weight.device)
         self.originals = self.written = torch.empty(0, dtype=weight.dtype, device=weight.device)
         self._places: list[Tensor | None] = []
         self._behind = False  # the weight was cast, and not yet written in its new dtype
@@ -117,7 +125,7 @@ class Ledger:
         if cast:
             self.entries = self.entries.to(device)
         expected = self.written.to(device, dtype)
-        offsets = storage.offsets_of(self.weight, self.entries) if cast else self._offsets
+        offsets = storage.offsets_of(self.weight, self.entries) if cast else self.offsets
         if self.entries.numel() and not storage.same_bits(storage.read(self.weight, offsets), expected):
             raise WaveFTError(
                 f'layer "{self.layer}": expected the weight as it was last written, got another content: '
@@ -126,7 +134,7 @@ class Ledger:
             )
         if cast:
             self._behind |= dtype != self.written.dtype  # the same bits elsewhere need no rewriting
-            self._offsets = offsets
+            self.offsets = offsets
             self.originals, self.written = self.originals.to(device, dtype), expected
             self._places = [None if place is None else place.to(device) for place in self._places]
             self.mark()
@@ -171,8 +179,8 @@ class Ledger:
         if storage.fingerprint(self.weight) == self._seen:
             return  # the load failed here, or another tuning of this weight has done it
         self.entries = self.entries.to(self.weight.device)
-        self._offsets = storage.offsets_of(self.weight, self.entries)
-        self.originals = self.written = storage.read(self.weight, self._offsets)
+        self.offsets = storage.offsets_of(self.weight, self.entries)
+        self.originals = self.written = storage.read(self.weight, self.offsets)
         self.mark()
         self.write()
 
@@ -212,16 +220,36 @@ class Ledger:
             self.put(self.originals)
         for update, plan in zip(updates, plans, strict=True):
             update.plan = plan
-        self.updates, self.entries, self._offsets, self._places = updates, entries, offsets, places if updates else []
+        self.updates, self.entries, self.offsets, self._places = updates, entries, offsets, places if updates else []
         self.originals = self.written = storage.read(self.weight, offsets)
         self.write()
 
     def put(self, content: Tensor) -> None:
         """Writes `content`, [E] in the weight's dtype, to the touched entries."""
         with torch.no_grad():  # not through .data: autograd must see a rewrite between a forward and its backward
-            storage.write(self.weight, self._offsets, content)
+            storage.write(self.weight, self.offsets, content)
+        self.wrote(content)
+
+    def wrote(self, content: Tensor) -> None:
+        """Takes note that `content`, [E] in the weight's dtype, stands at the touched entries now."""
         self.written, self._behind = content, False
         self.mark()
+
+    def lie_in(self, originals: Tensor, offsets: Tensor) -> None:
+        """Goes over to slices, each with its own content, of tensors that many ledgers share: nothing is there twice.
+
+        Args:
+            originals: [E] in the weight's dtype.
+            offsets: [E] int32 or int64.
+        """
+        if self.offsets is self.entries:
+            self.entries = offsets
+            for update in self.updates:
+                if update.plan.entries is self.offsets:
+                    update.plan = replace(update.plan, entries=offsets)
+        if self.written is self.originals:
+            self.written = originals
+        self.originals, self.offsets = originals, offsets
 
     def mark(self) -> None:
         """Takes the weight as it is for seen."""

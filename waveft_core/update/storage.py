@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -94,6 +95,53 @@ def write(weight: Tensor, offsets: Tensor, content: Tensor) -> None:
     """Writes `content`, in the weight's dtype, to the entries at `offsets` in memory."""
     memory = _memory(weight)
     memory.index_copy_(0, offsets.long(), content.view(memory.dtype))  # not put_, which has no deterministic form
+
+
+def lay_together(weights: Iterable[Tensor]) -> None:
+    """Moves weights into one piece of memory for each device and dtype, so that one kernel can write all of them.
+
+    They stay the tensors that they are, with their contents and flags. Call it before anything is attached: a ledger
+    follows a weight that was moved, at the price of a look at it. While it runs, their memory is there twice; aliases
+    that somebody else holds, such as an earlier `state_dict()`, stay with the old one.
+
+    Args:
+        weights: those that are not contiguous, or not stored as plain numbers, are left where they are.
+    """
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for weight in {id(weight): weight for weight in weights}.values():
+        if can_hold(weight) and weight.is_contiguous() and not weight.is_inference():
+            groups.setdefault((weight.device, weight.dtype), []).append(weight)
+    for (device, dtype), held in groups.items():
+        together = torch.empty(sum(weight.numel() for weight in held), dtype=dtype, device=device)
+        for weight, part in zip(held, torch.split(together, [weight.numel() for weight in held]), strict=True):
+            weight.data = part.view_as(weight).copy_(weight.data)  # frees its own memory before the next one's turn
+
+
+def shared_memory(tensors: Sequence[Tensor]) -> Tensor | None:
+    """Returns the one piece of memory that several contiguous tensors lie in, flat and in their dtype, if they do."""
+    first = tensors[0]
+    if len(tensors) == 1 or any(
+        other.untyped_storage()._cdata != first.untyped_storage()._cdata
+        or other.dtype != first.dtype
+        or not other.is_contiguous()
+        for other in tensors
+    ):
+        return None
+    end = max(tensor.storage_offset() + tensor.numel() for tensor in tensors)
+    return first.detach().as_strided((end,), (1,), 0)
+
+
+def end_to_end(tensors: Sequence[Tensor]) -> Tensor:
+    """Returns tensors [p] one behind the other, detached: a view where they lie so, else a copy."""
+    memory, place = shared_memory(tensors), tensors[0].storage_offset()
+    for tensor in tensors if memory is not None else ():
+        if tensor.storage_offset() != place:
+            memory = None
+            break
+        place += tensor.numel()
+    if memory is None:
+        return torch.cat([tensor.detach() for tensor in tensors])
+    return memory[tensors[0].storage_offset() :]
 
 
 def _overlaps(weight: Tensor) -> bool:

@@ -27,7 +27,7 @@ from .ledger import refuse_overflow
 from .lock import LOCK, locked
 from .spec import Spec
 from .targets import Target
-from .writes import Batch
+from .writes import Batch, alike
 
 
 class Tuning:
@@ -221,10 +221,9 @@ class Tuning:
             batch = self._batches.get(key)
             if batch is None or not batch.holds(group):
                 self._batches.pop(key, None)
-                batch = Batch(group)
-                if batch.holds(group):
-                    self._batches[key] = batch
-            if key in self._batches:
+                batch = Batch(group) if alike(group) else None
+            if batch is not None:
+                self._batches[key] = batch
                 batch.write()
             else:  # a weight that two adapters share, or that was moved: each by itself, with a look at its weight
                 for layer in group:

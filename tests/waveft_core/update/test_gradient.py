@@ -4,8 +4,12 @@ import pytest
 import pywt
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from waveft_core import Adapter, Layer, Probe, Spec, WaveFTError, attach
+from waveft_core.basis.atoms import Axis
+from waveft_core.basis.locations import draw
+from waveft_core.update import gradient
 from waveft_core.update.gradient import TOKENS_PER_CHUNK, Sampler
 
 BASES = [
@@ -426,3 +430,122 @@ def test_peft_gives_the_same_output_and_gradients(shape, wavelet, mode, seed):
     torch.testing.assert_close(outputs[1][1], outputs[0][1], rtol=1e-5, atol=1e-5)
     scale = float(spectrum.grad.abs().max())
     torch.testing.assert_close(tuning.parameters()[0].grad[to_ours], spectrum.grad, rtol=0, atol=2e-6 * scale)
+
+
+@pytest.fixture
+def matrix_units(monkeypatch):
+    monkeypatch.setattr(gradient, "has_matrix_units", lambda device: True)
+
+
+@pytest.mark.parametrize(("wavelet", "mode", "shape"), BASES)
+@pytest.mark.parametrize("count", [6, 2700])  # kept from step to step, and a part at a time
+def test_the_way_of_a_gpu_gives_the_same_numbers(wavelet, mode, shape, count, matrix_units):
+    shape = tuple(size * (9 if count > 6 else 1) for size in shape)
+    indices = draw("uniform:3", "layer", wavelet, mode, shape, count)
+    m, n = shape
+    x, grad = torch.randn(20, n, dtype=torch.float64), torch.randn(20, m, dtype=torch.float64)
+    sampler = Sampler(wavelet, mode, shape, indices, 25.0)
+    expected = 25.0 * sampler.sampled(x, grad)
+    assert torch.allclose(sampler(x, grad), expected, rtol=1e-11, atol=1e-11)
+    sampler.factor = -3.0  # another strength: taps that were kept hold the old one
+    assert torch.allclose(sampler(x, grad), expected * (-3.0 / 25.0), rtol=1e-11, atol=1e-11)
+
+
+class Attention(nn.Module):
+    """Three projections of one tensor, or of copies of it, and one of what comes out."""
+
+    def __init__(self, width=16, copies=False):
+        super().__init__()
+        self.copies = copies
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x):
+        seen = [x + 0.0 if self.copies else x for _ in range(3)]
+        q, k, v = (layer(one) for layer, one in zip((self.q, self.k, self.v), seen, strict=True))
+        return self.out((q @ k.transpose(-1, -2)).softmax(-1) @ v)
+
+
+def attention(copies=False, wavelet="db1"):
+    torch.manual_seed(5)
+    model = Attention(copies=copies).requires_grad_(False)
+    return model, attach(model, Spec(12, wavelet=wavelet, targets=("q", "k", "v", "out")))
+
+
+def gradients(tuning):
+    found = [values.grad for values in tuning.parameters()]
+    for values in tuning.parameters():
+        values.grad = None
+    return found
+
+
+@pytest.mark.parametrize("wavelet", ["db1", "coif2"])
+@pytest.mark.parametrize("again", [False, True], ids=["plain", "checkpointing"])
+def test_layers_that_see_one_tensor_share_its_transform_bit_for_bit(wavelet, again, force, monkeypatch):
+    force("sampled")
+    seen = []
+    own = Axis.unscaled
+    monkeypatch.setattr(Axis, "unscaled", lambda self, x, out=None: seen.append(x.shape) or own(self, x, out))
+    x = torch.randn(2, 70, 16, requires_grad=True)  # 140 tokens: three chunks
+    found = []
+    for copies in (True, False):
+        model, tuning = attention(copies, wavelet)
+        output = checkpoint(model, x, use_reentrant=False) if again else model(x)
+        output.square().sum().backward()
+        found.append((gradients(tuning), len(seen)))
+        seen.clear()
+    (apart, transforms), (shared, fewer) = found
+    assert all(torch.equal(one, other) for one, other in zip(apart, shared, strict=True))
+    assert (transforms, fewer) == (4 * 2 * 3, (4 + 2) * 3)  # gradients of four layers, and inputs of four or two
+
+
+def test_the_shared_transform_is_let_go(force):
+    force("sampled")
+    model, tuning = attention()
+    x = torch.randn(5, 16, requires_grad=True)
+    loss = model(x).sum()
+    shared = {id(node.shared): node.shared for node in taps(loss.grad_fn)}
+    assert sorted(one.layers for one in shared.values()) == [1, 3]
+    loss.backward(retain_graph=True)
+    assert all(one._columns == [] and one._of == () for one in shared.values())
+    first = gradients(tuning)
+    loss.backward()
+    assert all(torch.equal(one, other) for one, other in zip(first, gradients(tuning), strict=True))
+
+
+def taps(node):
+    """The taps of a graph."""
+    waiting, seen = [node], set()
+    while waiting:
+        one = waiting.pop()
+        if one is None or one in seen:
+            continue
+        seen.add(one)
+        if hasattr(one, "shared"):
+            yield one
+        waiting += [follow for follow, _ in one.next_functions]
+
+
+def test_an_input_that_was_changed_meanwhile_is_not_shared(force):
+    force("sampled")
+    _, tuning = attention()
+    layers = dict(zip("qkv", (layer for layer in tuning._targets), strict=False))
+    with torch.no_grad():
+        x = torch.randn(5, 16)
+    outputs, inputs = [], []
+    for target in layers.values():
+        inputs.append(x.clone())
+        outputs.append(target.module(x))
+        with torch.no_grad():
+            x = x.add_(1.0)
+    assert len({id(node.shared) for node in taps(sum(outputs).grad_fn)}) == 3
+
+
+def test_autocast_casts_a_shared_input_once():
+    model, tuning = attention()
+    x = torch.randn(5, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(x).float().sum()
+    saved = {node.saved_tensors[0].data_ptr() for node in taps(loss.grad_fn)}
+    assert len(saved) == 2
+    loss.backward()
+    assert all(values.grad is not None for values in tuning.parameters())
