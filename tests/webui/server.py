@@ -61,8 +61,8 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        links = {"waveft": clone, "waveft-probe": PROBE}
-        links = {checkout / "extensions" / name: path for name, path in links.items()}
+        found = {"waveft": clone, "waveft-probe": PROBE}
+        links = {checkout / "extensions" / name: path for name, path in found.items()}
         made = [link for link in links if not link.exists()]
         for link in made:
             link.symlink_to(links[link])
