@@ -161,14 +161,9 @@ def table(results: Results, variants: Sequence[Variant]) -> dict[str, Any]:
     """
     rows: list[dict[str, Any]] = []
     if results.bases:
-        held = {name: [own[name] for own in results.bases.values() if name in own] for name in SHOWN}
-        rows.append(
-            {
-                "label": BASE,
-                "rate": None,
-                "figures": {name: told(bootstrap(each)) for name, each in held.items() if each},
-            }
-        )
+        drawn = {name: [own[name] for own in results.bases.values() if name in own] for name in SHOWN}
+        of_base = {name: told(bootstrap(each)) for name, each in drawn.items() if each}
+        rows.append({"label": BASE, "rate": None, "figures": of_base})
     first = next(((one.label, rate) for one in variants for rate in one.rates), None)
     for one in variants:
         for rate in one.rates:
