@@ -75,7 +75,7 @@ class Classification(Measured):
         parser.add_argument(
             "--fashion", type=Path, metavar="DIR", help=f"Fashion-MNIST; {pictures.FASHION} unless given"
         )
-        parser.add_argument("--epochs", type=int, metavar="N", help="10 unless given")
+        parser.add_argument("--epochs", type=int, metavar="N", help="10 unless given, 20 small")
         parser.add_argument("--batch", type=int, metavar="N", help="rows of a step; 32 unless given")
         parser.add_argument("--seeds", type=int, default=len(table.SEEDS), metavar="N", help="5 unless given")
         parser.add_argument("--methods", default="", metavar="NAMES", help=f"some of {', '.join(FULL)}")
@@ -87,7 +87,7 @@ class Classification(Measured):
             held = {"data": options.data, "sizes": list(SIZES[options.data]), "head_rate": HEAD_RATE, "decay": 0.0}
             if options.data == "fashion":
                 held["folder"] = str(options.fashion or pictures.FASHION)
-            held |= {"epochs": options.epochs or 10, "batch": options.batch or 32}
+            held |= {"epochs": options.epochs or 20, "batch": options.batch or 32}
             return table.cells(options.data, held, picked(SMALL, options.methods), seeds)
         if not options.model or not options.images:
             raise UserError("classification: expected --model and --images together, got one of them.")

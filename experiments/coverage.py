@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from trainer.job.jobtext import job_toml
 from trainer.job.schema import Job
 from waveft_core.basis.atoms import axis
 
@@ -53,7 +52,7 @@ class Coverage(Measured):
         """Returns a cell for the formula and chance, one a subject, and one for the sentences where there are some."""
         found = [Cell("formula", {"rho": RHO, "size": SIZE, "seed": 0})]
         for name, job in jobs.subjects(options, options.out):
-            found.append(Cell(f"pictures-{name}", {"job": job_toml(job), "batches": options.batches}))
+            found.append(Cell(f"pictures-{name}", {**jobs.settings(job), "batches": options.batches}))
         if (text := sentences.found(options)) is not None:
             found.append(Cell("sentences", {**text, "count": 64}))
         return found

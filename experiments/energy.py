@@ -11,7 +11,6 @@ import numpy as np
 
 import waveft_core
 from trainer import loop
-from trainer.job.jobtext import job_toml
 from trainer.preflight import preflight
 from trainer.run.runfolder import RunFolder
 from trainer.system.errors import TrainingStopped, UserError
@@ -48,7 +47,7 @@ class Energy(Measured):
             if missing := [path for path in paths if not path.is_file()]:
                 raise UserError(f"--adapters: expected WaveFT files, {missing[0]} is none.")
             return [Cell(path.stem, {"adapter": str(path)}) for path in paths]
-        return [Cell(name, {"job": job_toml(job)}) for name, job in jobs.subjects(options, options.out)]
+        return [Cell(name, jobs.settings(job)) for name, job in jobs.subjects(options, options.out)]
 
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Trains, unless there is a file, and returns each layer's shares."""

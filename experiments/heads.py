@@ -20,9 +20,11 @@ from trainer.methods.tuning import Host, Tuning
 from trainer.system import rng
 from trainer.system.errors import UserError
 
+from . import bottlenecks
+
 COMPONENT = "model"
 HEADS = ("classifier", "score")  # what transformers calls a model's head
-OF_MODEL = {"LP": "", "full": ""}
+OF_MODEL = ("LP", "full", "Adapter")  # what needs no method of the trainer's
 # What the tables call the trainer's methods.
 OF_TRAINER = {
     "BitFit": "bitfit", "LoRA": "lora", "AdaLoRA": "adalora", "VeRA": "vera", "FourierFT": "fourierft",
@@ -38,7 +40,7 @@ class Recipe:
 
     Attributes:
         method: of OF_MODEL or OF_TRAINER.
-        network: the method's keys of [network], targets among them.
+        network: the method's keys of [network], targets among them; of "Adapter" `targets` and `width`.
         rate, head_rate: learning rates of the method and of the head.
         decay: AdamW's weight decay, of both.
         epochs: over the training rows.
@@ -148,23 +150,23 @@ def placed(model: Any, recipe: Recipe, steps: int) -> Iterator[tuple[list[nn.Par
     name, head = head_of(model)
     model.requires_grad_(False).eval()  # without dropout: the methods differ in nothing else
     draw_head(head, recipe.seed)
-    before = {key: held.clone() for key, held in model.state_dict().items()} if recipe.method == "full" else {}
-    tuning = None
-    if recipe.method in OF_TRAINER:
-        tuning = attach(model, recipe, name, steps)
-    within = {id(one) for one in head.parameters()}
-    body = [one for one in model.parameters() if id(one) not in within]
-    parameters = tuning.parameters() if tuning else body if recipe.method == "full" else []
-    for one in (*head.parameters(), *parameters):
-        one.requires_grad_(True)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(model.requires_grad_, False)
+        tuning, parameters = None, []
+        if recipe.method in OF_TRAINER:
+            tuning = attach(model, recipe, name, steps)
+            stack.callback(tuning.detach)
+            parameters = tuning.parameters()
+        elif recipe.method == "Adapter":
+            keys = recipe.network
+            parameters = stack.enter_context(bottlenecks.placed(model, keys["targets"], keys["width"], recipe.seed))
+        elif recipe.method == "full":
+            stack.callback(model.load_state_dict, {key: held.clone() for key, held in model.state_dict().items()})
+            within = {id(one) for one in head.parameters()}
+            parameters = [one for one in model.parameters() if id(one) not in within]
+        for one in (*head.parameters(), *parameters):
+            one.requires_grad_(True)
         yield parameters, tuning
-    finally:
-        if tuning:
-            tuning.detach()
-        if before:
-            model.load_state_dict(before)
-        model.requires_grad_(False)
 
 
 def attach(model: Any, recipe: Recipe, head: str, steps: int) -> Tuning:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from trainer.job.jobtext import job_toml
-
 from . import coverage, jobs, plots, sentences
 from .experiment import Cell, Result
 from .running import Measured
@@ -42,7 +40,7 @@ class Interference(Measured):
     def cells(self, options: argparse.Namespace) -> list[Cell]:
         """Returns a cell a source of gradients."""
         found = [
-            Cell(f"pictures-{name}", {"job": job_toml(job), "batches": options.batches})
+            Cell(f"pictures-{name}", {**jobs.settings(job), "batches": options.batches})
             for name, job in jobs.subjects(options, options.out)
         ]
         if (text := sentences.found(options)) is not None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
 
 from trainer.comparison import cells
 from trainer.job import config
+from trainer.job.jobtext import job_toml
 from trainer.job.schema import Job
 from trainer.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL, FULL = ROOT / "jobs" / "compare.toml", ROOT / "jobs" / "paper" / "waveft.toml"
 DRAWN = "robot"  # what the small job trains
+WEIGHTS, END_BYTES = (".safetensors", ".bin", ".ckpt"), 2**20
 # Where the metrics' networks lie in the folder of --metrics, under the names that their owners gave them.
 METRICS = {
     "image_model": "dinov2-base",
@@ -82,6 +85,25 @@ def subjects(asked: argparse.Namespace, out: Path) -> list[tuple[str, Job]]:
     photos = asked.photos.expanduser().resolve() if asked.photos else None
     found = cells.subjects(job(asked), photos)
     return [(name if photos else DRAWN, placed(one, out / "runs" / cells.plain(name))) for name, one in found]
+
+
+def fingerprint(base: str) -> str:
+    """Returns what tells one base from another of the same name: sizes, and both ends of every file with weights."""
+    path, found = Path(base), hashlib.sha256()
+    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.suffix in WEIGHTS)
+    for file in files:
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            ends = opened.read(END_BYTES)
+            opened.seek(max(0, size - END_BYTES))
+            ends += opened.read(END_BYTES)
+        found.update(f"{file.name} {size}".encode() + ends)
+    return found.hexdigest()[:16]
+
+
+def settings(job: Job) -> dict[str, str]:
+    """Returns what a cell's numbers depend on: the job, and the base's own weights."""
+    return {"job": job_toml(job), "base": fingerprint(job.model.pretrained_model_name_or_path)}
 
 
 def placed(job: Job, folder: Path) -> Job:

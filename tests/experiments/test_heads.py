@@ -13,11 +13,14 @@ from trainer.system.errors import UserError
 
 TARGETS = r".*attention\.(q_proj|v_proj)|.*attention\.attention\.(query|value)"
 METHODS = {
-    "LP": {}, "full": {}, "BitFit": {"targets": ".*"}, "LoRA": {"network_dim": 2}, "FourierFT": {"n_frequency": 32},
-    "AdaLoRA": {"target_r": 1, "init_r": 2, "tinit": 2, "tfinal": 20}, "SHiRA": {"coefficients": 32},
-    "WaveFT": {"coefficients": 32},
+    "LP": {}, "full": {}, "Adapter": {"targets": r".*(fc2|output\.dense)", "width": 8}, "BitFit": {"targets": ".*"},
+    "LoRA": {"network_dim": 2}, "FourierFT": {"n_frequency": 32}, "SHiRA": {"coefficients": 32},
+    "AdaLoRA": {"target_r": 1, "init_r": 2, "tinit": 2, "tfinal": 20}, "WaveFT": {"coefficients": 32},
 }  # fmt: skip
-RATES = {"full": 1e-2, "BitFit": 3e-2, "LoRA": 3e-2, "AdaLoRA": 3e-2, "FourierFT": 1.0, "SHiRA": 3e-3, "WaveFT": 3e-3}
+RATES = {
+    "full": 1e-2, "Adapter": 3e-2, "BitFit": 3e-2, "LoRA": 3e-2, "AdaLoRA": 3e-2, "FourierFT": 1.0, "SHiRA": 3e-3,
+    "WaveFT": 3e-3,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def test_the_methods_rate_is_not_the_heads(vit, task):
 
 
 def test_an_unknown_method_and_a_model_without_a_head_are_refused(vit, task):
-    with pytest.raises(UserError, match="expected one of LP, full"):
+    with pytest.raises(UserError, match="expected one of LP, full, Adapter"):
         heads.run(vit, Recipe("DyLoRA"), task, task, task, heads.accuracy)
     with pytest.raises(UserError, match="Linear has none"):
         heads.run(torch.nn.Linear(2, 2), Recipe("LP"), task, task, task, heads.accuracy)
@@ -185,7 +188,7 @@ def test_glue_with_a_folder_of_ones_own(roberta_folder, glue_folder, tmp_path, m
     monkeypatch.setattr(glue, "FULL", shrunk)
     arguments = ["glue", "--encoder", str(roberta_folder), "--glue", str(glue_folder), "--seeds", "1", "--epochs", "2"]
     arguments += ["--batch", "2"]
-    assert main([*arguments, "--methods", "LP,BitFit,LoRA 8,WaveFT", "--out", str(tmp_path)]) == 0
+    assert main([*arguments, "--methods", "LP,BitFit,Adapter 16,LoRA 8,WaveFT", "--out", str(tmp_path)]) == 0
     made = json.loads((tmp_path / "summary.json").read_text())["tasks"]
     assert list(made) == list(texts.TASKS)
     assert made["cola"]["WaveFT"]["parameters"] == 4 * 32
