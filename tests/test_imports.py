@@ -27,7 +27,7 @@ STOREYS = {
     "trainer": (
         *("system", "job", "pictures", "base", "samples", "run", "methods", "preflight", "learning", "result"),
         *("measures", "embedders", "evaluation"),
-        *("resume", "setup", "loop", "comparison", "cli", "__init__", "__main__", "keys", "publish"),
+        *("resume", "saving", "setup", "loop", "comparison", "cli", "__init__", "__main__", "keys", "publish"),
     ),
     "comfy_nodes": (
         *("core", "api", "sockets", "folders", "models", "messages"),
