@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.load import SIZES, full_unet
-from benchmarks.measure import MIB, Report, Run, Times, arguments, attempt, ratio_text, table, take_turns, time_text
+from benchmarks.measure import MIB, Report, Times, arguments, attempt, ratio_text, table, take_turns, time_text
 from trainer.job.networks import METHODS as METHODS_OF_JOBS
 from trainer.job.networks import Network
 from trainer.methods import registry
@@ -150,7 +150,8 @@ def stack_case(options: argparse.Namespace, tokens: int) -> tuple[nn.Module, Ten
 
 
 def unet_case(options: argparse.Namespace) -> tuple[nn.Module, Tensor, dict[str, Any]]:
-    """Returns the UNet, its latents [1, 4, L, L], and its other inputs."""
+    """Returns the UNet, its latents [B, 4, L, L], and its other inputs."""
+    batch = getattr(options, "batch", 1)
     kind = {"device": torch.device(options.device), "dtype": getattr(torch, options.dtype)}
     base = full_unet(kind["dtype"], options.device, options.size, filled=True)
     if options.checkpointing:
@@ -159,23 +160,23 @@ def unet_case(options: argparse.Namespace) -> tuple[nn.Module, Tensor, dict[str,
     pooled = size["projection_class_embeddings_input_dim"] - 6 * size["addition_time_embed_dim"]
     torch.manual_seed(0)
     given = {
-        "timestep": torch.tensor([500], device=kind["device"]),
-        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, size["cross_attention_dim"], **kind),
+        "timestep": torch.full((batch,), 500, device=kind["device"]),
+        "encoder_hidden_states": torch.randn(batch, TEXT_TOKENS, size["cross_attention_dim"], **kind),
         "added_cond_kwargs": {
-            "text_embeds": torch.randn(1, pooled, **kind),
-            "time_ids": torch.tensor([[1024.0, 1024, 0, 0, 1024, 1024]], **kind),
+            "text_embeds": torch.randn(batch, pooled, **kind),
+            "time_ids": torch.tensor([[1024.0, 1024, 0, 0, 1024, 1024]], **kind).expand(batch, -1),
         },
         "return_dict": False,
     }
-    return base, torch.randn(1, 4, options.latent, options.latent, **kind), given
+    return base, torch.randn(batch, 4, options.latent, options.latent, **kind), given
 
 
 def contestants(
     options: argparse.Namespace, case: tuple[nn.Module, Tensor, dict[str, Any]], failed: dict[str, str]
-) -> dict[str, Run]:
+) -> dict[str, functools.partial[None]]:
     """Returns each method's step; a method that cannot be prepared is noted in `failed`."""
     base, x, given = case
-    runs: dict[str, Run] = {}
+    runs: dict[str, functools.partial[None]] = {}
     for method in options.methods:
         made = attempt(method, functools.partial(prepare, method, base, options.coefficients), failed)
         if made is not None:
@@ -187,12 +188,13 @@ def contestants(
 
 def compare(
     options: argparse.Namespace, case: tuple[nn.Module, Tensor, dict[str, Any]]
-) -> tuple[Times, dict[str, float]]:
-    """Returns what the methods took, and on a GPU each one's peak over what it holds between steps, in MiB."""
+) -> tuple[Times, dict[str, float], dict[str, float]]:
+    """Returns what the methods took, and on a GPU each one's peak over what is held between steps, and weights, MiB."""
     device = torch.device(options.device)
     early: dict[str, str] = {}
     runs = contestants(options, case, early)
     peaks: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for method, run in runs.items():
         for _ in range(2):
             attempt(method, run, early)
@@ -202,15 +204,21 @@ def compare(
             before = torch.cuda.memory_allocated()
             attempt(method, run, early)
             peaks[method] = (torch.cuda.max_memory_allocated() - before) / MIB
+            weights[method] = sum(held.nbytes for held in run.args[0].parameters()) / MIB
     times = take_turns(
         {name: run for name, run in runs.items() if name not in early}, options.rounds, device, warm_up=0
     )
     times.failed.update(early)
-    return times, peaks
+    return times, peaks, weights
 
 
 def rows_of(
-    case: str, times: Times, peaks: Mapping[str, float], report: Report, methods: Sequence[str]
+    case: str,
+    times: Times,
+    peaks: Mapping[str, float],
+    weights: Mapping[str, float],
+    report: Report,
+    methods: Sequence[str],
 ) -> list[list[str]]:
     """Returns the table's rows, and notes the raw figures in the report."""
     rows = []
@@ -223,6 +231,7 @@ def rows_of(
                 "seconds": taken,
                 "failed": times.failed.get(method),
                 "peak_mib": peaks.get(method),
+                "weights_mib": weights.get(method),
             }
         )
         if method in times.failed or not taken:
@@ -243,6 +252,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=1280, help="of the stack")
     parser.add_argument("--context", type=int, default=2048, help="width of the stack's text")
     parser.add_argument("--latent", type=int, default=128, help="side of the UNet's latents; 128 is 1024 pixels")
+    parser.add_argument("--batch", type=int, default=1, help="pictures at a time, of the UNet")
     parser.add_argument("--size", choices=SIZES, default="sdxl", help="of the UNet; tiny to try the command")
     parser.add_argument("--checkpointing", action="store_true", help="of the UNet's gradients")
     parser.add_argument("--compile", action="store_true")
@@ -259,13 +269,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.model == "unet":
         cases = {f"{8 * options.latent} px": functools.partial(unet_case, options)}
     flags = "".join(f", {flag}" for flag in ("checkpointing", "compile") if getattr(options, flag))
-    report = Report("step", options, f"{options.model}, {options.dtype}, p = {options.coefficients}, batch 1{flags}")
+    batch = options.batch if options.model == "unet" else 1
+    report = Report(
+        "step", options, f"{options.model}, {options.dtype}, p = {options.coefficients}, batch {batch}{flags}"
+    )
     print(f"{report.headline}\n")
     columns = ["case", "method", "over frozen (middle half)", f"over {LORA}", "step", "peak in a step"]
     rows, said = [], []
     for name, make in cases.items():
-        times, peaks = compare(options, make())
-        rows += rows_of(name, times, peaks, report, options.methods)
+        times, peaks, weights = compare(options, make())
+        rows += rows_of(name, times, peaks, weights, report, options.methods)
         if times.seconds.get(OURS) and times.seconds.get(WAVEFT):
             said.append(f"{name}: {WAVEFT} takes {ratio_text(times.ratios(WAVEFT, OURS))} times as long as ours.")
         for theirs, ours in zip(LOOP, IN_LOOP, strict=True):

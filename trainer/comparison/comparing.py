@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from .. import loop
 from ..base import precision
-from ..embedders import lite0
-from ..evaluation import asking, networks, photos
+from ..evaluation import asking, networks
 from ..evaluation.asking import Asked
 from ..evaluation.evaluating import checked
 from ..evaluation.networks import Networks
@@ -20,7 +18,7 @@ from ..pictures import images
 from ..run import state
 from ..system.console import say
 from ..system.files import write_atomically
-from . import cells, doing, plots, sheet, summary, verdict, workers, workqueue
+from . import cells, doing, plots, sheet, summary, workers, workqueue
 from .cells import Cell
 from .contestants import Contestant
 from .doing import Place
@@ -50,22 +48,6 @@ class Request:
     def place(self) -> Place:
         """Where it lies."""
         return Place(self.out)
-
-
-def grounded(every: Sequence[Cell]) -> list[Cell]:
-    """Returns the cells, each with a digest of its base's weights, its pictures and their captions.
-
-    Raises:
-        UserError: the base or pictures are not there.
-    """
-    found: dict[str, str] = {}
-    for cell in every:
-        if cell.subject not in found:
-            ready = checked(cell.job)
-            parts = [(one.digest, one.caption.plain(), one.mask_digest) for one in (*ready.pictures, *ready.validation)]
-            held = json.dumps([ready.facts.identity, len(ready.validation), parts])
-            found[cell.subject] = hashlib.sha256(held.encode()).hexdigest()
-    return [replace(cell, material=found[cell.subject]) for cell in every]
 
 
 def compare(
@@ -117,42 +99,34 @@ def load(request: Request, found: networks.Found) -> Networks:
 def gathered(request: Request) -> summary.Results:
     """Returns what the cells' files say."""
     records = {cell.name: doing.read_record(request.place, cell) for cell in request.cells}
-    pairs = {cell.name: (cell.subject, cell.seed) for cell in request.cells}
-    return summary.gather(records, [one.label for one in request.contestants], pairs)
+    return summary.gather(records, [one.label for one in request.contestants])
 
 
 def write(request: Request, results: summary.Results) -> list[Path]:
     """Writes the page and the table behind it; returns their paths."""
-    readies = {cell.subject: checked(cell.job) for cell in reversed(request.cells)}
-    questions = {subject: asking.asked(ready.job, ready.pictures) for subject, ready in readies.items()}
-    real = {subject: photos.of(ready) for subject, ready in readies.items()}
+    firsts = {cell.subject: cell.job for cell in reversed(request.cells)}
+    questions = {subject: asking.asked(job, checked(job).pictures) for subject, job in firsts.items()}
     shown = [(key, str(value)) for key, value in request.job.evaluation.model_dump().items() if value not in ("", [])]
     shown += [(key, str(value)) for key, value in state.environment().items() if value]
-    title = f"{', '.join(results.methods)}: side by side"
-    network = Path(request.job.evaluation.image_model).name or lite0.NAME
-    text = page(title, results, request.out, questions, shown, real, network)
+    title = f"{' · '.join(results.methods)}"
+    text = page(title, results, request.out, questions, shown)
     return [
         write_atomically(request.out / "comparison.html", text),
         write_atomically(request.out / "comparison.json", json.dumps(table(results), indent=1) + "\n"),
-        *pictures(request, results, questions, real),
+        *pictures(request, results, questions),
     ]
 
 
-def pictures(
-    request: Request,
-    results: summary.Results,
-    questions: Mapping[str, Sequence[Asked]],
-    real: Mapping[str, photos.Photos],
-) -> list[Path]:
+def pictures(request: Request, results: summary.Results, questions: Mapping[str, Sequence[Asked]]) -> list[Path]:
     """Writes the fronts, and each subject's grid, as PNG files; returns their paths."""
     made = []
     if fronts := plots.png(results):
         made.append(write_atomically(request.out / "fronts.png", fronts))
+    chosen = [one for method in results.methods if (one := summary.best(results, method))]
     for subject in results.bases:
-        columns = page_columns(subject, verdict.best(results), request.out)
+        columns = page_columns(subject, chosen, request.out)
         if len(columns) > 1:
-            opened = [photos.opened(one) for one in (*real[subject].trained, *real[subject].held_out)]
-            grid = images.png_bytes(sheet.draw(columns, shown_prompts(questions[subject]), opened))
+            grid = images.png_bytes(sheet.draw(columns, shown_prompts(questions[subject])))
             made.append(write_atomically(request.out / f"grid-{cells.plain(subject)}.png", grid))
     return made
 

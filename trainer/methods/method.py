@@ -35,6 +35,7 @@ class Method(ABC):
         PAPER: where it is described.
         USAGE: where its file loads.
         ARCHITECTURE: what tools call such a file, behind the base's name.
+        TAPPED: bytes by token and width that it keeps of each transformer block for its own gradients, as counted.
     """
 
     NAME: ClassVar[str]
@@ -46,6 +47,7 @@ class Method(ABC):
     PAPER: ClassVar[str]
     USAGE: ClassVar[Usage]
     ARCHITECTURE: ClassVar[str] = "lora"
+    TAPPED: ClassVar[float] = 0.0
 
     def __init__(self, network: Network) -> None:
         self.network = network

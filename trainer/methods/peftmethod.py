@@ -31,6 +31,7 @@ class PeftMethod(Method):
     """
 
     PACKAGES = (package.PEFT,)
+    TAPPED = 12.5
     CONFIG: ClassVar[str]
     MODEL: ClassVar[str]
     PARTS: ClassVar[Mapping[str, str]]

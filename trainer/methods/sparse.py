@@ -15,7 +15,7 @@ from .usage import OURS
 if TYPE_CHECKING:
     from .tuning import Host, Tuning, WarmUp
 
-TOUCHED = 64  # bytes for each coefficient: the places and original values of the entries that it reaches, for db1
+TOUCHED = 40  # bytes for each coefficient: the places and original values of the entries that it reaches, for db1
 PLACE = 4  # bytes of a coefficient's position in the file
 
 
@@ -26,6 +26,7 @@ class SparseMethod(Method):
     TRAINED = (".waveft_values",)
     USAGE = OURS
     ARCHITECTURE = "waveft"
+    TAPPED = 4.0  # both attentions' inputs in 16 bits
     network: Sparse
     OWN: ClassVar[tuple[str, ...]] = ()  # what is said of it beside p and scaling
 

@@ -2,7 +2,9 @@
 
 Weights are counted. Activations follow from the layers' shapes: what autograd keeps of one transformer block or resnet
 is `BLOCK` or `RESNET` bytes for each number that goes through it, whole without gradient checkpointing, inputs and one
-block at a time with it. The rest, `OVERHEAD`, is the driver's context, cuDNN's workspaces and gaps between allocations.
+block at a time with it. These were counted, not measured: `python -m benchmarks.roofline` runs the whole UNet on
+tensors without memory, and a test holds the estimates to what lives there at its peak. The rest, `OVERHEAD`, is a
+guess: the driver's context, cuDNN's workspaces and gaps between allocations.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from ..system.errors import reason
 from .preflight import Ready
 
 GB = 1e9
-BLOCK = 70  # bytes by token and width: two attentions, a gated feed-forward of 4 times the width, three fp32 norms
-RESNET = 10  # bytes by pixel and channel, in and out: fp32 around each norm, then what the convolution reads
-KEPT = 4  # bytes of a checkpointed block's input
-AGAIN = 2  # a block that is computed again is there twice: what it keeps, and the gradients of it
+BLOCK = 50.5  # bytes by token and width: two attentions, a gated feed-forward of 4 times the width, three fp32 norms
+RESNET = 11  # bytes by pixel and channel, in and out: fp32 around each norm, then what the convolution reads
+KEPT = 2.5  # bytes of a checkpointed block's input, and of what lies between the blocks
+AGAIN = 26, 3  # what the gradients of a block that is computed again take beside it: of a transformer's, of a resnet's
 OVERHEAD = (0.5 * GB, 0.3, 2.0 * GB)  # at least, for each byte of weights and activations, at most
 LAUNCH = {"cpu": 2e-4, "gpu": 7e-5}  # seconds a layer takes at least, forward and back: what starting its kernels costs
 CONTEXT = 0.3 * GB  # of a caption in trained text encoders of SDXL's size
@@ -104,7 +106,8 @@ def memory(job: Job, facts: ModelFacts, given: Setting) -> Memory | None:
         return None
     weights = unet_bytes(facts, given) + given.text[0] * facts.text_parameters * given.compute
     weights += 4 * facts.vae_parameters if given.vae else 0
-    return Memory(weights, trained_bytes(job, facts, given), activations(facts, given))
+    tapped = registry.of(job.network).TAPPED
+    return Memory(weights, trained_bytes(job, facts, given), activations(facts, given, tapped))
 
 
 def unet_bytes(facts: ModelFacts, given: Setting) -> float:
@@ -141,22 +144,55 @@ def trained(job: Job, facts: ModelFacts) -> list[int] | None:
     return method.counts(layers) if layers else None
 
 
-def activations(facts: ModelFacts, given: Setting) -> float:
-    """Returns what a forward pass leaves for the backward pass, at its peak."""
+def activations(facts: ModelFacts, given: Setting, tapped: float = 0.0) -> float:
+    """Returns what a forward pass leaves for the backward pass, at its peak.
+
+    Args:
+        facts: of the base.
+        given: the setting.
+        tapped: bytes by token and width that a method keeps of each transformer block beside what the base does.
+    """
     whole, inputs, largest = 0.0, 0.0, 0.0
     shapes, pixels = layershapes.shapes(facts), seen(facts, given)
     for path, shape in shapes.items():
         if path.endswith("attn1.to_q"):  # one for each transformer block
             through = pixels(path) * shape[0]
-            block, entry = BLOCK * through, KEPT * through
-        elif path.endswith((".conv1", ".in_layers.2")):  # one for each resnet
-            block, entry = RESNET * pixels(path) * (shape[0] + shape[1]), KEPT * pixels(path) * shape[1]
+            each, extra, entry = BLOCK + tapped, AGAIN[0], through
+        elif path.endswith((".conv1", ".in_layers.2")) and not comes_first(path, shapes):  # one for each resnet
+            through, entry = pixels(path) * (shape[0] + shape[1]), pixels(path) * shape[1]
+            each, extra = float(RESNET), AGAIN[1]
         else:
             continue
-        whole, inputs, largest = whole + block, inputs + entry, max(largest, block)
+        whole, inputs = whole + each * through, inputs + KEPT * entry
+        largest = max(largest, (each + extra) * through)
     text = CONTEXT * facts.text_parameters / 0.82e9 if given.text[1] else 0.0
     vae = 6 * 4 * 128 * given.width * given.height if given.vae else 0.0  # its widest layers, one picture at a time
-    return given.batch * ((inputs + AGAIN * largest if given.checkpointing else whole) * given.compute / 2 + text) + vae
+    blocks = (inputs + largest if given.checkpointing else whole) * given.compute / 2
+    return given.batch * (blocks + text) + vae + cast_weights(facts, given)
+
+
+def comes_first(path: str, paths: Iterable[str]) -> bool:
+    """Returns whether a block comes before every attention: nothing there trains, and no gradient goes back to it."""
+    if path.startswith("input_blocks."):
+        return path.split(".")[1] in ("1", "2") and not any(other.startswith("down_blocks.0.att") for other in paths)
+    return path.startswith("down_blocks.0.") and not any(other.startswith("down_blocks.0.att") for other in paths)
+
+
+def cast_weights(facts: ModelFacts, given: Setting) -> float:
+    """Returns what the backward pass keeps of weights in eight bits: each as it was cast for its product.
+
+    Without gradient checkpointing that is all of them, and eight bits save nothing.
+    """
+    if given.base != "fp8":
+        return 0.0
+    linear = {path: layershapes.numel(shape) for path, shape in layershapes.shapes(facts).items() if len(shape) == 2}
+    if not given.checkpointing:
+        return given.compute * sum(linear.values())
+    blocks: dict[str, int] = {}
+    for path, size in linear.items():
+        block = path.partition(".attn")[0].partition(".ff")[0]
+        blocks[block] = blocks.get(block, 0) + size
+    return given.compute * max(blocks.values(), default=0)
 
 
 def seen(facts: ModelFacts, given: Setting) -> Callable[[str], float]:

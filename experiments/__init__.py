@@ -1,1 +1,0 @@
-"""The WaveFT paper's tables and figures, each by one command: `python -m experiments list`."""
