@@ -1,4 +1,4 @@
-"""Law 1 of the house: waveft_core <- trainer <- waveft, <- comfy_nodes, <- waveft_webui, nothing else, and no cycles.
+"""Law 1: waveft_core <- trainer <- waveft and experiments, <- comfy_nodes, <- waveft_webui, nothing else, no cycles.
 
 Inside each of them imports run one way too: `STOREYS` is the table, CONTRIBUTING.md its picture.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("waveft_core", "trainer", "comfy_nodes", "waveft_webui", "waveft")
+PACKAGES = ("waveft_core", "trainer", "comfy_nodes", "waveft_webui", "waveft", "experiments")
 IN_THE_WHEEL = {"waveft_core", "trainer", "waveft"}
 CORE_MAY_IMPORT = {"torch", "numpy", "safetensors", "pywt", "ptwt"}
 CORE_LAZILY = {"ptwt", "matplotlib", "tqdm"}  # optional: inside functions only
@@ -27,13 +27,20 @@ STOREYS = {
     "trainer": (
         *("system", "job", "pictures", "base", "samples", "run", "methods", "preflight", "learning", "result"),
         *("measures", "embedders", "evaluation"),
-        *("resume", "setup", "loop", "comparison", "cli", "__init__", "__main__", "keys", "publish"),
+        *("resume", "saving", "setup", "loop", "comparison", "cli", "__init__", "__main__", "keys", "publish"),
     ),
     "comfy_nodes": (
         *("core", "api", "sockets", "folders", "models", "messages"),
         *("adapters", "patching", "drawing", "training", "widgets", "nodes", "extension", "__init__"),
     ),
     "waveft": ("cli", "__init__", "__main__"),
+    "experiments": (
+        *("experiment", "plots", "running", "jobs", "sentences", "gradients"),
+        *("bottlenecks", "heads", "pictures", "texts", "table", "dreambooths", "permuted", "compared"),
+        *("rank", "bottleneck", "interpolation", "coverage", "interference", "energy", "classification", "glue"),
+        *("dreambooth", "budget", "wavelets", "ablations", "seeds", "lambdas", "cost"),
+        *("registry", "__init__", "__main__"),
+    ),
     "waveft_webui": (
         *("core", "messages", "settings", "tags", "axes", "files", "applying", "gate", "cards", "describing", "panel"),
         *("places", "workshop", "tab", "families", "extension", "__init__"),
@@ -60,11 +67,12 @@ COMFYUI = {
 WEBUI = {"modules", "gradio", "networks", "network", "backend", "ldm_patched"}  # the web UIs' own modules
 NOT_FOR_NODES = {"pywt", "ptwt", "safetensors"}  # wavelets and files are the core's
 STRANGERS = {
-    "waveft_core": {"trainer", "comfy_nodes", "waveft_webui", "waveft"},
-    "trainer": {"comfy_nodes", "waveft_webui", "comfy", "comfy_api", "waveft"},
-    "comfy_nodes": {"trainer", "waveft_webui", "waveft"},
-    "waveft_webui": {"trainer", "comfy_nodes", "comfy", "comfy_api", "waveft"},
-    "waveft": {"comfy_nodes", "waveft_webui", "comfy", "comfy_api", "torch"},
+    "waveft_core": {"trainer", "comfy_nodes", "waveft_webui", "waveft", "experiments"},
+    "trainer": {"comfy_nodes", "waveft_webui", "comfy", "comfy_api", "waveft", "experiments"},
+    "comfy_nodes": {"trainer", "waveft_webui", "waveft", "experiments"},
+    "waveft_webui": {"trainer", "comfy_nodes", "comfy", "comfy_api", "waveft", "experiments"},
+    "waveft": {"comfy_nodes", "waveft_webui", "comfy", "comfy_api", "torch", "experiments"},
+    "experiments": {"comfy_nodes", "waveft_webui", "comfy", "comfy_api", "waveft"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ def described(adapter: Adapter, metadata: bool = False) -> tuple[str, Any]:
     if not metadata:
         told["metadata"] = {}
     return as_text(told, rest=""), _picture(adapter, told)
+
+
+def preformatted(text: str) -> str:
+    """Returns lines as HTML in which columns stand below each other; what a file says is shown, never obeyed."""
+    style = "max-height: 30em; overflow: auto; font-family: monospace; font-size: 0.85em; line-height: 1.3"
+    return f'<pre style="{style}">{html.escape(text)}</pre>'
 
 
 def _picture(adapter: Adapter, told: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .describing import described
+from .describing import described, preformatted
 from .gate import Gate
 
 NOTHING = "The last picture was drawn without a WaveFT adapter. Put one into the prompt: <lora:NAME:1>."
@@ -19,6 +19,10 @@ def script_class(scripts: Any, gradio: Any, gate: Callable[[], Gate | None]) -> 
         gate: returns the present one, which "Reload UI" replaces.
     """
 
+    def show() -> tuple[str, Any]:
+        text, picture = shown(gate())
+        return preformatted(text), picture
+
     class WaveFTPanel(scripts.Script):
         """An always visible script without inputs: the API needs to say nothing of it."""
 
@@ -31,9 +35,9 @@ def script_class(scripts: Any, gradio: Any, gate: Callable[[], Gate | None]) -> 
         def ui(self, is_img2img: bool) -> list[Any]:
             with gradio.Accordion("WaveFT", open=False):
                 button = gradio.Button("Show what the last picture was drawn with")
-                text = gradio.Textbox(show_label=False, lines=8, interactive=False)
+                text = gradio.HTML()
                 picture = gradio.Image(show_label=False, interactive=False, type="pil")
-            button.click(fn=lambda: shown(gate()), inputs=[], outputs=[text, picture])
+            button.click(fn=show, inputs=[], outputs=[text, picture])
             return []
 
     return WaveFTPanel

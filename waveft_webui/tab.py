@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .core import WaveFTError, wavelets
+from .describing import preformatted
 from .messages import say
 from .workshop import BUDGETS, Tell, Workshop
 
@@ -59,7 +60,8 @@ class _Page:
     def extract(self) -> None:
         """An adapter out of a fine-tune."""
         self._say(
-            "Writes the adapter that comes closest to the difference between a checkpoint and what was made of it."
+            "Writes the adapter that comes closest to the difference between a checkpoint and a fine-tune of it. Of "
+            "checkpoints the UNet's attention is compared, of a LoRA all that it changes."
         )
         places = self._work.places
         checkpoint = self._chosen("Checkpoint that it was made of", "extract", places.checkpoints)
@@ -79,10 +81,15 @@ class _Page:
         """What an adapter is."""
         chosen = self._chosen("Adapter to inspect", "inspect", self._work.places.adapters, first=False)
         button = self._gradio.Button("Inspect", variant="primary")
-        text = self._gradio.Textbox(label="Facts", lines=12, interactive=False)
+        text = self._gradio.HTML()
         picture = self._gradio.Image(show_label=False, interactive=False, type="pil")
+
+        def inspected(name: str) -> tuple[str, Any]:
+            told, drawn = _answer(lambda: self._work.inspect(name), lambda why: (why, None))
+            return preformatted(told), drawn
+
         button.click(
-            fn=lambda name: _answer(lambda: self._work.inspect(name), lambda why: (why, None)),
+            fn=inspected,
             inputs=[chosen],
             outputs=[text, picture],
         )

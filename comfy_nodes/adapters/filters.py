@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..core import GROUPS, Emptied, Multipliers, WaveFTError, compiled
@@ -13,41 +12,24 @@ Emptied.__module__ = WaveFTError.__module__  # for ComfyUI's dialog
 
 
 @dataclass(frozen=True)
-class Filter:
-    """Factors by group; `previous` is applied before it.
+class Filter(Multipliers):
+    """The core's multipliers; `previous` is applied before them."""
 
-    Attributes:
-        factors: by id of `GROUPS`; one that is missing is 1.
-        only, without: regular expressions, searched for in layer names; "" for none.
-    """
-
-    factors: Mapping[str, float] = field(default_factory=dict)
-    only: str = ""
-    without: str = ""
     previous: Filter | None = None
 
-    def apply(self, carried: Carried) -> Carried:
-        """Returns what is left of an adapter, the object itself where nothing changes.
+    def left_of(self, carried: Carried) -> Carried:
+        """Returns what is left of what a socket carries, the object itself where nothing changes.
 
         Raises:
-            Emptied: nothing is left.
-            WaveFTError: a regular expression that is none, or sub-bands of an adapter that has none.
+            WaveFTError: as `apply`.
         """
         if self.previous is not None:
-            carried = self.previous.apply(carried)
-        made = self._multipliers.apply(carried.adapter, carried.title)
+            carried = self.previous.left_of(carried)
+        made = self.apply(carried.adapter, carried.title)
         if made is carried.adapter:
             return carried
         title = carried.title if "filtered" in carried.origin else f"{carried.title} (filtered)"
         return Carried(made, title, {"filtered": self.said(), "of": carried.origin})
-
-    def said(self) -> dict[str, Any]:
-        """Returns what differs from leaving all as it is; JSON."""
-        return self._multipliers.said()
-
-    @property
-    def _multipliers(self) -> Multipliers:
-        return Multipliers(self.factors, self.only, self.without)
 
 
 def from_widgets(previous: Filter | None = None, **widgets: Any) -> Filter:
@@ -62,11 +44,11 @@ def kept(filter: Filter | None, adapter: Carried | None) -> Carried:
     """Returns what a filter leaves of a node's `adapter`, all of it without a filter.
 
     Raises:
-        WaveFTError: no adapter came in, or what `Filter.apply` raises.
+        WaveFTError: no adapter came in, or what `Filter.left_of` raises.
     """
     present("adapter", adapter)
     assert adapter is not None
-    return adapter if filter is None else filter.apply(adapter)
+    return adapter if filter is None else filter.left_of(adapter)
 
 
 def checked(input: str, text: str | None) -> bool | str:

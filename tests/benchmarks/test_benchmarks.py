@@ -1,5 +1,6 @@
 """Each benchmark at a tiny size: it runs, it gives a table and its figures. How fast anything is, is nobody's test."""
 
+import contextlib
 import itertools
 import json
 from collections import Counter
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import delta, gradient, load, measure, memory, plot, scaling, step
+from benchmarks import delta, gradient, load, measure, memory, plot, scaling, step, webui
 from waveft_core import Spec, attach
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own, and the profiler's
@@ -81,6 +82,40 @@ def test_the_trainers_methods_step_beside_pefts_own(folder, capsys):
     assert all(row["seconds"] for row in record["records"]), said
     assert len(record["records"]) == 13
     assert said.count("times as long as PEFT") == 6
+
+
+class Drawing:
+    """A web UI that remembers the prompts, and whether the file that one names was there and new."""
+
+    version = "a UI"
+
+    def __init__(self, loras):
+        self.loras, self.prompts = loras, []
+
+    def weights(self):
+        return {f"lora_unet_input_blocks_{place}_1_to_q": torch.zeros(8, 6) for place in (4, 5)}
+
+    def call(self, path, _body):
+        assert path == "/sdapi/v1/refresh-loras"
+
+    def draw(self, prompt, **_more):
+        name = prompt.partition("<lora:")[2].partition(":")[0]
+        held = {path.stem for path in self.loras.iterdir()}
+        assert not name or held == {name}
+        self.prompts.append(prompt)
+
+
+def test_a_web_ui_draws_each_contestant_with_new_files_in_turns(folder, capsys, monkeypatch, tmp_path):
+    server = Drawing(tmp_path)
+    monkeypatch.setattr(webui, "running", lambda: contextlib.nullcontext(server))
+    said, record = ran(webui, ["--coefficients", "16"], folder / "webui.json", capsys)
+    assert len(server.prompts) == 3 * 3 * (1 + 2)  # contestants, pictures, a turn to warm up and two rounds
+    names = [prompt.partition("<lora:")[2].partition(":")[0] for prompt in server.prompts]
+    assert set(Counter(name for name in names if name).values()) == {3}, "no file is met twice"
+    strengths = [prompt.rpartition(":")[2] for prompt in server.prompts if "<" in prompt]
+    assert all(first != second == third for first, second, third in zip(*[iter(strengths)] * 3, strict=True))
+    assert not list(tmp_path.iterdir())
+    assert "first / LoRA" in said and len(record["records"]) == 9
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6])

@@ -51,7 +51,7 @@ def test_the_filter_node_makes_what_its_widgets_say(comfy, carry, small, multipl
     node = comfy("nodes.filter").WaveFTFilter
     (first,) = node.execute(**multipliers(attn1=0.5))
     (second,) = node.execute(first, **multipliers(attn1=0.5, aa=2.0, except_layers=" attn2 "))
-    made = second.apply(carry(small)).adapter
+    made = second.left_of(carry(small)).adapter
     assert list(made.layers) == [Q]
     assert float(made.layers[Q].values[0] / small.layers[Q].values[0]) == pytest.approx(0.5)
     assert 'only_layers "("' in node.validate_inputs("(")

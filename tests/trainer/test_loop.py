@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import waveft_core
-from trainer import loop, setup
+from trainer import loop, saving, setup
 from trainer.learning import batch, sources
 from trainer.pictures.plan import micro_batches
 from trainer.preflight import dryrun, preflight
@@ -375,7 +375,7 @@ def test_a_state_that_cannot_be_written_leaves_the_adapter(ready, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(loop.state, "save", full)
+    monkeypatch.setattr(saving.state, "save", full)
     job = ready()
     outcome = loop.run(job)
     assert (outcome.steps, outcome.exit_status) == (3, 1)
@@ -384,7 +384,7 @@ def test_a_state_that_cannot_be_written_leaves_the_adapter(ready, monkeypatch):
 
 
 def test_a_checkpoint_that_cannot_be_written_is_a_notice(ready, monkeypatch, capsys):
-    save, calls = loop.adapterfile.save, []
+    save, calls = saving.adapterfile.save, []
 
     def first_fails(*arguments):
         calls.append(1)
@@ -392,7 +392,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_notice(ready, monkeypatch, cap
             raise TrainingStopped("no room")
         return save(*arguments)
 
-    monkeypatch.setattr(loop.adapterfile, "save", first_fails)
+    monkeypatch.setattr(saving.adapterfile, "save", first_fails)
     job = ready("save.save_every_n_steps=1")
     assert loop.run(job).exit_status == 0
     assert "the checkpoint of step 1 was not saved: no room" in capsys.readouterr().out

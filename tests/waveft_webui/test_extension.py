@@ -14,6 +14,7 @@ from tests.waveft_webui.stand_in import SHAPES, UNET, Processing
 from waveft_core import Adapter, Layer, WaveFTError, save
 from waveft_webui import axes, cards, extension, panel, settings, tags
 from waveft_webui.applying import HANDED
+from waveft_webui.describing import preformatted
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,18 +165,27 @@ def test_the_accordion_shows_what_the_last_picture_was_drawn_with(ui, write):
     gradio, scripts = Gradio(), SimpleNamespace(Script=object, AlwaysVisible="always")
     made = panel.script_class(scripts, gradio, lambda: extension.GATE)()
     assert (made.title(), made.show(False), made.ui(False)) == ("WaveFT", "always", [])
-    assert [kind for kind, _ in gradio.made] == ["Accordion", "Button", "Textbox", "Image"]
-    show = gradio.clicked["fn"]
-    assert show() == (panel.NOTHING, None)
+    assert [kind for kind, _ in gradio.made] == ["Accordion", "Button", "HTML", "Image"]
+    nothing = (preformatted(panel.NOTHING), None)
+
+    def show():
+        return gradio.clicked["fn"]()
+
+    assert show() == nothing
     ui.draw("<lora:dog:0.8>", "<lora:wrong:1>")
     text, picture = show()
-    assert text.startswith("dog: 7 layers (db1, 42 coefficients), unet 0.8, te 0.8\nleft out: ")
+    assert text.startswith("<pre ")
+    assert ">dog: 7 layers (db1, 42 coefficients), unet 0.8, te 0.8\nleft out: " in text
     assert "expected the shapes" in text and "energy by block" in text
     assert picture.mode == "RGB" and picture.width > 400
     ui.draw("<lora:dog:0.8:aa=0:ad=0:da=0:dd=0>")
     assert show()[1] is None
     ui.draw()
-    assert show() == (panel.NOTHING, None)
+    assert show() == nothing
+
+
+def test_what_a_file_says_is_shown_and_never_obeyed_by_a_page():
+    assert "<script>" not in preformatted('<script>"&') and "&lt;script&gt;&quot;&amp;" in preformatted('<script>"&')
 
 
 def test_the_script_is_thin_and_the_folder_no_package():

@@ -35,7 +35,6 @@ A1111_FLAGS = ("--use-cpu", "all", "--no-half", "--precision", "full", "--do-not
 class Picture:
     pixels: str
     info: str
-    comments: str
     png: str
 
 
@@ -49,6 +48,7 @@ class Server:
 
     def __init__(self, checkout: Path, url: str) -> None:
         self.checkout, self.url, self.loras = checkout, url.rstrip("/"), checkout / "models" / "Lora"
+        self.loras.mkdir(parents=True, exist_ok=True)
         found = subprocess.run(
             ["git", "-C", str(checkout), "log", "-1", "--format=%h"], capture_output=True, text=True, check=False
         )
@@ -61,8 +61,8 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        links = {"waveft": clone, "waveft-probe": PROBE}
-        links = {checkout / "extensions" / name: path for name, path in links.items()}
+        found = {"waveft": clone, "waveft-probe": PROBE}
+        links = {checkout / "extensions" / name: path for name, path in found.items()}
         made = [link for link in links if not link.exists()]
         for link in made:
             link.symlink_to(links[link])
@@ -89,15 +89,19 @@ class Server:
         with urllib.request.urlopen(request, timeout=PICTURE_S) as answer:
             return json.load(answer)
 
-    def draw(self, prompt):
-        """Returns a picture of 64 x 64 and one step."""
+    def draw(self, prompt, **more):
+        """Returns a picture of 64 x 64 and one step, the first of several.
+
+        Args:
+            more: what the API is asked for beside that, or otherwise.
+        """
         body = {"prompt": prompt, "seed": 1, "steps": 1, "width": 64, "height": 64, "cfg_scale": 2}
-        body["sampler_name"] = "Euler"
+        body |= {"sampler_name": "Euler", **more}
         answer = self.call("/sdapi/v1/txt2img", body)
         png = answer["images"][0]
         pixels = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").tobytes()
         told = json.loads(answer["info"])
-        return Picture(hashlib.sha256(pixels).hexdigest(), told["infotexts"][0], told.get("comments", ""), png)
+        return Picture(hashlib.sha256(pixels).hexdigest(), told["infotexts"][0], png)
 
     def weights(self):
         """Returns the attention weights that lie in the model now, by the names of adapter files."""

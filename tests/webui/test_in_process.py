@@ -20,6 +20,7 @@ def test_every_test_of_the_families_holds_on_the_checkouts_own_modules(checkout)
     named = os.environ.get("WEBUI_PYTHON")
     python = named if named and _has_pytest(named) else sys.executable
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/waveft_webui/test_families.py"]
+    command += ["-W", "default"]  # what a UI's own packages warn of is not ours
     environment = {**os.environ, "WAVEFT_TESTS_ON_CHECKOUT": str(checkout)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{family_of(checkout)}, {python}:\n{done.stdout[-8000:]}"

@@ -44,12 +44,15 @@ def write(webui, plain):
         path.unlink(missing_ok=True)
 
 
-def merged(base, adapter, unet, te):
+def merged(base, *parts):
+    """Returns the weights with (adapter, UNet's strength, text encoders') in them: summed wide, rounded once."""
     found = {}
     for layer, weight in base.items():
-        found[layer] = weight.clone()
-        if layer in adapter.layers:
-            adapter.add_(found[layer], layer, te if layer.startswith("lora_te") else unet)
+        wide = weight.float()
+        for adapter, unet, te in parts:
+            if layer in adapter.layers:
+                adapter.add_(wide, layer, te if layer.startswith("lora_te") else unet)
+        found[layer] = wide.to(weight.dtype)
     return found
 
 
@@ -61,7 +64,7 @@ def test_all_layers_are_merged_exactly_named_in_the_infotext_and_taken_out_again
     (picture, base), (dog, path) = plain, write("waveft-dog")
     assert len(base) >= 560
     drawn = webui.draw("a dog <lora:waveft-dog:0.8>")
-    assert differing(merged(base, dog, 0.8, 0.8), webui.weights()) == []
+    assert differing(merged(base, (dog, 0.8, 0.8)), webui.weights()) == []
     assert drawn.pixels != picture.pixels
     assert "<lora:waveft-dog:0.8>" in drawn.info and f"waveft-dog: {_hash(path)}" in drawn.info
     assert webui.call("/sdapi/v1/png-info", {"image": drawn.png})["info"] == drawn.info
@@ -84,15 +87,15 @@ def test_strengths_apart_multipliers_and_a_file_that_is_written_anew(webui, plai
     _, base = plain
     dog, _ = write("waveft-dog")
     webui.draw("a dog <lora:waveft-dog:te=0.5:unet=1.5>")
-    assert differing(merged(base, dog, 1.5, 0.5), webui.weights()) == []
+    assert differing(merged(base, (dog, 1.5, 0.5)), webui.weights()) == []
     cat, path = write("waveft-dog", seed=7)
     later = path.stat().st_mtime_ns + 10**9
     os.utime(path, ns=(later, later))
     webui.draw("a dog <lora:waveft-dog:te=0.5:unet=1.5>")
-    assert differing(merged(base, cat, 1.5, 0.5), webui.weights()) == []
+    assert differing(merged(base, (cat, 1.5, 0.5)), webui.weights()) == []
     webui.draw("a dog <lora:waveft-dog:te=0.5:unet=1.5:attn2=0>")
     left = {layer: held for layer, held in cat.layers.items() if "_attn2_" not in layer}
-    kept = merged(base, Adapter(left, "db1", scaling=25.0), 1.5, 0.5)
+    kept = merged(base, (Adapter(left, "db1", scaling=25.0), 1.5, 0.5))
     assert differing(kept, webui.weights()) == []
 
 
@@ -105,6 +108,83 @@ def test_what_does_not_fit_changes_nothing_and_is_said(webui, plain, write):
     assert drawn.pixels == picture.pixels and "waveft-wrong: " not in drawn.info.splitlines()[-1]
     assert differing(base, webui.weights()) == []
     assert webui.draw("a dog").pixels == picture.pixels
+
+
+def test_several_adapters_are_summed_and_one_at_strength_0_is_none(webui, plain, write):
+    picture, base = plain
+    (dog, _), (cat, _) = write("waveft-dog"), write("waveft-cat", seed=7)
+    webui.draw("a dog <lora:waveft-dog:0.5> <lora:waveft-cat:-0.7>")
+    assert differing(merged(base, (dog, 0.5, 0.5), (cat, -0.7, -0.7)), webui.weights()) == []
+    webui.draw("a dog <lora:waveft-dog:te=0:unet=0.5> <lora:waveft-cat:0>")
+    assert differing(merged(base, (dog, 0.5, 0.0)), webui.weights()) == []
+    assert webui.draw("a dog <lora:waveft-dog:0>").pixels == picture.pixels
+
+
+def test_a_scheduled_prompt_and_a_batch_are_drawn_with_one_strength(webui, plain, write):
+    _, base = plain
+    dog, _ = write("waveft-dog")
+    webui.draw("a [cat:dog:0.5] [red|blue] <lora:waveft-dog:0.5>", steps=2, batch_size=2, n_iter=2)
+    assert differing(merged(base, (dog, 0.5, 0.5)), webui.weights()) == []
+
+
+def test_hires_fix_has_a_set_of_its_own(webui, plain, write):
+    picture, base = plain
+    (dog, _), (cat, _) = write("waveft-dog"), write("waveft-cat", seed=7)
+    more = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 1}
+    more |= {"denoising_strength": 0.7, "hr_additional_modules": ["Use same choices"]}
+    drawn = webui.draw("a dog <lora:waveft-dog:0.5>", **more, hr_prompt="a dog <lora:waveft-cat:1>")
+    assert differing(merged(base, (cat, 1.0, 1.0)), webui.weights()) == []
+    assert "waveft-dog: " in drawn.info and "waveft-cat: " in drawn.info
+    same = webui.draw("a dog <lora:waveft-dog:0.5>", **more, hr_prompt="a dog <lora:waveft-dog:0.5>")
+    assert differing(merged(base, (dog, 0.5, 0.5)), webui.weights()) == []
+    assert same.pixels != drawn.pixels
+    assert webui.draw("a dog").pixels == picture.pixels
+
+
+def test_a_truncated_file_and_one_that_is_none_change_nothing(webui, plain, write):
+    picture, base = plain
+    _, path = write("waveft-dog")
+    whole = path.read_bytes()
+    for held in (whole[: len(whole) // 2], whole[:4], b"", b"not safetensors at all" * 100):
+        path.write_bytes(held)
+        drawn = webui.draw("a dog <lora:waveft-dog:1>")
+        assert drawn.pixels == picture.pixels
+        assert differing(base, webui.weights()) == []
+    path.write_bytes(whole)
+    assert webui.draw("a dog <lora:waveft-dog:1>").pixels != picture.pixels
+    assert webui.draw("a dog").pixels == picture.pixels
+
+
+def test_a_lora_beside_ours_and_alone_is_the_uis_own(webui, plain, write):
+    _, base = plain
+    dog, path = write("waveft-dog")
+    layer, weight = next((name, held) for name, held in base.items() if name.startswith("lora_unet"))
+    draw = torch.Generator().manual_seed(0)
+    down, up = (torch.randn(size, generator=draw) for size in ((1, weight.shape[1]), (weight.shape[0], 1)))
+    lora = path.with_name("waveft-rank1.safetensors")
+    save_file(
+        {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up, f"{layer}.alpha": torch.ones(())}, lora
+    )
+    try:
+        webui.draw("a dog <lora:waveft-rank1:0.5> <lora:waveft-dog:0.5>")
+        found, expected = webui.weights(), merged(base, (dog, 0.5, 0.5))
+        assert differing({name: held for name, held in expected.items() if name != layer}, found) == []
+        added = found[layer].double() - base[layer].double() - 0.5 * dog.delta(layer, torch.float64)
+        assert torch.allclose(added, 0.5 * (up @ down).double(), atol=4e-3)
+    finally:
+        lora.unlink()
+
+
+def test_a_renamed_file_is_found_again_by_its_hash(webui, plain, write):
+    write("waveft-dog")
+    drawn = webui.draw("a dog <lora:waveft-dog:0.8>")
+    _, path = write("waveft-renamed")  # the same numbers
+    path.with_name("waveft-dog.safetensors").unlink()
+    webui.call("/sdapi/v1/refresh-loras", {})
+    assert "waveft-dog" not in [held["name"] for held in webui.call("/sdapi/v1/loras")]
+    pasted = webui.call("/sdapi/v1/png-info", {"image": drawn.png})["parameters"]
+    assert "<lora:waveft-renamed:0.8>" in pasted["Prompt"]
+    assert webui.draw(pasted["Prompt"]).pixels == drawn.pixels
 
 
 def _hash(path):

@@ -1,4 +1,4 @@
-"""Reads the frozen SDXL from a diffusers folder, a single file or, where the job allows it, the hub."""
+"""Reads the frozen SDXL from a diffusers folder or a single file, fetched from the hub where the job allows it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,24 @@ def load(model: Model, place: Precision) -> Any:
         raise UserError(f'base "{name}": cannot be loaded: {told(error)}') from error
 
 
+def fetch(model: Model) -> Model:
+    """Returns the section with the folder, in the hub's cache, of a base that is named by a hub id; others as they are.
+
+    Raises:
+        UserError: it cannot be fetched.
+    """
+    name = model.pretrained_model_name_or_path
+    if Path(name).exists() or not (model.allow_download and is_hub_id(name)):
+        return model
+    from diffusers import StableDiffusionXLPipeline
+
+    try:
+        folder = StableDiffusionXLPipeline.download(name, use_safetensors=True)
+    except LOADING as error:
+        raise UserError(f'base "{name}": cannot be fetched: {told(error)}') from error
+    return model.model_copy(update={"pretrained_model_name_or_path": str(folder)})
+
+
 def told(error: Exception) -> str:
     """Returns an error of the model libraries in words; they say "meta tensor" where a file lacks weights."""
     if CUSTOM_CODE in str(error):  # they advise to let it run
@@ -57,13 +75,12 @@ def dtype_keyword() -> str:
 
 
 def load_folder(model: Model, place: Precision, given: dict[str, Any]) -> Any:
-    """Returns the pipeline of a diffusers folder or a hub id; fp16 files are taken where there are no others."""
+    """Returns the pipeline of a diffusers folder; fp16 files are taken where there are no others."""
     from diffusers import StableDiffusionXLPipeline
 
     name = model.pretrained_model_name_or_path
-    local = Path(name).exists() or not model.allow_download
     dtypes = {"default": place.dtype, "unet": place.unet_dtype(model), "vae": torch.float32}
-    variants = {part: variant(Path(name) / part) for part in classes()} if local else {}
+    variants = {part: variant(Path(name) / part) for part in classes()}
     # the library takes one variant for all, and a half where it finds one: those that differ come by themselves
     for part, kind in classes().items():
         if part not in given and variants.get(part) != variants.get("unet"):
@@ -78,7 +95,7 @@ def load_folder(model: Model, place: Precision, given: dict[str, Any]) -> Any:
         variant=variants.get("unet"),
         **{dtype_keyword(): dtypes},
         **given,
-        local_files_only=local,
+        local_files_only=True,
         add_watermarker=False,
         use_safetensors=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from ..job.schema import Model
 from ..system import commandline
 from ..system.errors import UserError, reason
 from . import modelfiles, quantise
-from .modelcheck import prediction_faults
-from .modelfacts import PREDICTIONS, ModelFacts
+from .modelcheck import check_folder, prediction_faults
+from .modelfacts import PREDICTIONS, ModelFacts, of_folder
 from .precision import Precision
 
 
@@ -61,6 +62,7 @@ def load(model: Model, place: Precision, facts: ModelFacts, attention: str = "sd
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     name = model.pretrained_model_name_or_path
+    model, facts = local(model, facts)
     pipeline = modelfiles.load(model, place)
     text = [(pipeline.tokenizer, pipeline.text_encoder), (pipeline.tokenizer_2, pipeline.text_encoder_2)]
     if any(part is None for pair in text for part in pair):
@@ -89,6 +91,23 @@ def load(model: Model, place: Precision, facts: ModelFacts, attention: str = "sd
         beside=model.base_dtype == "fp8",
         chunks=model.chunks,
     )
+
+
+def local(model: Model, facts: ModelFacts) -> tuple[Model, ModelFacts]:
+    """Returns the section and the facts of what lies on this disk: a base of a hub id is checked once it was fetched.
+
+    Raises:
+        UserError: it cannot be fetched, or is none that can be trained.
+    """
+    fetched = modelfiles.fetch(model)
+    if fetched is model:
+        return model, facts
+    if faults := check_folder(Path(fetched.pretrained_model_name_or_path)):
+        raise UserError([f'base "{model.pretrained_model_name_or_path}": {fault}' for fault in faults])
+    found = of_folder(fetched, Path(fetched.pretrained_model_name_or_path))
+    # a run goes on under the name that it began with: identities stay the hub id's
+    counts = {f"{part}_parameters": getattr(found, f"{part}_parameters") for part in ("unet", "text", "vae")}
+    return fetched, replace(facts, **counts)
 
 
 def freeze(name: str, parts: dict[str, Any]) -> None:

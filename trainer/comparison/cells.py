@@ -34,6 +34,7 @@ class Cell:
         rate: learning rate.
         seed: of the run.
         job: all of it, paths absolute.
+        material: hexadecimal, of the base's weights and the pictures; "" before anybody looked at them.
     """
 
     subject: str
@@ -41,6 +42,7 @@ class Cell:
     rate: float
     seed: int
     job: Job
+    material: str = ""
 
     @property
     def name(self) -> str:
@@ -49,9 +51,9 @@ class Cell:
 
     @property
     def digest(self) -> str:
-        """Of all that its numbers depend on: a cell whose job has changed is another one."""
+        """Of all that its numbers depend on: a cell whose job, base or pictures have changed is another one."""
         text = job_toml(self.job.model_copy(update={"save": self.job.save.model_copy(update={"output_dir": "."})}))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.material}{text}".encode()).hexdigest()[:16]
 
 
 def plain(text: str) -> str:

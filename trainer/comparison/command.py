@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     quiet_libraries(options.allow_download or job.model.allow_download)
     from . import comparing
 
-    request = comparing.Request(job, found, every, out, options.allow_download)
+    request = comparing.Request(job, found, comparing.grounded(every), out, options.allow_download)
     if options.worker:
         return comparing.as_worker(request)
     return comparing.compare(request, list(arguments), options.workers, options.slurm, options.page_only)

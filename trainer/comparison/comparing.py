@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import loop
 from ..base import precision
-from ..evaluation import asking, networks
+from ..embedders import lite0
+from ..evaluation import asking, networks, photos
 from ..evaluation.asking import Asked
 from ..evaluation.evaluating import checked
 from ..evaluation.networks import Networks
@@ -18,7 +20,7 @@ from ..pictures import images
 from ..run import state
 from ..system.console import say
 from ..system.files import write_atomically
-from . import cells, doing, plots, sheet, summary, workers, workqueue
+from . import cells, doing, plots, sheet, summary, verdict, workers, workqueue
 from .cells import Cell
 from .contestants import Contestant
 from .doing import Place
@@ -48,6 +50,22 @@ class Request:
     def place(self) -> Place:
         """Where it lies."""
         return Place(self.out)
+
+
+def grounded(every: Sequence[Cell]) -> list[Cell]:
+    """Returns the cells, each with a digest of its base's weights, its pictures and their captions.
+
+    Raises:
+        UserError: the base or pictures are not there.
+    """
+    found: dict[str, str] = {}
+    for cell in every:
+        if cell.subject not in found:
+            ready = checked(cell.job)
+            parts = [(one.digest, one.caption.plain(), one.mask_digest) for one in (*ready.pictures, *ready.validation)]
+            held = json.dumps([ready.facts.identity, len(ready.validation), parts])
+            found[cell.subject] = hashlib.sha256(held.encode()).hexdigest()
+    return [replace(cell, material=found[cell.subject]) for cell in every]
 
 
 def compare(
@@ -99,34 +117,42 @@ def load(request: Request, found: networks.Found) -> Networks:
 def gathered(request: Request) -> summary.Results:
     """Returns what the cells' files say."""
     records = {cell.name: doing.read_record(request.place, cell) for cell in request.cells}
-    return summary.gather(records, [one.label for one in request.contestants])
+    pairs = {cell.name: (cell.subject, cell.seed) for cell in request.cells}
+    return summary.gather(records, [one.label for one in request.contestants], pairs)
 
 
 def write(request: Request, results: summary.Results) -> list[Path]:
     """Writes the page and the table behind it; returns their paths."""
-    firsts = {cell.subject: cell.job for cell in reversed(request.cells)}
-    questions = {subject: asking.asked(job, checked(job).pictures) for subject, job in firsts.items()}
+    readies = {cell.subject: checked(cell.job) for cell in reversed(request.cells)}
+    questions = {subject: asking.asked(ready.job, ready.pictures) for subject, ready in readies.items()}
+    real = {subject: photos.of(ready) for subject, ready in readies.items()}
     shown = [(key, str(value)) for key, value in request.job.evaluation.model_dump().items() if value not in ("", [])]
     shown += [(key, str(value)) for key, value in state.environment().items() if value]
-    title = f"{' · '.join(results.methods)}"
-    text = page(title, results, request.out, questions, shown)
+    title = f"{', '.join(results.methods)}: side by side"
+    network = Path(request.job.evaluation.image_model).name or lite0.NAME
+    text = page(title, results, request.out, questions, shown, real, network)
     return [
         write_atomically(request.out / "comparison.html", text),
         write_atomically(request.out / "comparison.json", json.dumps(table(results), indent=1) + "\n"),
-        *pictures(request, results, questions),
+        *pictures(request, results, questions, real),
     ]
 
 
-def pictures(request: Request, results: summary.Results, questions: Mapping[str, Sequence[Asked]]) -> list[Path]:
+def pictures(
+    request: Request,
+    results: summary.Results,
+    questions: Mapping[str, Sequence[Asked]],
+    real: Mapping[str, photos.Photos],
+) -> list[Path]:
     """Writes the fronts, and each subject's grid, as PNG files; returns their paths."""
     made = []
     if fronts := plots.png(results):
         made.append(write_atomically(request.out / "fronts.png", fronts))
-    chosen = [one for method in results.methods if (one := summary.best(results, method))]
     for subject in results.bases:
-        columns = page_columns(subject, chosen, request.out)
+        columns = page_columns(subject, verdict.best(results), request.out)
         if len(columns) > 1:
-            grid = images.png_bytes(sheet.draw(columns, shown_prompts(questions[subject])))
+            opened = [photos.opened(one) for one in (*real[subject].trained, *real[subject].held_out)]
+            grid = images.png_bytes(sheet.draw(columns, shown_prompts(questions[subject]), opened))
             made.append(write_atomically(request.out / f"grid-{cells.plain(subject)}.png", grid))
     return made
 

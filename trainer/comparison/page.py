@@ -9,13 +9,15 @@ from pathlib import Path
 from ..evaluation.asking import Asked
 from ..evaluation.columns import BY_NAME, shown
 from ..evaluation.embedding import open_drawn
+from ..evaluation.photos import Photos, opened
 from ..result.report import STYLE, inline, table
 from ..system.console import memory
-from . import plots, sheet, summary
+from . import plots, sheet, summary, verdict
 from .summary import Best, Results
 
 PICTURE_PX = 140
 MOST_PROMPTS = 8
+PHOTO_PX, MOST_PHOTOS = 90, 8  # of those that were trained on, and of those held out
 SHOWN = ("held_out", "trained", "prompt", "drift", "copy", "seeds", "lpips_distance", "paper_div")
 
 
@@ -25,6 +27,8 @@ def page(
     out: Path,
     questions: Mapping[str, Sequence[Asked]],
     settings: Sequence[tuple[str, str]],
+    photos: Mapping[str, Photos] | None = None,
+    network: str = "lite0",
 ) -> str:
     """Returns the page as HTML that needs nothing beside it.
 
@@ -34,31 +38,47 @@ def page(
         out: its folder, where the pictures are.
         questions: subject -> its prompts.
         settings: what the numbers depend on.
+        photos: subject -> its photographs.
+        network: name of what sees the pictures.
     """
-    chosen = [one for method in results.methods if (one := summary.best(results, method))]
+    chosen = verdict.best(results)
     blocks = [
         f"<h1>{escape(title)}</h1>",
+        *(f"<p>{escape(text)}</p>" for text in verdict.verdict(results)),
         *(f'<p class="warn">{escape(text)}</p>' for text in summary.warnings(results)),
-        "<h2>At equal drift</h2>",
+        "<h2>Fidelity at equal drift</h2>",
+        f"<p>Fidelity is how alike pictures of the subject are to its photos, as {escape(network)} sees them (cosine). "
+        "Drift is how far pictures of prompts without the trigger went from the base's own (1 - cosine): what a "
+        "training spoils. More training buys more of both, so methods are compared where they drift equally.</p>",
         differences(results, "drift"),
-        plots.draw(results) or "<p>No point to draw yet.</p>",
+        plots.draw(results) or "<p>Nothing to draw: no training moved a picture without the trigger yet.</p>",
         "<p><small>A dot is a training of one learning rate and length. A line is the mean front over subjects and "
         "seeds: the best that a cost buys, the strength dial between. Higher and further left is better.</small></p>",
         differences(results, "prompt"),
         "<h2>Each method at its best</h2>",
-        '<div class="wide">' + table(*best_table(results, chosen)) + "</div>",
+        '<div class="wide">' + table(*best_table(results, chosen, network)) + "</div>",
         "<p><small>Best: the learning rate and length with the largest product of fidelity gained, part of the base "
         "kept (drift over the distance of two seeds) and part of the prompt score kept, over all subjects and seeds. "
         "In brackets: 95 % interval, over subjects, or over seeds of one subject.</small></p>",
+        table(
+            [
+                (BY_NAME[name].title.format(images=network, clip="CLIP"), BY_NAME[name].says)
+                for name in SHOWN
+                if name in results.measures
+            ]
+        ),
         "<h2>Side by side</h2>",
-        grid(results, chosen, out, questions),
+        grid(results, chosen, out, questions, photos or {}),
         "<h2>What it costs</h2>",
         table(cost_rows(results), ("", "trained numbers", "file", "time a step", "peak memory")),
         failures(results),
         "<h2>How it was measured</h2>",
         table(settings),
     ]
-    style = STYLE.replace("max-width:900px", "max-width:1200px")
+    style = (
+        STYLE.replace("max-width:900px", "max-width:1200px")
+        + ".wide td{white-space:pre}.wide thead th{white-space:normal}"
+    )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
@@ -85,11 +105,11 @@ def differences(results: Results, plane: str) -> str:
     return '<div class="wide">' + table(rows, head) + "</div>"
 
 
-def best_table(results: Results, chosen: Sequence[Best]) -> tuple[list[list[str]], list[str]]:
+def best_table(results: Results, chosen: Sequence[Best], network: str) -> tuple[list[list[str]], list[str]]:
     """Returns the rows and the headings of the methods at their best, the base first."""
     names = [name for name in SHOWN if name in results.measures]
-    heads = {"held_out": "fidelity, held-out photos", "trained": "fidelity, trained photos", "prompt": "prompt score"}
-    head = ["", "learning rate", "steps", *(heads.get(name, BY_NAME[name].title) for name in names)]
+    titles = (BY_NAME[name].title.format(images=network, clip="CLIP") for name in names)
+    head = ["", "learning rate", "steps", *titles]
     base = list(results.bases.values())
     rows = []
     if base:
@@ -98,21 +118,37 @@ def best_table(results: Results, chosen: Sequence[Best]) -> tuple[list[list[str]
             ["base", "", "", *(f"{mean:.{BY_NAME[name].digits}f}" for name, mean in zip(names, means, strict=True))]
         )
     for one in chosen:
-        cells = [shown(one.figures[name], BY_NAME[name].digits) for name in names]
+        cells = [shown(one.figures[name], BY_NAME[name].digits).replace(" [", "\n[") for name in names]
         rows.append([one.method, f"{one.rate:g}", str(one.step), *cells])
     return rows, head
 
 
-def grid(results: Results, chosen: Sequence[Best], out: Path, questions: Mapping[str, Sequence[Asked]]) -> str:
-    """Returns for each subject a row a prompt, one seed, and a column a method at its best, beside the base."""
+def grid(
+    results: Results,
+    chosen: Sequence[Best],
+    out: Path,
+    questions: Mapping[str, Sequence[Asked]],
+    photos: Mapping[str, Photos],
+) -> str:
+    """Returns for each subject its photos and a row a prompt, one seed: the base's, then each method's at its best."""
     if not chosen:
         return "<p>No pictures yet.</p>"
     blocks = []
     for subject in results.bases:
         found = columns(subject, chosen, out)
         if len(found) > 1:
-            blocks.append(f"<h3>{escape(subject)}</h3>{subject_grid(found, questions[subject])}")
+            blocks.append(f"<h3>{escape(subject)}</h3>")
+            if subject in photos:
+                blocks.append(photographs(photos[subject]))
+            blocks.append(subject_grid(found, questions[subject]))
     return "".join(blocks)
+
+
+def photographs(photos: Photos) -> str:
+    """Returns a subject's photos, those that were kept out of the training named so."""
+    few = [(one, "trained on") for one in photos.trained[:MOST_PHOTOS]]
+    few += [(one, "held out") for one in photos.held_out[:MOST_PHOTOS]]
+    return "".join(inline(opened(one), said, PHOTO_PX) for one, said in few)
 
 
 def columns(subject: str, chosen: Sequence[Best], out: Path) -> list[tuple[str, Path]]:

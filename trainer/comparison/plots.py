@@ -42,7 +42,7 @@ def figure(results: Results) -> Any:
     """
     from matplotlib.figure import Figure
 
-    planes = [plane for plane in summary.PLANES if any(summary.front(results, one, plane) for one in results.methods)]
+    planes = [plane for plane in summary.PLANES if has_costs(results, plane)]
     if not planes:
         return None
     made = Figure(figsize=(5.2 * len(planes), 4), layout="constrained")
@@ -56,6 +56,12 @@ def figure(results: Results) -> Any:
         panel.set_xlim(left=0)
     made.axes[0].legend(frameon=False, fontsize=8)
     return made
+
+
+def has_costs(results: Results, plane: str) -> bool:
+    """Returns whether any training cost something in a plane: where none lost anything of a score there is no front."""
+    held = [points for one in results.methods for points in summary.front(results, one, plane).values()]
+    return any((points[:, 0] > 0).any() for points in held)
 
 
 def draw_method(panel: Any, front: dict[summary.Pair, np.ndarray], method: str, colour: str) -> None:

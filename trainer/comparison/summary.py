@@ -12,6 +12,7 @@ import numpy as np
 
 from ..measures import fronts
 from ..measures.intervals import Figure, bootstrap
+from ..system.console import counted
 
 FAITHFUL = ("held_out", "trained")  # the first that every cell has counts
 DRIFTS = 3  # at which fronts are read
@@ -53,6 +54,7 @@ class Results:
         missing: cells that are not done.
         methods: labels, in the order asked.
         rates: method -> learning rates.
+        left_out: subjects and seeds that some method has not done yet; no point is of one, if any pair is whole.
     """
 
     points: list[Point] = field(default_factory=list)
@@ -62,6 +64,7 @@ class Results:
     missing: list[str] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
     rates: dict[str, list[float]] = field(default_factory=dict)
+    left_out: list[Pair] = field(default_factory=list)
 
     @property
     def fidelity(self) -> str:
@@ -78,8 +81,16 @@ class Results:
         ]
 
 
-def gather(records: Mapping[str, Mapping[str, Any] | None], methods: Sequence[str]) -> Results:
-    """Returns the results of cells' files, None where there is none yet."""
+def gather(
+    records: Mapping[str, Mapping[str, Any] | None], methods: Sequence[str], pairs: Mapping[str, Pair] | None = None
+) -> Results:
+    """Returns the results of cells' files.
+
+    Args:
+        records: cell -> what its file holds, None where there is none yet.
+        methods: labels, in the order asked.
+        pairs: cell -> its subject and seed.
+    """
     made = Results(methods=list(methods))
     for name, record in records.items():
         if record is None:
@@ -100,6 +111,13 @@ def gather(records: Mapping[str, Mapping[str, Any] | None], methods: Sequence[st
             else:
                 pair = (record["subject"], record["seed"])
                 made.points.append(Point(pair, label, record["rate"], point["step"], values, name))
+    unfinished = {(pairs or {}).get(name) for name in made.missing}
+    whole = [point for point in made.points if point.pair not in unfinished]
+    if whole:  # a mean over the subjects that a method happened to reach is no comparison
+        made.left_out = sorted({point.pair for point in made.points} & unfinished)
+        made.points = whole
+        seen = {point.pair[0] for point in whole}
+        made.bases = {subject: values for subject, values in made.bases.items() if subject in seen}
     return made
 
 
@@ -222,6 +240,19 @@ def cost(results: Results, method: str) -> dict[str, float | None]:
     return found
 
 
+def of_the_whole(results: Results) -> str:
+    """Returns what the figures of a comparison that is not done are of."""
+    if results.left_out:
+        return (
+            f"The figures are of {counted(len({point.pair for point in results.points}), 'pair')} of subject and seed "
+            f"that every method has done; {len(results.left_out)} that some have not are left out."
+        )
+    pairs = {point.method: {p.pair for p in results.points if p.method == point.method} for point in results.points}
+    if len({frozenset(held) for held in pairs.values()}) > 1:
+        return "No subject and seed is done by all methods: their means are of different pictures. Do not compare them."
+    return ""
+
+
 def warnings(results: Results) -> list[str]:
     """Returns what the reader must know before believing the page."""
     found = []
@@ -248,5 +279,5 @@ def warnings(results: Results) -> list[str]:
     if results.failures:
         found.append(f"{len(results.failures)} cells failed: {', '.join(results.failures)}.")
     if results.missing:
-        found.append(f"{len(results.missing)} cells are not done yet.")
+        found.append(f"{len(results.missing)} cells are not done yet. {of_the_whole(results)}")
     return found

@@ -49,10 +49,10 @@ class Painter:
         place = self.folder / candidate.name
         begin(place, self.told(candidate, shots))
         paths = {key: place / f"{key[0]:02d}-seed{key[1]}.png" for key in shots}
-        missing = {key: shot for key, shot in shots.items() if not paths[key].is_file()}
+        missing = [key for key, path in paths.items() if not path.is_file()]
         if missing:
             say(f"drawing {counted(len(missing), 'picture')} of {candidate.label}")
-            self.draw(candidate, missing, paths)
+            self.draw(candidate, shots, {key: paths[key] for key in missing})
         return paths
 
     def told(self, candidate: Candidate, shots: Mapping[Key, Shot]) -> dict[str, Any]:
@@ -66,15 +66,24 @@ class Painter:
             "shots": asked,
         }
 
-    def draw(self, candidate: Candidate, missing: Mapping[Key, Shot], paths: Mapping[Key, Path]) -> None:
-        """Draws and writes pictures one by one, so that an interrupted evaluation loses one at most."""
+    def draw(self, candidate: Candidate, shots: Mapping[Key, Shot], missing: Mapping[Key, Path]) -> None:
+        """Draws and writes the missing pictures, a batch at a time: an interrupted evaluation loses one at most.
+
+        A batch is drawn whole, whichever picture of it is missing: so what was there already shows in no picture.
+        """
         base, place = self.base()
+        keys, done = list(shots), 0
         with applied(base, candidate.path, candidate.strength) as reaches_text:
-            store = cache.Store(None)
-            texts = encode.Texts(base, place.device, store, trained=reaches_text)
-            for done, (key, shot) in enumerate(missing.items(), 1):
-                drawn = sampling.draw(base, [shot], texts, place)
-                write_atomically(paths[key], sampling.png(drawn[0]))
+            texts = encode.Texts(base, place.device, cache.Store(None), trained=reaches_text)
+            for numbers in sampling.batches(list(shots.values())):
+                batch = [keys[number] for number in numbers]
+                if not any(key in missing for key in batch):
+                    continue
+                drawn = sampling.draw_together(base, [shots[key] for key in batch], texts, place)
+                for key, one in zip(batch, drawn, strict=True):
+                    if key in missing:
+                        write_atomically(missing[key], sampling.png(one))
+                        done += 1
                 if self.progress:
                     self.progress(done, len(missing))
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..job.networks import Loha
 from ..system.errors import UserError
-from .peftmethod import PeftMethod, kaiming, nothing
-from .usage import LYCORIS
+from .lycoris import ALPHA, LycorisMethod
+from .peftmethod import kaiming, nothing
 
 if TYPE_CHECKING:
     import torch
@@ -16,21 +16,17 @@ if TYPE_CHECKING:
     from .injected import Site
     from .tuning import Host
 
-ALPHA = "alpha"
 PARTS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 
-class LohaMethod(PeftMethod):
+class LohaMethod(LycorisMethod):
     """HF PEFT's LoHa."""
 
     NAME = "loha"
     TITLE = "LoHa"
-    PAPER = "https://arxiv.org/abs/2309.14859"
-    USAGE = LYCORIS
     TRAINED = tuple(f".{part}" for part in PARTS)
     CONFIG, MODEL = "LoHaConfig", "LoHaModel"
     PARTS: ClassVar[Mapping[str, str]] = {part: part for part in PARTS}
-    DENSE = True
     TENSORS = 5
     network: Loha
 
@@ -41,11 +37,6 @@ class LohaMethod(PeftMethod):
     def count(self, rows: int, columns: int) -> int:
         """Returns the size of all four matrices."""
         return 2 * self.network.network_dim * (rows + columns)
-
-    def kohya(self) -> dict[str, str]:
-        """Returns LyCORIS's names of the sizes."""
-        sizes = {"network_dim": str(self.network.network_dim), "network_alpha": f"{self.network.network_alpha:g}"}
-        return {"network_module": "lycoris.kohya", **sizes}
 
     def settings(self, host: Host) -> dict[str, Any]:
         """Returns rank and alpha."""
@@ -66,12 +57,7 @@ class LohaMethod(PeftMethod):
         if lacking := [name for name, held in layers.items() if not {*PARTS, ALPHA} <= held.keys()]:
             raise UserError(f"[network] network_weights: expected a LoHa, got layer {lacking[0]} without its parts.")
         sizes = {(held[PARTS[1]].shape[0], float(held[ALPHA])) for held in layers.values()}
-        if len(sizes) > 1:
-            raise UserError(
-                f"[network] network_weights: expected one rank and alpha for all layers, got {sorted(sizes)}."
-            )
-        rank, alpha = sizes.pop()
-        return LohaMethod(self.network.model_copy(update={"network_dim": rank, "network_alpha": alpha}))
+        return self.sized(sizes)
 
     @staticmethod
     def delta(held: Mapping[str, torch.Tensor], shape: Sequence[int]) -> dict[str, torch.Tensor]:

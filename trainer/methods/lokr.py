@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..job.networks import Lokr
 from ..system.errors import UserError
-from .peftmethod import PeftMethod, kaiming, nothing
-from .usage import LYCORIS
+from .lycoris import ALPHA, LycorisMethod
+from .peftmethod import kaiming, nothing
 
 if TYPE_CHECKING:
     import torch
@@ -16,21 +16,17 @@ if TYPE_CHECKING:
     from .injected import Site
     from .tuning import Host
 
-ALPHA = "alpha"
 PARTS = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
 
 
-class LokrMethod(PeftMethod):
+class LokrMethod(LycorisMethod):
     """HF PEFT's LoKr."""
 
     NAME = "lokr"
     TITLE = "LoKr"
-    PAPER = "https://arxiv.org/abs/2309.14859"
-    USAGE = LYCORIS
     TRAINED = tuple(f".{part}" for part in PARTS)
     CONFIG, MODEL = "LoKrConfig", "LoKrModel"
     PARTS: ClassVar[Mapping[str, str]] = {part: part for part in PARTS}
-    DENSE = True
     network: Lokr
 
     def words(self) -> str:
@@ -48,11 +44,6 @@ class LokrMethod(PeftMethod):
         if rank < max(many_rows, many_columns) / 2:
             large = rank * (many_rows + many_columns)
         return small + large
-
-    def kohya(self) -> dict[str, str]:
-        """Returns LyCORIS's names of the sizes."""
-        sizes = {"network_dim": str(self.network.network_dim), "network_alpha": f"{self.network.network_alpha:g}"}
-        return {"network_module": "lycoris.kohya", **sizes}
 
     def settings(self, host: Host) -> dict[str, Any]:
         """Returns rank, alpha, and how sides are cut."""
@@ -103,14 +94,9 @@ class LokrMethod(PeftMethod):
         sizes = {
             (len(held[part]), float(held[ALPHA])) for held in layers.values() for part in PARTS[2::3] if part in held
         }
-        if len(sizes) > 1:
-            raise UserError(
-                f"[network] network_weights: expected one rank and alpha for all layers, got {sorted(sizes)}."
-            )
         # all matrices whole: any rank from half their longest side on says so, and the factor is theirs already
         longest = max(max(held["lokr_w2"].shape) for held in layers.values()) if not sizes else 0
-        rank, alpha = sizes.pop() if sizes else (longest, float(longest))
-        return LokrMethod(self.network.model_copy(update={"network_dim": rank, "network_alpha": alpha}))
+        return self.sized(sizes or {(longest, float(longest))})
 
     @staticmethod
     def delta(held: Mapping[str, torch.Tensor], shape: Sequence[int]) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from . import samplers
 from .prompts import Shot
 
 TILE = 512  # px
+TOGETHER_PX, MOST_TOGETHER = 1024, 16  # the side of a square of as many pixels as a batch may have; its pictures
 BEFORE, AFTER = "before", "after"  # the moments of a run at which samples are drawn, beside its steps
 STEP = re.compile(r"step(\d{8,})")
 RESCALED = 0.7  # guidance is, for a schedule that ends in pure noise: whole, it burns out colours (Lin et al. 2023)
@@ -51,25 +52,55 @@ def draw(base: Base, shots: Sequence[Shot], texts: Encoded, place: Precision) ->
     Raises:
         TrainingStopped: a picture came out not finite.
     """
+    return [made for shot in shots for made in draw_together(base, [shot], texts, place)]
+
+
+def batches(shots: Sequence[Shot]) -> list[list[int]]:
+    """Returns the shots' numbers in batches that may be drawn together: of one size, sampler, steps and guidance.
+
+    A batch has no more pixels than one picture of SDXL, which is drawn by itself as ever; small ones fill a batch.
+    """
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for number, one in enumerate(shots):
+        alike.setdefault((one.width, one.height, one.steps, one.guidance_scale, one.sampler), []).append(number)
+    made = []
+    for (width, height, *_), numbers in alike.items():
+        size = min(MOST_TOGETHER, max(1, TOGETHER_PX**2 // (width * height)))
+        made += [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    return made
+
+
+@torch.no_grad()
+def draw_together(base: Base, shots: Sequence[Shot], texts: Encoded, place: Precision) -> list[Drawn]:
+    """Returns the pictures of a batch, each from a generator of its own: what `draw` draws, but for float rounding.
+
+    Args:
+        base: whose weights draw.
+        shots: of one batch of `batches`.
+        texts: their encodings.
+        place: where and in what is computed.
+
+    Raises:
+        TrainingStopped: a picture came out not finite.
+    """
     from diffusers import StableDiffusionXLPipeline
 
     drawn: list[Drawn] = []
     try:
         base.unet.to(place.device)
         base.vae.to(place.device)
-        for shot in shots:
-            pipeline = StableDiffusionXLPipeline(
-                vae=base.vae,
-                text_encoder=None,
-                text_encoder_2=None,
-                tokenizer=None,
-                tokenizer_2=None,
-                unet=base.unet,
-                scheduler=samplers.make(shot.sampler, base),
-                add_watermarker=False,
-            )
-            pipeline.set_progress_bar_config(disable=True)
-            latents = draw_latents(pipeline, shot, texts, base, place)
+        pipeline = StableDiffusionXLPipeline(
+            vae=base.vae,
+            text_encoder=None,
+            text_encoder_2=None,
+            tokenizer=None,
+            tokenizer_2=None,
+            unet=base.unet,
+            scheduler=samplers.make(shots[0].sampler, base),
+            add_watermarker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        for shot, latents in zip(shots, draw_latents(pipeline, shots, texts, base, place), strict=True):
             with tiled_decoding(base.vae, latents):
                 pixels = decode_latents(base, latents)
             if not pixels.isfinite().all():
@@ -101,24 +132,29 @@ def tiled_decoding(vae: Any, latents: torch.Tensor) -> Iterator[None]:
             setattr(vae, name, value)
 
 
-def draw_latents(pipeline: Any, shot: Shot, texts: Encoded, base: Base, place: Precision) -> torch.Tensor:
-    """Returns the denoised latents [4, h, w] of one picture."""
-    positive, negative = texts[shot.prompt], texts[shot.negative_prompt]
+def draw_latents(pipeline: Any, shots: Sequence[Shot], texts: Encoded, base: Base, place: Precision) -> torch.Tensor:
+    """Returns the denoised latents [B, 4, h, w] of a batch."""
+    first, positive = shots[0], [texts[shot.prompt] for shot in shots]
+    negative = [texts[shot.negative_prompt] for shot in shots]
+
+    def stacked(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(list(tensors)).to(place.device, place.dtype)
+
     with place.autocast():  # as in training
         made = pipeline(
-            prompt_embeds=positive.context[None].to(place.device, place.dtype),
-            pooled_prompt_embeds=positive.pooled[None].to(place.device, place.dtype),
-            negative_prompt_embeds=negative.context[None].to(place.device, place.dtype),
-            negative_pooled_prompt_embeds=negative.pooled[None].to(place.device, place.dtype),
-            width=shot.width,
-            height=shot.height,
-            num_inference_steps=shot.steps,
-            guidance_scale=shot.guidance_scale,
+            prompt_embeds=stacked(text.context for text in positive),
+            pooled_prompt_embeds=stacked(text.pooled for text in positive),
+            negative_prompt_embeds=stacked(text.context for text in negative),
+            negative_pooled_prompt_embeds=stacked(text.pooled for text in negative),
+            width=first.width,
+            height=first.height,
+            num_inference_steps=first.steps,
+            guidance_scale=first.guidance_scale,
             guidance_rescale=RESCALED if base.zero_terminal_snr else 0.0,
-            generator=torch.Generator("cpu").manual_seed(shot.seed),
+            generator=[torch.Generator("cpu").manual_seed(shot.seed) for shot in shots],
             output_type="latent",
         )
-    return made.images[0]
+    return made.images
 
 
 def at_step(step: int) -> str:

@@ -21,11 +21,19 @@ class InUse(OSError):
 
 
 def write_atomically(path: Path, content: bytes | str) -> Path:
-    """Writes the file whole or not at all, its folder made where there is none; returns its path."""
+    """Writes the file whole or not at all, its folder made where there is none; returns its path.
+
+    Raises:
+        OSError: it cannot be written, or something else than a file lies there; that stands.
+    """
+    from waveft_core import WaveFTError
     from waveft_core.format import file  # imports torch, which who only asks for names and sizes has no need of
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    file.write_atomically(path, content.encode() if isinstance(content, str) else content)
+    try:
+        file.write_atomically(path, content.encode() if isinstance(content, str) else content)
+    except WaveFTError as error:
+        raise OSError(str(error)) from error
     return path
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import WaveFTError, listed
-from .disk import is_folder, opened, take, version_of
+from .disk import exists, is_file, is_folder, opened, take, version_of, what_lies_at
 from .layout import MAX_HEADER_BYTES, Stored, parse_layout
 
 DTYPES = {
@@ -243,12 +243,15 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     """Gives a file to write to, which takes the place of `path` when all of it is on disk; no reader sees half of one.
 
     Raises:
-        WaveFTError: the folder does not exist.
+        WaveFTError: the folder does not exist, or something else than a file lies at `path`.
         OSError: it cannot be written to; what was at `path` stands.
     """
     check_name(path)
     if not is_folder(path.parent):
         raise WaveFTError(f'file "{path}": expected an existing folder, got none at "{path.parent}". Make it first.')
+    if exists(path) and not is_file(path):  # renamed over, a device or a FIFO would be gone for everybody
+        got = what_lies_at(path)
+        raise WaveFTError(f'file "{path}": expected a file or none there, got {got}. Choose another name.')
     temporary = beside(path, ".tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
@@ -275,13 +278,13 @@ def check_name(path: Path) -> None:
     """Refuses a name that no file system takes.
 
     Raises:
-        WaveFTError: more than 255 bytes, a NUL, or half a letter.
+        WaveFTError: more than 255 bytes, none, a NUL, or half a letter.
     """
     try:
         size = len(os.fsencode(path.name))
     except UnicodeEncodeError:
         size = -1
-    if size < 0 or "\0" in str(path):
+    if size < 1 or "\0" in str(path):
         raise WaveFTError(f'file "{path}": expected a name that a file can have, got another. Change the name.')
     if size > MAX_NAME_BYTES:
         raise WaveFTError(f'file "{path}": expected a name of at most {MAX_NAME_BYTES} bytes, got {size}. Shorten it.')

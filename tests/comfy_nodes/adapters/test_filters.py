@@ -28,7 +28,7 @@ def left(comfy, whole):
     filters = comfy("adapters.filters")
 
     def left(**fields):
-        made = filters.Filter(**fields).apply(whole).adapter
+        made = filters.Filter(**fields).left_of(whole).adapter
         found = {}
         for name, layer in whole.adapter.layers.items():
             after = made.layers.get(name)
@@ -70,7 +70,7 @@ def test_factors_of_several_groups_multiply(left):
 
 
 def test_a_sub_band_is_that_quadrant_of_c(comfy, whole):
-    made = comfy("adapters.filters").Filter({"aa": 0.0, "dd": 2.0}).apply(whole).adapter
+    made = comfy("adapters.filters").Filter({"aa": 0.0, "dd": 2.0}).left_of(whole).adapter
     for name, layer in whole.adapter.layers.items():
         plane = torch.zeros(64)
         plane[layer.indices.long()] = layer.values
@@ -95,20 +95,20 @@ def test_filters_chain(left, comfy):
 
 def test_a_filter_that_changes_nothing_returns_the_adapter_itself(comfy, whole):
     filters = comfy("adapters.filters")
-    assert filters.Filter().apply(whole) is whole
-    assert filters.Filter(dict.fromkeys(filters.GROUPS, 1.0)).apply(whole) is whole
+    assert filters.Filter().left_of(whole) is whole
+    assert filters.Filter(dict.fromkeys(filters.GROUPS, 1.0)).left_of(whole) is whole
 
 
 def test_the_origin_says_what_was_filtered(comfy, whole):
-    made = comfy("adapters.filters").Filter({"attn1": 0.5, "aa": 1.0}, only="attn").apply(whole)
+    made = comfy("adapters.filters").Filter({"attn1": 0.5, "aa": 1.0}, only="attn").left_of(whole)
     assert made.origin == {"filtered": {"attn1": 0.5, "only_layers": "attn"}, "of": whole.origin}
     assert made.title == "a.safetensors (filtered)"
-    assert comfy("adapters.filters").Filter({"attn2": 0.5}).apply(made).title == made.title
+    assert comfy("adapters.filters").Filter({"attn2": 0.5}).left_of(made).title == made.title
 
 
 def test_nothing_left_is_refused_with_the_files_name(comfy, whole):
     with pytest.raises(comfy("core").WaveFTError, match=r'filter of "a.safetensors": expected some layers left'):
-        comfy("adapters.filters").Filter(only="no such layer").apply(whole)
+        comfy("adapters.filters").Filter(only="no such layer").left_of(whole)
 
 
 def test_a_sub_band_that_is_all_there_is_leaves_nothing(comfy, make_adapter, carry):
@@ -117,7 +117,7 @@ def test_a_sub_band_that_is_all_there_is_leaves_nothing(comfy, make_adapter, car
     layer = Layer(torch.ones(1), torch.zeros(1, dtype=torch.int32), (8, 8))  # in aa
     carried = carry(Adapter({MIDDLE: layer}))
     with pytest.raises(comfy("adapters.filters").Emptied, match="some coefficients left"):
-        comfy("adapters.filters").Filter({"aa": 0.0}).apply(carried)
+        comfy("adapters.filters").Filter({"aa": 0.0}).left_of(carried)
 
 
 @pytest.mark.parametrize("expression", [r"\w?" * 22 + "!", r"(\w+)+\.", "(.*)*z", "(.*x){9}", r"\w*\w*\w*!"])
@@ -142,9 +142,9 @@ def test_a_plain_expression_finds_what_it_says(comfy, expression):
 def test_names_too_long_to_search_in_are_refused(comfy, make_adapter, carry):
     carried = carry(make_adapter({"lora_" + "x" * 300: (8, 8)}))
     filters = comfy("adapters.filters")
-    assert filters.Filter({"aa": 0.5}).apply(carried).adapter.layers
+    assert filters.Filter({"aa": 0.5}).left_of(carried).adapter.layers
     with pytest.raises(comfy("core").WaveFTError, match=r"at most 200 letters to search in, got 305"):
-        filters.Filter(only="x").apply(carried)
+        filters.Filter(only="x").left_of(carried)
 
 
 def test_an_adapter_that_did_not_come_is_said(comfy):
@@ -166,6 +166,6 @@ def test_a_broken_expression_says_where(comfy):
 def test_factors_of_identity_are_refused_by_sub_band_alone(comfy, make_adapter, carry):
     carried = carry(make_adapter({MIDDLE: (8, 8)}, wavelet="identity"))
     filters = comfy("adapters.filters")
-    assert filters.Filter({"attn1": 0.5}).apply(carried).adapter.layers
+    assert filters.Filter({"attn1": 0.5}).left_of(carried).adapter.layers
     with pytest.raises(comfy("core").WaveFTError, match="no sub-bands"):
-        filters.Filter({"aa": 0.5}).apply(carried)
+        filters.Filter({"aa": 0.5}).left_of(carried)

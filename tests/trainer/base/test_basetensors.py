@@ -115,6 +115,27 @@ def test_a_base_of_which_something_was_not_read_is_refused_before_it_is_loaded(b
     assert "what they do to the model would be missing" in found[0]
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("unet", "down_blocks.7.resnets.0.conv1.weight"),
+        ("vae", "decoder.up_blocks.7.resnets.0.conv1.weight"),
+        ("text_encoder", "text_model.encoder.layers.7.mlp.fc1.weight"),
+        ("text_encoder_2", "text_model.encoder.layers.7.mlp.fc1.weight"),
+    ],
+)
+def test_a_layer_that_the_configs_do_not_describe_is_refused_when_it_is_loaded(base, folder, name):
+    """Its name is a good one of another model of the kind: the libraries leave it out without a word."""
+    path = weights(base / folder)
+    save_file({**load_file(path), name: torch.zeros(3, 5)}, path)
+    model = schema.Model(pretrained_model_name_or_path=str(base))
+    facts, problems = modelcheck.check(model)
+    assert not problems
+    part = "text encoders" if folder.startswith("text") else folder
+    with pytest.raises(UserError, match=rf"{part}: its files hold [\d,]+ numbers, the model that its configs describe"):
+        models.load(model, Precision(torch.device("cpu"), torch.float32), facts)
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_broken_numbers_of_a_base_are_named_before_training(base, folder, number):

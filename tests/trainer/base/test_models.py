@@ -132,6 +132,38 @@ def test_of_a_hub_id_the_loaded_scheduler_speaks(base_folder, tmp_path):
     assert (base.prediction, base.zero_terminal_snr) == ("v_prediction", True)
 
 
+@pytest.fixture
+def hub(base_folder, tmp_path, monkeypatch):
+    """The snapshot of `someone/sdxl` in a cache of the hub, which is not asked; returns its folder."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.DIFFUSERS_CACHE", str(tmp_path / "cache"), raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "cache" / "models--someone--sdxl"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    return shutil.copytree(base_folder, repository / "snapshots" / ("a" * 40))
+
+
+def test_a_base_of_a_hub_id_is_checked_as_the_folder_that_was_fetched(hub, base_folder):
+    base = load("someone/sdxl", allow_download=True)
+    assert torch.equal(base.unet.conv_in.weight, load(base_folder).unet.conv_in.weight)
+    path = hub / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "conv_in.scale_weight": torch.ones(1)}, path)
+    with pytest.raises(UserError, match=r'base "someone/sdxl": unet: .*scales of their own'):
+        load("someone/sdxl", allow_download=True)
+    save_file({**tensors, "down_blocks.7.resnets.0.conv1.weight": torch.ones(3, 5)}, path)
+    with pytest.raises(UserError, match=r'base "someone/sdxl": unet: its files hold'):
+        load("someone/sdxl", allow_download=True)
+
+
+def test_a_hub_id_that_cannot_be_fetched_is_said(hub):
+    with pytest.raises(UserError, match=r'base "someone/else": cannot be fetched: '):
+        load("someone/else", allow_download=True)
+
+
 def test_eager_attention_is_the_same_numbers(base_folder):
     plain, eager = load(base_folder).unet, load(base_folder, attention="eager").unet
     assert {type(each).__name__ for each in eager.attn_processors.values()} == {"AttnProcessor"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from trainer import cli, loop
-from trainer.comparison import workers
+from trainer.comparison import cells, comparing, contestants, workers
 from trainer.system.errors import TrainingStopped, UserError
 from trainer.system.files import locked
 
@@ -45,7 +47,7 @@ def table(out):
 
 
 def test_a_page_with_every_method_and_nothing_done_twice(compared, counted, capsys):
-    path, out = compared()
+    path, out = compared(network={"scaling": 1e4})  # so far that every picture is another one
     assert compare(path, out) == 0
     assert len(counted) == 4
     found = table(out)
@@ -59,9 +61,11 @@ def test_a_page_with_every_method_and_nothing_done_twice(compared, counted, caps
     assert record["versions"]["torch"]
     page = (out / "comparison.html").read_text(encoding="utf-8")
     assert "Side by side" in page
-    assert page.count("<img") == 4 * 3, "prompts; the base and two methods"
+    assert page.count("<img") == 4 + 4 * 3, "photos; prompts of the base and two methods"
+    assert page.count("trained on</figcaption>") == 3
+    assert page.count("held out</figcaption>") == 1
     with Image.open(out / "grid-waveft.png") as grid:
-        assert grid.width > 3 * 128
+        assert grid.width > 4 * 128, "photos, the base, two methods"
         assert grid.height > 4 * 128
     assert (out / "fronts.png").is_file()
     counted.clear()
@@ -225,3 +229,25 @@ def test_a_record_of_another_job_does_not_count(compared, counted):
     counted.clear()
     assert compare(path, out, "--set", "train.max_train_steps=3") == 0
     assert len(counted) == 4
+
+
+def test_other_pictures_and_another_base_make_other_cells(compared, base_folder, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(base_folder, base)
+    path, out = compared(model={"pretrained_model_name_or_path": str(base)})
+
+    def digest():
+        found = contestants.parse("waveft", "1e-3", {}, 1e-3)
+        [cell] = comparing.grounded(cells.grid(cells.read(path, []), found, 1, None, out))
+        return cell.digest
+
+    first = digest()
+    assert digest() == first
+    photo = next((tmp_path / "pictures").glob("*.png"))
+    with Image.open(photo) as image:
+        image.transpose(Image.Transpose.ROTATE_180).save(photo)
+    other = digest()
+    assert other != first
+    weights = next((base / "unet").glob("*.safetensors"))
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
+    assert digest() not in (first, other)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.comparison import plots, summary
+from trainer.comparison import plots, summary, verdict
 from trainer.comparison.page import page
 
 
@@ -85,6 +85,24 @@ def test_the_best_point_is_neither_the_first_nor_the_one_that_drifts_most():
     assert chosen.cells == {("dog", seed): f"c{seed}" for seed in range(3)}
 
 
+def test_what_some_method_has_not_done_yet_is_in_no_mean():
+    pairs = {f"{method}-{seed}": ("dog", seed) for method in ("waveft", "shira") for seed in range(2)}
+    records = {name: record(name.partition("-")[0], 1e-4, seed, ladder(seed / 10)) for name, (_, seed) in pairs.items()}
+    whole = summary.gather(records, ["waveft", "shira"], pairs)
+    assert not whole.left_out
+    unfinished = summary.gather(records | {"shira-1": None}, ["waveft", "shira"], pairs)
+    assert {point.pair for point in unfinished.points} == {("dog", 0)}
+    assert unfinished.left_out == [("dog", 1)]
+    best = [summary.best(one, "waveft").figures["held_out"].mean for one in (whole, unfinished)]
+    assert best[0] - best[1] == pytest.approx(0.05), "the mean over the pair that both have"
+    assert "1 pair of subject and seed that every method has done; 1 that some" in summary.warnings(unfinished)[-1]
+    none = summary.gather(records | {"shira-1": None, "shira-0": None}, ["waveft", "shira"], pairs)
+    assert len(none.points) == 6, "no pair is whole: what there is"
+    assert "No subject and seed is done by all methods" not in summary.warnings(none)[-1], "one method alone"
+    none = summary.gather(records | {"shira-1": None, "waveft-0": None}, ["waveft", "shira"], pairs)
+    assert "No subject and seed is done by all methods" in summary.warnings(none)[-1]
+
+
 def test_costs_are_medians(results):
     assert summary.cost(results, "waveft") == pytest.approx(
         {"seconds_per_step": 0.2, "peak_memory": 2**30, "file_bytes": 5000, "parameters": 1200}
@@ -109,6 +127,46 @@ def test_a_best_rate_at_the_edge_is_said():
                summary.warnings(summary.gather(records, ["waveft"])))  # fmt: skip
 
 
+def side_by_side(gains, subjects=("dog", "cup", "hat"), seeds=1):
+    """Results of waveft and of shira, whose fidelity is by each subject's gain above it."""
+    records = {
+        f"{method}-{subject}-{seed}": record(method, 1e-4, seed, ladder(gain if method == "shira" else 0), subject)
+        for subject, gain in zip(subjects, gains, strict=False)
+        for seed in range(seeds)
+        for method in ("waveft", "shira")
+    }
+    return summary.gather(records, ["waveft", "shira"])
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ((0.05, 0.04, 0.06), "shira is more faithful than waveft at every drift that was looked at (+0.050 [+0.040"),
+        ((-0.05, -0.04, -0.06), "shira is less faithful than waveft at every drift"),
+        ((0.05, -0.06, 0.02), "shira beside waveft: no difference that chance could not make (+0.003 ["),
+        ((0.05,), "shira beside waveft: fidelity +0.050 at drift 0.05, of 1 pair of subject and seed. That is too few"),
+    ],
+)
+def test_the_verdict_says_what_the_intervals_do(gains, expected):
+    [said] = verdict.verdict(side_by_side(gains))
+    assert said.startswith(expected)
+
+
+def test_a_method_that_came_to_nothing_is_said():
+    spoilt = [point(50, 0.9, 0.5)]  # drift beyond another seed's
+    records = {"a": record("waveft", 1e-4, 0, ladder(0.1)), "b": record("shira", 1e-4, 0, spoilt)}
+    said = verdict.verdict(summary.gather(records, ["waveft", "shira"]))
+    assert said[-1].startswith("shira came to nothing")
+    assert not any(text.startswith("waveft came to nothing") for text in said)
+
+
+def test_a_plane_in_which_nothing_was_lost_is_not_drawn():
+    read_better = [point(step, 0.4, 0.1 * step, 31.0) for step in (1, 2)]
+    lost = summary.gather({"a": record("waveft", 1e-4, 0, [*ladder(0), point(300, 0.9, 0.3, 29.0)])}, ["waveft"])
+    gained = summary.gather({"a": record("waveft", 1e-4, 0, read_better)}, ["waveft"])
+    assert [len(plots.figure(one).axes) for one in (lost, gained)] == [2, 1]
+
+
 def test_nothing_done_is_a_page_too(tmp_path):
     empty = summary.gather({"a": None}, ["waveft", "lora"])
     assert plots.draw(empty) == ""
@@ -122,5 +180,7 @@ def test_the_page_shows_fronts_table_and_costs(results, tmp_path):
     assert text.count("<svg") == 1
     assert "fidelity less waveft&#x27;s, at equal drift" in text
     assert "-0.060 [-0.060, -0.060] (n = 6)" in text
+    assert "lora:1 is less faithful than waveft at every drift that was looked at" in text
+    assert "lite0_similarity, held-out photos" in text
     assert "1,200" in text
     assert "200 ms" in text

@@ -17,13 +17,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 @pytest.fixture
 def counted(monkeypatch):
     """How many pictures were drawn."""
-    drawn, draw = [], drawing.sampling.draw
+    drawn, draw = [], drawing.sampling.draw_together
 
     def count(base, shots, texts, place):
         drawn.extend(shots)
         return draw(base, shots, texts, place)
 
-    monkeypatch.setattr(drawing.sampling, "draw", count)
+    monkeypatch.setattr(drawing.sampling, "draw_together", count)
     return drawn
 
 
@@ -60,19 +60,27 @@ def test_a_page_for_every_step_beside_the_base(finished, capsys, counted):
     assert "http" not in page.replace("http-equiv", ""), "the page needs nothing beside it"
 
 
-def test_what_was_drawn_is_not_drawn_again_and_a_new_prompt_costs_its_own(finished, counted):
+def written(folder):
+    """When each picture's file was written."""
+    place = folder / "robot-evaluation" / "pictures"
+    return {str(path.relative_to(place)): path.stat().st_mtime_ns for path in place.glob("*/*.png")}
+
+
+def test_what_was_drawn_is_not_written_again_and_a_new_prompt_costs_its_own_batch(finished, counted):
     folder = finished()
     assert cli.main(["evaluate", str(folder)]) == 0
-    first = numbers(folder)
+    first, before = numbers(folder), written(folder)
     (folder / "robot-evaluation" / "pictures" / "base" / "00-seed42.png").unlink()
     counted.clear()
     assert cli.main(["evaluate", str(folder)]) == 0
-    assert [shot.prompt for shot in counted] == ["sks robot"], "what is missing is drawn, and nothing else"
+    assert len(counted) == 6, "the batch of the missing picture, of the base alone"
+    assert {name for name, when in written(folder).items() if before[name] != when} == {"base/00-seed42.png"}
     assert numbers(folder) == first
-    counted.clear()
+    before = written(folder)
     prompts = 'evaluation.subject_prompts=["{trigger}", "{trigger} at night"]'
     assert cli.main(["evaluate", str(folder), "--set", prompts, "--steps", "3"]) == 0
-    assert {shot.prompt for shot in counted} == {"sks robot at night"}
+    changed = {name for name, when in written(folder).items() if before.get(name) != when}
+    assert changed == {f"{one}/01-seed{seed}.png" for one in ("base", "step00000003") for seed in (42, 43)}
 
 
 def test_another_adapter_under_the_same_name_is_drawn_anew(finished, counted):
@@ -87,7 +95,7 @@ def test_another_adapter_under_the_same_name_is_drawn_anew(finished, counted):
 def test_an_interrupted_evaluation_goes_on(finished, monkeypatch, counted):
     folder = finished()
     counted.clear()
-    draw, left = drawing.sampling.draw, [4]
+    draw, left = drawing.sampling.draw_together, [1]
 
     def until_killed(*arguments):
         if not left[0]:
@@ -95,9 +103,9 @@ def test_an_interrupted_evaluation_goes_on(finished, monkeypatch, counted):
         left[0] -= 1
         return draw(*arguments)
 
-    monkeypatch.setattr(drawing.sampling, "draw", until_killed)
+    monkeypatch.setattr(drawing.sampling, "draw_together", until_killed)
     assert cli.main(["evaluate", str(folder), "--steps", "3"]) == 130
-    monkeypatch.setattr(drawing.sampling, "draw", draw)
+    monkeypatch.setattr(drawing.sampling, "draw_together", draw)
     assert cli.main(["evaluate", str(folder), "--steps", "3"]) == 0
     assert len(counted) == 12
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer import loop, resume, setup
+from trainer import loop, resume, saving, setup
 from trainer.learning import validation
 from trainer.preflight import preflight
 from trainer.result.runlog import Outcome, RunLog
@@ -59,7 +59,7 @@ def test_the_running_mean_is_what_is_measured_and_saved(ready):
             seen.append([p.detach().clone() for p in parameters]),
         )
         loop.train(parts, outcome, notes)
-        loop.save(parts, outcome)
+        saving.save(parts, outcome)
     # decays of diffusers' warm-up: min((1 + k) / (10 + k), 0.9) for the k-th step from 0, the first taking all
     mean = [torch.zeros_like(value) for value in seen[0]]
     for number, values in enumerate(seen):

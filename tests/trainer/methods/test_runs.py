@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from trainer import loop, setup
+from trainer import loop, saving, setup
 from trainer.methods import shipped
 from trainer.preflight import preflight
 from trainer.result.runlog import Outcome, RunLog
@@ -57,7 +57,7 @@ def stopped_after(parts, steps):
     with RunLog(parts, 0) as log:
         loop.train(parts, outcome, log)
     object.__setattr__(parts.ready, "steps", whole)
-    loop.save(parts, outcome)
+    saving.save(parts, outcome)
     return parts.ready.folder.state(steps)
 
 
@@ -100,7 +100,7 @@ def test_what_is_measured_in_training_is_what_the_file_gives(ready, name):
     parts = setup.build(run)
     with RunLog(parts, 0) as log:
         loop.train(parts, outcome := Outcome(), log)
-    loop.save(parts, outcome)
+    saving.save(parts, outcome)
     with parts.shipped(), torch.no_grad():
         one = next(iter(loop.micro_batches(parts.forward.sources.plan, 0, 1, 0, 1)))
         trained = parts.forward.loss(parts.forward.batch(0, one))

@@ -79,6 +79,30 @@ def test_samples_come_from_their_seeds_alone(base, texts):
     assert first[0].size == (24, 16)
 
 
+def test_only_what_is_alike_and_small_is_drawn_together():
+    mixed = [shot(seed=0), shot(steps=3), shot(seed=1, prompt="a"), shot(width=32), shot(sampler="ddim"), shot(seed=2)]
+    assert sampling.batches(mixed) == [[0, 2, 5], [1], [3], [4]]
+    assert sampling.batches([shot(guidance_scale=1.0), shot(height=24)]) == [[0], [1]]
+    sizes = {side: [len(one) for one in sampling.batches([shot(width=side, height=side)] * 20)] for side in (64, 512)}
+    assert sizes == {64: [16, 4], 512: [4] * 5}
+    assert sampling.batches([shot(width=1024, height=1024)] * 2) == [[0], [1]], "SDXL's own size, and larger"
+    assert sampling.batches([shot(width=1536, height=1024)] * 2) == [[0], [1]]
+    assert sampling.batches([]) == []
+
+
+@pytest.mark.parametrize("sampler", ["euler_a", "ddpm", "dpmsolver++", "model"])
+def test_a_picture_drawn_with_others_is_the_one_drawn_alone(base, texts, sampler):
+    shots = [shot(seed=7, sampler=sampler), shot(seed=8, sampler=sampler), shot(prompt="a", sampler=sampler)]
+    alone = draw(base, texts, *shots)
+    for order in ((0, 1, 2), (2, 0, 1)):
+        together = sampling.draw_together(base, [shots[at] for at in order], texts, PLACE)
+        assert [one.shot for one in together] == [shots[at] for at in order]
+        for at, one in zip(order, together, strict=True):
+            pairs = zip(alone[at].tobytes(), one.image.tobytes(), strict=True)
+            assert max(abs(a - b) for a, b in pairs) <= 1, "float rounding alone"
+    assert alone[0].tobytes() != alone[1].tobytes()
+
+
 @pytest.mark.parametrize("guidance", [6.0, 1.0])
 def test_a_sample_is_the_pipelines_own_picture(base, texts, pipeline, guidance):
     image = pipeline(

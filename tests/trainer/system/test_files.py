@@ -1,4 +1,5 @@
 import os
+import stat
 
 import pytest
 
@@ -21,6 +22,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         files.write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="FIFOs are POSIX's")
+def test_what_is_no_file_is_not_written_over(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(OSError, match="expected a file or none there, got a FIFO"):
+        files.write_atomically(tmp_path / "a.txt", "x")
+    assert stat.S_ISFIFO((tmp_path / "a.txt").stat().st_mode)
 
 
 def test_a_lock_is_had_once(tmp_path):

@@ -245,3 +245,27 @@ def test_a_look_at_a_folder_of_loras_waits_for_no_fifo(tmp_path, dog):
     found = [is_waveft(str(path)) for path in (dog, tmp_path / "fifo.safetensors", tmp_path / "nowhere.safetensors")]
     assert found == [True, False, False]
     assert not is_waveft(str(tmp_path / ("x" * 300)))
+
+
+@POSIX
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "link to a FIFO"])
+def test_nothing_but_a_file_is_written_over(tmp_path, make_adapter, kind):
+    """As root, a rename over /dev/null takes it away from the whole machine."""
+    path = tmp_path / "dog.safetensors"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to(tmp_path / "pipe")
+    before = path.lstat().st_ino, path.stat().st_mode
+    with pytest.raises(WaveFTError, match=r"expected a file or none there, got a (FIFO|folder)"):
+        save(make_adapter({"lora_unet_0": (4, 4)}), path)
+    assert (path.lstat().st_ino, path.stat().st_mode) == before
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_no_name_at_all_is_refused(make_adapter):
+    with pytest.raises(WaveFTError, match="a name that a file can have"):
+        save(make_adapter({"lora_unet_0": (4, 4)}), "")

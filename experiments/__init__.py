@@ -1,0 +1,1 @@
+"""The WaveFT paper's tables and figures, each by one command: `python -m experiments list`."""

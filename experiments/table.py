@@ -1,0 +1,117 @@
+"""Tables of methods tuned beside a head: rates chosen on the validation part, medians over seeds, on the test part."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import heads, plots
+from .experiment import Cell, Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SEEDS = (7, 77, 777, 7777, 77777)  # FourierFT's
+
+
+def cells(
+    task: str, settings: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
+) -> list[Cell]:
+    """Returns a cell a method, rate and seed.
+
+    Args:
+        task: its name.
+        settings: what all cells share.
+        methods: label -> `method`, `network`, and `rates` to try.
+        seeds: of the runs.
+    """
+    return [
+        Cell(
+            f"{task}--{label.replace(' ', '-')}--{rate:g}--{seed}",
+            {**settings, "task": task, "label": label, **method_of(one), "rate": rate, "seed": seed},
+        )
+        for seed in seeds
+        for label, one in methods.items()
+        for rate in one["rates"]
+    ]
+
+
+def method_of(one: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a method's settings without the rates that are tried."""
+    return {key: value for key, value in one.items() if key != "rates"}
+
+
+def summary(results: Mapping[str, tuple[Cell, Result]], select: str) -> dict[str, Any]:
+    """Returns for each task and method its median on the test part, at the rate that is best on the validation part.
+
+    Args:
+        results: by the cells' names.
+        select: "valid" = the epoch is chosen on the validation part, and scored on the test part; "last" = the last.
+    """
+    tasks: dict[str, dict[str, Any]] = {}
+    for cell, result in results.values():
+        held = cell.settings
+        rows = tasks.setdefault(held["task"], {}).setdefault(held["label"], {})
+        rows.setdefault(held["rate"], []).append({"seed": held["seed"], **result})
+    return {
+        "select": select,
+        "tasks": {
+            task: {label: chosen(rates, select) for label, rates in methods.items()} for task, methods in tasks.items()
+        },
+    }
+
+
+def chosen(rates: Mapping[float, Sequence[Mapping[str, Any]]], select: str) -> dict[str, Any]:
+    """Returns the best rate's runs: their median and each one's score."""
+
+    def epoch(run: Mapping[str, Any]) -> int:
+        return heads.best_epoch(run["valid"]) if select == "valid" else len(run["valid"]) - 1
+
+    rate = max(rates, key=lambda one: statistics.median(run["valid"][epoch(run)] for run in rates[one]))
+    runs = sorted(rates[rate], key=lambda run: run["seed"])
+    scores = [run["test"][epoch(run)] for run in runs]
+    return {
+        "rate": rate,
+        "rates": sorted(rates),
+        "at_edge": len(rates) > 1 and rate in (min(rates), max(rates)),
+        "parameters": runs[0]["parameters"],
+        "scores": scores,
+        "median": statistics.median(scores),
+        "deviation": round(statistics.stdev(scores), 5) if len(scores) > 1 else None,
+        "best_of_test": statistics.median(max(run["test"]) for run in runs),
+        "last": statistics.median(run["test"][-1] for run in runs),
+    }
+
+
+def lines(made: Mapping[str, Any]) -> list[str]:
+    """Returns a line a task and method."""
+    found = []
+    for task, methods in made["tasks"].items():
+        for label, one in methods.items():
+            edge = ", the edge of what was tried" if one["at_edge"] else ""
+            spread = f" +- {100 * one['deviation']:.1f}" if one["deviation"] is not None else ""
+            found.append(
+                f"{task}, {label}: {100 * one['median']:.1f}{spread} (median of {len(one['scores'])}), "
+                f"{one['parameters']:,} numbers, rate {one['rate']:g}{edge}; best epoch on the test part "
+                f"{100 * one['best_of_test']:.1f}, last epoch {100 * one['last']:.1f}"
+            )
+    return found
+
+
+def draw(made: Mapping[str, Any], figure: Figure) -> None:
+    """Draws the medians, the line from the worst seed to the best."""
+    panels = figure.subplots(1, len(made["tasks"]), squeeze=False)[0]
+    for panel, (task, methods) in zip(panels, made["tasks"].items(), strict=True):
+        rows = {
+            f"{label} ({one['parameters']:,})": (
+                100 * one["median"],
+                100 * min(one["scores"]),
+                100 * max(one["scores"]),
+            )
+            for label, one in methods.items()
+        }
+        plots.bars(panel, rows)
+        lowest = min(low for _, low, _ in rows.values())
+        panel.set_xlim(max(0, lowest - 5), 101)
+        plots.tidy(panel, task, "score on the test part (line: worst to best seed)")
