@@ -106,7 +106,8 @@ def launch_rows(records: Sequence[dict[str, Any]]) -> Iterator[list[object]]:
             for name, seconds in one["bound_s"].items()
         ]
         over = "-" if floor is None else f"{sum(by_phase) - floor[0]:,}"
-        yield [_words(one), one["method"], *by_phase, over, f"{flops / 1e12:.1f}", f"{moved / 1e9:.0f}", *times]
+        counts = [f"{count:,}" for count in by_phase]
+        yield [_words(one), one["method"], *counts, over, f"{flops / 1e12:.1f}", f"{moved / 1e9:.0f}", *times]
 
 
 def memory_rows(records: Sequence[dict[str, Any]]) -> Iterator[list[object]]:
