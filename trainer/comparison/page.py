@@ -58,7 +58,7 @@ def page(
         "<h2>Each method at its best</h2>",
         '<div class="wide">' + table(*best_table(results, chosen, network)) + "</div>",
         "<p><small>Best: the learning rate and length with the largest product of fidelity gained, part of the base "
-        "kept (drift over the distance of two seeds) and part of the prompt score kept, over all subjects and seeds. "
+        "kept (drift over the distance of two prompts) and part of the prompt score kept, over all subjects and seeds. "
         "In brackets: 95 % interval, over subjects, or over seeds of one subject.</small></p>",
         table(
             [

@@ -222,8 +222,8 @@ def worth(results: Results, point: Point) -> float:
     base = results.bases[point.pair[0]]
     gained = point.values[results.fidelity] - base[results.fidelity]
     shares = [max(0.0, gained)]
-    if "drift" in point.values and base.get("plain_seeds"):
-        shares.append(max(0.0, 1 - point.values["drift"] / base["plain_seeds"]))
+    if "drift" in point.values and base.get("plain_apart"):
+        shares.append(max(0.0, 1 - point.values["drift"] / base["plain_apart"]))
     if all(name in side for side in (point.values, base) for name in ("prompt", "prompt_by_chance")):
         room = base["prompt"] - base["prompt_by_chance"]
         left = point.values["prompt"] - point.values["prompt_by_chance"]

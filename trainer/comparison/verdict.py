@@ -51,5 +51,5 @@ def came_to_nothing(method: str) -> str:
     """Returns what to say of a method whose best point is worth nothing."""
     return (
         f"{method} came to nothing: at every rate and length it is no nearer to the photos than the base, or it moved "
-        "pictures without the trigger as far as another seed would. Try other --rates, or more steps."
+        "pictures without the trigger as far from the base's as another prompt's are. Try other --rates, or more steps."
     )

@@ -3,7 +3,7 @@
 Three shares decide, each measured against what is free to know, so that no scale of any network matters:
 
 - learned: how much of the way from the base to the photographs' own score the pictures went;
-- kept: how much of the drift that another seed would make is not there;
+- kept: how much of the drift to a picture of another prompt is not there (two seeds of a small base are hardly apart);
 - obeyed: how much of the base's reading of prompts, over what pictures of other prompts score, is left.
 
 The recommended candidate has the largest product of those that were measured, among those that do not copy.
@@ -97,8 +97,8 @@ def advise(found: Mapping[Candidate, Scores], subject: Subject, photos: Photos, 
         return Advice(
             None,
             f"All that learned something changed the base too much: with {least.label}, which does so least, pictures "
-            f"without the trigger are {1 - shares[least].kept:.0%} as far from the base's own as another seed would "
-            "put them. Lower the learning rate or scaling, or try --strengths 0.3,0.5,0.7.",
+            f"without the trigger are {1 - shares[least].kept:.0%} as far from the base's own as another prompt's "
+            "are. Lower the learning rate or scaling, or try --strengths 0.3,0.5,0.7.",
             "changed",
         )
     return Advice(best, words(best, shares, tried, measure, photos), "take")
@@ -111,9 +111,9 @@ def weigh(scores: Scores, base: Scores, subject: Subject, measure: str) -> Share
     room = fmean(ceiling) - mean(base.columns[measure]) if ceiling else math.nan
     learned = gained / room if room > 0 else max(gained, 0.0)  # the base is as like the photos as they themselves are
     kept = math.nan
-    if "drift" in scores.columns and base.columns.get("plain_seeds"):
-        another_seed = mean(base.columns["plain_seeds"])
-        kept = 1 - mean(scores.columns["drift"]) / another_seed if another_seed > 0 else math.nan
+    if "drift" in scores.columns and base.columns.get("plain_apart"):
+        apart = mean(base.columns["plain_apart"])
+        kept = 1 - mean(scores.columns["drift"]) / apart if apart > 0 else math.nan
     return Shares(learned, kept, obeyed(scores, base), copies(scores, subject))
 
 
@@ -146,7 +146,7 @@ def words(
     against = "the held-out photos" if measure == "held_out" else "the photos that it was trained on"
     parts.append(f"it goes {own.learned:.0%} of the way from the base to what the photos themselves score on {against}")
     if not math.isnan(own.kept):
-        parts.append(f"pictures without the trigger moved {1 - own.kept:.0%} as far as another seed would move them")
+        parts.append(f"pictures without the trigger moved {1 - own.kept:.0%} of the way to another prompt's")
     if not math.isnan(own.obeyed):
         parts.append(f"it keeps {own.obeyed:.0%} of the base's obedience to prompts")
     text = f"Of {len(tried)} candidates {best.label} has the best of all together: {'; '.join(parts)}."

@@ -28,7 +28,8 @@ class Scores:
 
     Attributes:
         columns: measure -> picture -> number; of measures of a whole prompt the key's seed is the first one. Two are
-            yardsticks and shown nowhere: "prompt_by_chance", and "plain_seeds", the seed distance of plain prompts.
+            yardsticks and shown nowhere: "prompt_by_chance", and "plain_apart", how far plain prompts' pictures of one
+            seed are from each other.
         nearest: picture -> number of the training photograph that is most like it.
         cmmd: of all its pictures of the subject, or None.
     """
@@ -109,7 +110,7 @@ class Scorer:
         if plain:
             moved, before = (self._images.of(drawn([side[key] for key in plain])) for side in (pictures, of_base))
             made.columns["drift"] = dict(zip(plain, similarity.distance(moved, before).tolist(), strict=True))
-            made.columns["plain_seeds"] = self._by_prompt(plain, moved)
+            made.columns["plain_apart"] = apart(plain, moved)
         return made
 
     def _score_subject(self, made: Scores, keys: list[Key], pictures: Mapping[Key, Path]) -> None:
@@ -167,3 +168,19 @@ class Scorer:
                 distances = [float(self.networks.lpips(a[None].to(device), b[None].to(device))) for a, b in pairs]
                 found[own[0]] = sum(distances) / len(distances)
         return found
+
+
+def apart(keys: Sequence[Key], looked: Tensor) -> Column:
+    """Returns each picture's mean distance to those of other prompts, same seed: what a picture of no prompt would be.
+
+    Args:
+        keys: prompt and seed of each.
+        looked: their embeddings [n, d].
+    """
+    found: Column = {}
+    for row, (number, seed) in enumerate(keys):
+        others = [at for at, key in enumerate(keys) if key[1] == seed and key[0] != number]
+        if others:
+            own = looked[row].expand(len(others), -1)
+            found[number, seed] = float(similarity.distance(own, looked[others]).mean())
+    return found

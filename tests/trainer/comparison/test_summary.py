@@ -23,7 +23,7 @@ def columns(fidelity, drift, prompt):
         "held_out": {key: fidelity + 0.01 * at for at, key in enumerate(keys, -1)},
         "drift": dict.fromkeys(("2/0", "2/1"), drift),
         "seeds": {"0/0": 0.4, "1/0": 0.4},
-        "plain_seeds": {"2/0": 0.4},
+        "plain_apart": {"2/0": 0.4},
         "prompt": dict.fromkeys(keys, prompt),
         "prompt_by_chance": dict.fromkeys(keys, 20.0),
         "copy": dict.fromkeys(keys, 0.5),
@@ -153,7 +153,7 @@ def test_the_verdict_says_what_the_intervals_do(gains, expected):
 
 
 def test_a_method_that_came_to_nothing_is_said():
-    spoilt = [point(50, 0.9, 0.5)]  # drift beyond another seed's
+    spoilt = [point(50, 0.9, 0.5)]  # drift beyond another prompt's
     records = {"a": record("waveft", 1e-4, 0, ladder(0.1)), "b": record("shira", 1e-4, 0, spoilt)}
     said = verdict.verdict(summary.gather(records, ["waveft", "shira"]))
     assert said[-1].startswith("shira came to nothing")

@@ -44,7 +44,7 @@ def test_a_page_for_every_step_beside_the_base(finished, capsys, counted):
     assert len(counted) == 7 * 3 * 2, "candidates, prompts, seeds"
     base, last = found["candidates"][0], found["candidates"][-1]
     assert set(last["columns"]) == {
-        *("held_out", "trained", "prompt", "prompt_by_chance", "drift", "plain_seeds", "copy", "seeds"),
+        *("held_out", "trained", "prompt", "prompt_by_chance", "drift", "plain_apart", "copy", "seeds"),
         *("clip_held_out", "clip_trained"),
     }
     assert last["columns"]["held_out"]["values"] == 4

@@ -29,7 +29,7 @@ def scores(fidelity, drift=0.0, prompt=30.0, copy=0.5, seeds=0.4, measure="held_
         return {key: value + shift for key, value in values.items()}
 
     columns = {measure: column(fidelity), "copy": dict.fromkeys(KEYS, copy), "seeds": column(seeds, KEYS[::3])}
-    columns |= {"drift": dict.fromkeys(PLAIN, drift), "plain_seeds": dict.fromkeys(PLAIN[::3], 0.4)}
+    columns |= {"drift": dict.fromkeys(PLAIN, drift), "plain_apart": dict.fromkeys(PLAIN, 0.4)}
     if prompt is not None:
         columns |= {"prompt": column(prompt), "prompt_by_chance": dict.fromkeys(KEYS, 20.0)}
     return Scores(columns)
@@ -77,7 +77,7 @@ def test_copies_of_the_photos_are_reported_and_not_taken():
     assert advise({step(50): scores(0.5), step(100): scores(0.8, copy=0.99)}).candidate == step(50)
 
 
-def test_steps_that_all_changed_the_base_beyond_another_seed_are_not_taken():
+def test_steps_that_all_changed_the_base_beyond_another_prompt_are_not_taken():
     advice = advise({step(100): scores(0.7, 0.5), step(200): scores(0.75, 0.6)})
     assert advice.candidate is None
     assert advice.verdict == "changed"

@@ -9,7 +9,7 @@ from trainer.embedders.folders import Clip
 from trainer.evaluation.asking import Asked
 from trainer.evaluation.networks import Networks
 from trainer.evaluation.photos import Photos, of
-from trainer.evaluation.scoring import Scorer
+from trainer.evaluation.scoring import Scorer, apart
 from trainer.job import config
 from trainer.job.evalschema import Evaluation
 from trainer.pictures import images
@@ -78,11 +78,18 @@ def test_every_measure_worked_by_hand(paint, photos, tmp_path):
     assert made.columns["copy"] == made.columns["trained"]
     assert made.columns["seeds"] == pytest.approx({(0, 1): 1, (1, 1): 0})
     assert made.columns["drift"] == pytest.approx({(2, 1): 1, (2, 2): 0})
-    assert made.columns["plain_seeds"] == pytest.approx({(2, 1): 1})
+    assert made.columns["plain_apart"] == {}, "one plain prompt alone"
     assert made.columns["prompt"] == pytest.approx({(0, 1): 100, (0, 2): 0, (1, 1): 100, (1, 2): 100})
     assert made.columns["prompt_by_chance"] == pytest.approx(dict.fromkeys(made.columns["prompt"], 0.0))
     assert made.columns["clip_held_out"] == made.columns["held_out"]
     assert scorer.subject.ceilings == {"trained": [], "held_out": [0.0]}
+
+
+def test_another_prompt_is_as_far_as_its_pictures_of_the_same_seed():
+    looked = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 3]])
+    found = apart([(0, 1), (1, 1), (2, 1), (1, 2)], looked)
+    half = 0.5**0.5
+    assert found == pytest.approx({(0, 1): (1 + 1 - half) / 2, (1, 1): (1 + 1 - half) / 2, (2, 1): 1 - half})
 
 
 def test_a_picture_is_seen_once(paint, photos, tmp_path):
