@@ -38,7 +38,7 @@ PROMPTS: dict[str, str | None] = {
 UNRELATED = "a red circle on a blue background"
 SHOWN, COUNTED = 4, 16  # seeds of a prompt: in the picture, and in the numbers
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
-STEPS, GUIDANCE = 25, 4.0
+STEPS, GUIDANCE = 25, 3.0
 
 
 def sample(pipeline: StableDiffusionXLPipeline, prompt: str, seeds: range) -> list[Image.Image]:
