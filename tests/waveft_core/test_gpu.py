@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from waveft_core import Spec, attach, merge
+from waveft_core.update.storage import lay_together, shared_memory
 
 pytestmark = [
     pytest.mark.gpu,
@@ -141,3 +142,72 @@ def test_a_model_that_moves_takes_its_adapter_along(base):
     base.cpu()
     tuning.refresh()
     assert torch.equal(base[2].weight, expected[1])
+
+
+def together(base, steps=3):
+    """A copy of the base on the GPU whose weights lie in one piece of memory, trained; its tuning."""
+    model = copy.deepcopy(base).cuda()
+    lay_together(layer.weight for layer in model if isinstance(layer, nn.Linear))
+    torch.manual_seed(1)
+    return model, trained(model, torch.randn(8, 256, device="cuda"), steps)
+
+
+def test_weights_that_lie_together_get_the_bits_of_those_that_lie_apart(base):
+    torch.manual_seed(1)
+    apart = copy.deepcopy(base).cuda()
+    tuning = trained(apart, torch.randn(8, 256, device="cuda"))
+    model, other = together(base)
+    assert shared_memory([model[0].weight, model[2].weight]) is not None
+    assert all(torch.equal(a, b) for a, b in zip(apart.parameters(), model.parameters(), strict=True))
+    for one in (tuning, other):
+        one.detach()
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(model.parameters(), base.parameters(), strict=True))
+
+
+def test_a_write_starts_as_few_kernels_for_many_layers_as_for_two(base):
+    found = []
+    for layers in (2, 40):
+        model = nn.ModuleList(nn.Linear(64, 64) for _ in range(layers)).cuda().requires_grad_(False)
+        lay_together(layer.weight for layer in model)
+        tuning = attach(model, Spec(16, wavelet="identity", targets=r"\d+"))
+        tuning.refresh()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as record:
+            tuning.refresh()
+            torch.cuda.synchronize()
+        found.append(sum(event.count for event in record.key_averages() if "emcpy" not in event.key))
+    assert found[0] == found[1]
+
+
+def test_a_captured_step_gives_the_bits_of_a_launched_one(base):
+    def stepper():
+        model = copy.deepcopy(base).cuda()
+        lay_together(layer.weight for layer in model if isinstance(layer, nn.Linear))
+        tuning = attach(model, Spec(coefficients=300, targets=("0", "2")))
+        optimizer = torch.optim.AdamW(tuning.parameters(), lr=1e-3, fused=True, capturable=True)
+        torch.manual_seed(1)
+        x = torch.randn(8, 256, device="cuda", requires_grad=True)
+
+        def step():
+            optimizer.zero_grad(set_to_none=True)
+            model(x).square().mean().backward()
+            optimizer.step()
+
+        return model, tuning, step
+
+    launched, _kept, step = stepper()
+    for _ in range(6):
+        step()
+    captured, _kept_too, again = stepper()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            again()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        again()
+    for _ in range(3):
+        graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(launched.parameters(), captured.parameters(), strict=True))
