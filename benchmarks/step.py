@@ -188,13 +188,12 @@ def contestants(
 
 def compare(
     options: argparse.Namespace, case: tuple[nn.Module, Tensor, dict[str, Any]]
-) -> tuple[Times, dict[str, float], dict[str, float]]:
+) -> tuple[Times, dict[str, tuple[float, float]]]:
     """Returns what the methods took, and on a GPU each one's peak over what is held between steps, and weights, MiB."""
     device = torch.device(options.device)
     early: dict[str, str] = {}
     runs = contestants(options, case, early)
-    peaks: dict[str, float] = {}
-    weights: dict[str, float] = {}
+    peaks: dict[str, tuple[float, float]] = {}
     for method, run in runs.items():
         for _ in range(2):
             attempt(method, run, early)
@@ -203,20 +202,19 @@ def compare(
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
             attempt(method, run, early)
-            peaks[method] = (torch.cuda.max_memory_allocated() - before) / MIB
-            weights[method] = sum(held.nbytes for held in run.args[0].parameters()) / MIB
+            weights = sum(held.nbytes for held in run.args[0].parameters())
+            peaks[method] = (torch.cuda.max_memory_allocated() - before) / MIB, weights / MIB
     times = take_turns(
         {name: run for name, run in runs.items() if name not in early}, options.rounds, device, warm_up=0
     )
     times.failed.update(early)
-    return times, peaks, weights
+    return times, peaks
 
 
 def rows_of(
     case: str,
     times: Times,
-    peaks: Mapping[str, float],
-    weights: Mapping[str, float],
+    peaks: Mapping[str, tuple[float, float]],
     report: Report,
     methods: Sequence[str],
 ) -> list[list[str]]:
@@ -230,8 +228,8 @@ def rows_of(
                 "method": method,
                 "seconds": taken,
                 "failed": times.failed.get(method),
-                "peak_mib": peaks.get(method),
-                "weights_mib": weights.get(method),
+                "peak_mib": peaks[method][0] if method in peaks else None,
+                "weights_mib": peaks[method][1] if method in peaks else None,
             }
         )
         if method in times.failed or not taken:
@@ -240,7 +238,7 @@ def rows_of(
         over = [
             ratio_text(times.ratios(method, other), 3) if times.seconds.get(other) else "-" for other in (FLOOR, LORA)
         ]
-        peak = f"{peaks[method]:.0f} MiB" if method in peaks else "-"
+        peak = f"{peaks[method][0]:.0f} MiB" if method in peaks else "-"
         rows.append([case, method, *over, time_text(statistics.median(taken)), peak])
     return rows
 
@@ -277,8 +275,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     columns = ["case", "method", "over frozen (middle half)", f"over {LORA}", "step", "peak in a step"]
     rows, said = [], []
     for name, make in cases.items():
-        times, peaks, weights = compare(options, make())
-        rows += rows_of(name, times, peaks, weights, report, options.methods)
+        times, peaks = compare(options, make())
+        rows += rows_of(name, times, peaks, report, options.methods)
         if times.seconds.get(OURS) and times.seconds.get(WAVEFT):
             said.append(f"{name}: {WAVEFT} takes {ratio_text(times.ratios(WAVEFT, OURS))} times as long as ours.")
         for theirs, ours in zip(LOOP, IN_LOOP, strict=True):
