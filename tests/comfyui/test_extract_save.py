@@ -192,7 +192,9 @@ class TestSave:
         """By ComfyUI's own check of lists, which older versions did not make of nodes such as ours; else by ours."""
         graph = Graph()
         saved(graph, adapter=[graph.add("WaveFTLoadAdapter", adapter_name="a.safetensors"), 0], dtype="fp64")
-        with pytest.raises(Failed, match=r"WaveFTError.*dtype: expected one of|Value not in list.*dtype: 'fp64' not in"):
+        with pytest.raises(
+            Failed, match=r"WaveFTError.*dtype: expected one of|Value not in list.*dtype: 'fp64' not in"
+        ):
             run(server, graph)
 
     @pytest.mark.parametrize("prefix", ["../outside", "/tmp/outside", "waveft/"])
