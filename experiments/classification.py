@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file, save
 
 from trainer.system.errors import UserError
+from trainer.system.files import write_atomically
 
 from . import heads, pictures, table
 from .experiment import Cell, Result
@@ -64,6 +66,9 @@ class Classification(Measured):
     ABOUT = "Accuracy of a vision transformer tuned by six methods, each at the best of its rates."
     SMALL = "a ViT of 0.1 million numbers pretrained on five of scikit-learn's digits, tuned on five: 20 minutes"
 
+    def __init__(self) -> None:
+        self._kept: Path | None = None  # where the pretrained ViT is kept, so that a run that goes on begins at once
+
     def options(self, parser: argparse.ArgumentParser) -> None:
         """Adds the reader's model and pictures."""
         parser.add_argument("--model", type=Path, metavar="DIR", help="a folder of ViTForImageClassification")
@@ -82,7 +87,7 @@ class Classification(Measured):
 
     def cells(self, options: argparse.Namespace) -> list[Cell]:
         """Returns a cell a data set, method, rate and seed."""
-        seeds = table.SEEDS[: options.seeds]
+        seeds, self._kept = table.SEEDS[: options.seeds], options.out / "pretrained" / options.data
         if (not options.model and not options.images) or options.small:
             held = {"data": options.data, "sizes": list(SIZES[options.data]), "head_rate": HEAD_RATE, "decay": 0.0}
             if options.data == "fashion":
@@ -108,7 +113,7 @@ class Classification(Measured):
         if "images" in held:
             model, task = own(Path(held["model"]), Path(held["images"]), held["seed"])
         else:
-            model, task = small(held["data"], held.get("folder"), tuple(held["sizes"]))
+            model, task = small(held["data"], held.get("folder"), tuple(held["sizes"]), self._kept)
         network = {"targets": TARGETS, **held.get("network", {})}
         recipe = Recipe(
             held["method"], network, held["rate"], held["head_rate"], held["decay"], held["epochs"], held["batch"],
@@ -153,24 +158,42 @@ def own(folder: Path, images: Path, seed: int) -> tuple[Any, pictures.Task]:
 
 
 @lru_cache(maxsize=1)
-def small(data: str, folder: str | None, sizes: tuple[int, ...]) -> tuple[Any, pictures.Task]:
-    """Returns a ViT that was pretrained on the lower half of a set's classes, and the upper half as a task."""
+def small(data: str, folder: str | None, sizes: tuple[int, ...], kept: Path | None) -> tuple[Any, pictures.Task]:
+    """Returns a ViT that was pretrained on the lower half of a set's classes, and the upper half as a task.
+
+    Args:
+        data, folder: as `pictures.plain` takes them.
+        sizes: rows of training, validation and test.
+        kept: folder where the ViT is looked for, and put.
+    """
     pixels, labels = pictures.plain(data, Path(folder) if folder else None)
     lower, task = pictures.halves(pixels, labels, 0, sizes)
-    side, patch, epochs = VITS[data]
-    model = fresh(side, patch, int(labels.max() + 1) // 2)
-    heads.draw_head(model.classifier, 0)
-    body = [one for name, one in model.named_parameters() if not name.startswith("classifier")]
-    for _ in heads.fit(model, Recipe("full", epochs=epochs, batch=64, warm_up=0.1), lower, body, None):
-        pass
+    model = fresh(data, int(labels.max() + 1) // 2)
+    file = kept / "vit.safetensors" if kept else None
+    if file is not None and file.is_file():
+        model.load_state_dict(load_file(file))
+    else:
+        pretrain(model, lower, VITS[data][2])
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, save(model.state_dict()))
     model.classifier = torch.nn.Linear(WIDTH, task.classes)
     return model, task
 
 
-def fresh(side: int, patch: int, classes: int) -> Any:
-    """Returns an untrained small ViT, always the same."""
+def pretrain(model: Any, rows: heads.Rows, epochs: int) -> None:
+    """Trains all of a model, head and body."""
+    heads.draw_head(model.classifier, 0)
+    body = [one for name, one in model.named_parameters() if not name.startswith("classifier")]
+    for _ in heads.fit(model, Recipe("full", epochs=epochs, batch=64, warm_up=0.1), rows, body, None):
+        pass
+
+
+def fresh(data: str, classes: int) -> Any:
+    """Returns an untrained small ViT for a data set, always the same."""
     from transformers import ViTConfig, ViTForImageClassification
 
+    side, patch, _ = VITS[data]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = ViTConfig(

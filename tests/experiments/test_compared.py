@@ -1,7 +1,10 @@
 """The experiments on SDXL, on a tiny random one: each goes through the trainer's comparison, and through it alone."""
 
 import argparse
+import io
 import json
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -158,9 +161,26 @@ def test_a_text_encoders_gradients_are_a_source_too(roberta_folder, tmp_path):
     assert len(found) == 8
     assert any(float(held.abs().max()) > 0 for held in found.values())
     assert coverage.of_layers(found)["layers"] == 8
+    check_archive(module, tmp_path, sentences.read_bytes())
     with pytest.raises(module.UserError, match="line 2"):
         sentences.write_text("1\t2\tgood film\nno tabs\n")
         module.rated(sentences, None)
+
+
+def check_archive(module, folder, text):
+    """The same out of the package's own archive: a tar in a zip."""
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:gz") as tar:
+        told = tarfile.TarInfo(f"hutto_ICWSM_2014/{module.RATED}")
+        told.size = len(text)
+        tar.addfile(told, io.BytesIO(text))
+    with zipfile.ZipFile(folder / module.ARCHIVE, "w") as outer:
+        outer.writestr(f"vaderSentiment-0.5/additional_resources/{module.INSIDE}", inner.getvalue())
+    assert module.rated(folder / module.ARCHIVE, None) == module.rated(folder / "rated.txt", None)
+    with zipfile.ZipFile(folder / "other.zip", "w") as outer:
+        outer.writestr("a.txt", "")
+    with pytest.raises(module.UserError, match="got neither"):
+        module.rated(folder / "other.zip", None)
 
 
 @pytest.mark.slow

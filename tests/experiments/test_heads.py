@@ -207,6 +207,25 @@ def test_what_is_missing_is_said_before_anything_is_measured(tmp_path, capsys, v
     assert not list(tmp_path.iterdir())
 
 
+def test_a_pretrained_vit_is_kept_and_comes_back_the_same(tmp_path, monkeypatch):
+    from experiments import classification
+
+    pixels = torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(pictures, "plain", lambda data, folder: (pixels, torch.arange(60) % 4))
+    monkeypatch.setitem(classification.VITS, "digits", (8, 4, 2))
+    classification.small.cache_clear()
+    first, task = classification.small("digits", None, (8, 8, 8), tmp_path)
+    classification.small.cache_clear()
+    monkeypatch.setattr(classification, "pretrain", lambda *_: pytest.fail("it is there already"))
+    second, _ = classification.small("digits", None, (8, 8, 8), tmp_path)
+    classification.small.cache_clear()
+    fresh = classification.fresh("digits", 2).state_dict()
+    for name, held in first.vit.state_dict().items():
+        assert torch.equal(held, second.vit.state_dict()[name])
+    assert any(not torch.equal(held, fresh[f"vit.{name}"]) for name, held in first.vit.state_dict().items())
+    assert (task.classes, len(task.test)) == (2, 8)
+
+
 def test_the_digits_are_halved_by_class():
     pytest.importorskip("sklearn", reason="scikit-learn carries the digits")
     pixels, labels = pictures.plain("digits")
