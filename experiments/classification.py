@@ -65,7 +65,7 @@ class Classification(Measured):
     NAME = "classification"
     PAPER = "Tables 3, 4"
     ABOUT = "Accuracy of a vision transformer tuned by six methods, each at the best of its rates."
-    SMALL = "a ViT of 0.1 million numbers pretrained on five of scikit-learn's digits, tuned on five: ten minutes of a free core"
+    SMALL = "a ViT of 0.1 million numbers pretrained on five of scikit-learn's digits, tuned on five: ten minutes"
 
     def __init__(self) -> None:
         self._kept: Path | None = None  # where the pretrained ViT is kept, so that a run that goes on begins at once
