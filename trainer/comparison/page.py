@@ -77,7 +77,7 @@ def page(
     ]
     style = (
         STYLE.replace("max-width:900px", "max-width:1200px")
-        + ".wide td{white-space:pre}.wide thead th{white-space:normal}"
+        + ".wide td{white-space:pre}.wide thead th{white-space:normal;overflow-wrap:normal}"
     )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
