@@ -53,7 +53,7 @@ class AdaloraMethod(PeftMethod):
 
     def _schedule_fault(self, steps: int) -> str | None:
         first, last = (self.steps(key, steps) for key in ("tinit", "tfinal"))
-        if not self.moves or first < steps - last:
+        if not self.moves or max(first, 1) < steps - last:  # PEFT measures importance before it first takes a rank away
             return None
         return (
             f"[network] tinit, tfinal: expected steps between them in which ranks are taken away, got {first} + {last} "

@@ -338,6 +338,20 @@ def test_a_run_too_short_for_adaloras_schedule_is_refused(attach):
         attach("adalora", steps=3)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_adalora_measures_importance_before_it_takes_ranks_away(attach, unet, inputs, steps):
+    schedule = {"tinit": 0, "tfinal": 0, "deltaT": 1}
+    if steps == 1:  # the one step would be the last of the schedule, before anything was measured
+        with pytest.raises(UserError, match=r"got 0 \+ 0 of the run's 1"):
+            attach("adalora", steps=steps, **schedule)
+        return
+    tuning = attach("adalora", steps=steps, **schedule)
+    for step in range(1, steps + 1):
+        unet(*inputs).sum().backward()
+        tuning.stepped(step)
+    assert tuning.models[0].peft_config["default"].rank_pattern is not None
+
+
 def test_fourierft_may_begin_with_pefts_noise(attach, unet, inputs):
     base = unet(*inputs)
     tuning = attach("fourierft", init_weights=False)
