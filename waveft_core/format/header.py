@@ -164,8 +164,10 @@ def _is_text(value: object) -> bool:
 
 
 def is_finite(number: float) -> bool:
-    """Returns whether a number is neither NaN nor infinite, nor a whole number beyond a float."""
+    """Returns whether that is a number at all, neither NaN nor infinite, nor a whole number beyond a float."""
+    if isinstance(number, str | bytes):
+        return False
     try:
         return math.isfinite(float(number))
-    except OverflowError:
+    except (OverflowError, TypeError, ValueError):
         return False

@@ -17,6 +17,7 @@ from ..basis.plan import arithmetic_dtype
 from ..errors import WaveFTError
 from ..format.adapter import Adapter
 from ..format.container import Entry, write_container
+from ..format.header import is_finite
 from ..toolbox.algebra import check_entries
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -47,7 +48,7 @@ def write_diff(
     """
     _check_dtype(dtype)
     check_entries(adapter)
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not math.isfinite(strength):
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not is_finite(strength):
         raise WaveFTError(f"strength: expected a finite number, got {strength!r}. Give, say, 1.")
     strings = _metadata(adapter, strength, metadata or {})
     for name in adapter.layers:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import WaveFTError, within_memory
 from ..format.adapter import Adapter, Layer, check_adapter, check_pairs
+from ..format.header import is_finite
 from .selection import (
     analyzed,
     check_basis,
@@ -50,7 +51,7 @@ def combine(parts: Sequence[tuple[Adapter, float]]) -> Adapter:
     if not parts:
         raise WaveFTError("combine: expected at least one adapter, got none. Give some.")
     for adapter, weight in parts:
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not is_finite(weight):
             raise WaveFTError(f"{_called(adapter)}, weight: expected a finite number, got {weight!r}. Give, say, 1.")
     adapters = [adapter for adapter, _ in parts]
     wavelet, mode = _basis(adapters)

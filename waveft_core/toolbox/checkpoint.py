@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ..errors import Refusal, WaveFTError, listed
 from ..format.adapter import Adapter, check_pairs
 from ..format.container import PIECE_BYTES, Entry, check_name, read_tensor, write_container
 from ..format.disk import files_below, is_file, is_folder, opened, resolved, size_of
+from ..format.header import is_finite
 from ..format.layout import Stored
 from ..update.ledger import Update, ledger_of, refuse_overflow
 from ..update.storage import WEIGHT_DTYPES, same_bits
@@ -104,7 +104,7 @@ def _check_parts(adapters: Parts, out: Path) -> None:
     if not adapters:
         raise WaveFTError("adapters: expected at least one, got none. Give some.")
     for adapter, strength in adapters:
-        if isinstance(strength, bool) or not isinstance(strength, int | float) or not math.isfinite(strength):
+        if isinstance(strength, bool) or not isinstance(strength, int | float) or not is_finite(strength):
             raise Refusal(adapter.source)(None, "strength", "a finite number", repr(strength), "Give, say, 1.")
         if adapter.source and resolved(adapter.source) == resolved(out):
             raise WaveFTError(f'out "{out}": expected another place than the adapters, got one. Choose a new name.')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 
 from ..errors import WaveFTError, listed
 from ..format.adapter import Adapter
+from ..format.header import is_finite
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def check_strength(strength: float, source: str) -> None:
     Raises:
         WaveFTError: it is NaN or infinite.
     """
-    if not math.isfinite(strength):
+    if not is_finite(strength):
         raise WaveFTError(f'strength of "{source}": expected a finite number, got {strength}. Give, say, 1.')
 
 

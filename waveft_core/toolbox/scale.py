@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -12,6 +11,7 @@ import torch
 from ..basis.atoms import IDENTITY
 from ..errors import Refusal, listed
 from ..format.adapter import Adapter, Layer, check_adapter
+from ..format.header import is_finite
 from .algebra import shared_metadata
 from .summary import BANDS, band_of
 
@@ -63,9 +63,10 @@ def _by_coefficient(adapter: Adapter, name: str, layer: Layer, factor: Factor, f
     wrong = [band for band in by_band if band not in BANDS]
     if wrong:
         raise fail(name, "factor", "the sub-bands aa, ad, da, dd", listed(wrong), "Correct the name.")
-    numbers = [float(by_band.get(band, 1.0)) for band in BANDS]
-    if not all(math.isfinite(number) for number in numbers):
-        raise fail(name, "factor", "finite numbers", numbers, "Correct the number.")
+    given = [by_band.get(band, 1.0) for band in BANDS]
+    if not all(is_finite(number) for number in given):
+        raise fail(name, "factor", "finite numbers", given, "Correct the number.")
+    numbers = [float(number) for number in given]
     if numbers == [1.0] * len(BANDS):
         return None
     if len(set(numbers)) == 1:

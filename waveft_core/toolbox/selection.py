@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ..basis.atoms import IDENTITY, axis, check_wavelet, matrix_shape
 from ..errors import WaveFTError, listed
+from ..format.header import is_finite
 
 
 def analyzed(delta: Tensor, wavelet: str) -> Tensor:
@@ -83,7 +83,7 @@ def check_scaling(scaling: float) -> None:
     Raises:
         WaveFTError: not a finite number, or 0.
     """
-    if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not math.isfinite(scaling) or scaling == 0:
+    if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not is_finite(scaling) or scaling == 0:
         raise WaveFTError(f"scaling: expected a finite number other than 0, got {scaling!r}. The paper's is 25.")
 
 

@@ -18,10 +18,10 @@ from .coefficients import Coefficients, InWeight
 from .gradient import Sampler
 from .ledger import Update, ledger_of, refuse_overflow
 from .lock import LOCK, locked
-from .spec import Spec
+from .spec import Spec, check_strength
 from .storage import can_hold, check_weight
 from .targets import Models, Target, check_trainable, parts, resolve, select
-from .tuning import Tuning, check_strength
+from .tuning import Tuning
 
 NAME = "waveft"
 

@@ -8,6 +8,7 @@ from ..basis.plan import arithmetic_dtype, make_plan
 from ..format.adapter import Adapter, check_adapter
 from .ledger import Ledger, Update, ledger_of, refuse_overflow
 from .lock import LOCK, locked
+from .spec import check_strength
 from .storage import check_weight
 from .targets import Models, StateDict, Target, resolve
 
@@ -35,6 +36,7 @@ class Merged:
 
     @strength.setter
     def strength(self, strength: float) -> None:
+        check_strength(strength)
         with LOCK:
             for ledger, _ in self._placed:
                 ledger.follow()
@@ -88,10 +90,11 @@ def merge(
         leave_out: components of the adapter that are not applied, by name.
 
     Raises:
-        WaveFTError: a layer that the target lacks or of another shape, a weight that cannot hold the update, or a
-            merged weight that is not finite.
+        WaveFTError: a strength that is no finite number, a layer that the target lacks or of another shape, a weight
+            that cannot hold the update, or a merged weight that is not finite.
     """
     check_adapter(adapter)
+    check_strength(strength)
     places = resolve(target, adapter, leave_out)
     for place in places:
         check_weight(place.weight, place.path)

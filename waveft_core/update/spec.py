@@ -50,3 +50,13 @@ class Spec:
                 raise WaveFTError(f"{error} Suffixes are given as a tuple.") from None
         if not isinstance(self.targets, str):
             object.__setattr__(self, "targets", tuple(self.targets))
+
+
+def check_strength(strength: float) -> None:
+    """Refuses a dial that is no finite number.
+
+    Raises:
+        WaveFTError: NaN, infinity, a whole number beyond a float, or no number at all.
+    """
+    if not is_finite(strength):
+        raise WaveFTError(f"strength: expected a finite number, got {strength!r}. Give, say, 1.")

@@ -9,7 +9,6 @@ whose weight is quantised runs its update beside it instead (`Tuning.ways` tells
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from ..format.adapter import Adapter, Layer
 from .coefficients import Coefficients, InWeight
 from .ledger import refuse_overflow
 from .lock import LOCK, locked
-from .spec import Spec
+from .spec import Spec, check_strength
 from .targets import Target
 from .writes import Batch, alike
 
@@ -323,13 +322,3 @@ def _watch_optimizers() -> None:
 
     register_optimizer_step_pre_hook(before)
     register_optimizer_step_post_hook(after)
-
-
-def check_strength(strength: float) -> None:
-    """Refuses a dial that is not finite.
-
-    Raises:
-        WaveFTError: NaN or infinity.
-    """
-    if not math.isfinite(strength):
-        raise WaveFTError(f"strength: expected a finite number, got {strength!r}. Give, say, 1.")

@@ -528,7 +528,7 @@ def test_overflow_in_fp16_is_refused_with_everything_put_back(make_mlp, snapshot
     assert snapshot(model) == before
 
 
-@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), 10**400, None, "1"])
 def test_a_strength_that_is_not_finite_is_refused(strength, make_mlp, make_adapter, snapshot):
     model = make_mlp()
     before = snapshot(model)

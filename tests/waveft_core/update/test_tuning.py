@@ -1176,7 +1176,7 @@ def test_attach_takes_a_strength_from_the_start(strength, dtype, make_mlp, make_
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["in the weight", "beside"])
-@pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf"), 10**400, None, "1"])
 def test_a_strength_that_is_not_finite_is_refused(strength, beside, make_mlp, make_adapter, snapshot):
     model = make_mlp()
     before = snapshot(model)
