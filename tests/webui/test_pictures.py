@@ -48,7 +48,7 @@ def merged(base, *parts):
     """Returns the weights with (adapter, UNet's strength, text encoders') in them: summed wide, rounded once."""
     found = {}
     for layer, weight in base.items():
-        wide = weight.float()
+        wide = weight.to(torch.float32, copy=True)  # `float()` of float32 is the base itself
         for adapter, unet, te in parts:
             if layer in adapter.layers:
                 adapter.add_(wide, layer, te if layer.startswith("lora_te") else unet)
