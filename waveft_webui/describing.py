@@ -22,9 +22,14 @@ def described(adapter: Adapter, metadata: bool = False) -> tuple[str, Any]:
     return as_text(told, rest=""), _picture(adapter, told)
 
 
-def preformatted(text: str) -> str:
-    """Returns lines as HTML in which columns stand below each other; what a file says is shown, never obeyed."""
-    style = "max-height: 30em; overflow: auto; font-family: monospace; font-size: 0.85em; line-height: 1.3"
+def preformatted(text: str, wraps: bool = False) -> str:
+    """Returns lines as HTML in which columns stand below each other; what a file says is shown, never obeyed.
+
+    Args:
+        wraps: for sentences, which may be longer than the page is wide; columns that do not fit can be scrolled.
+    """
+    style = "max-height: 34em; overflow: auto; font-family: monospace; font-size: 0.8em; line-height: 1.3"
+    style += "; margin: 0.5em 0; white-space: " + ("pre-wrap" if wraps else "pre")
     return f'<pre style="{style}">{html.escape(text)}</pre>'
 
 

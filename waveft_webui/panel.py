@@ -20,8 +20,7 @@ def script_class(scripts: Any, gradio: Any, gate: Callable[[], Gate | None]) -> 
     """
 
     def show() -> tuple[str, Any]:
-        text, picture = shown(gate())
-        return preformatted(text), picture
+        return shown(gate())
 
     class WaveFTPanel(scripts.Script):
         """An always visible script without inputs: the API needs to say nothing of it."""
@@ -44,13 +43,14 @@ def script_class(scripts: Any, gradio: Any, gate: Callable[[], Gate | None]) -> 
 
 
 def shown(gate: Gate | None) -> tuple[str, Any]:
-    """Returns the text, and the energy picture (PIL, None for none) of the adapter that the prompt names first."""
+    """Returns the text (HTML), and the energy picture (PIL, None for none) of the adapter named first."""
     if gate is None or not (gate.uses or gate.refused):
-        return NOTHING, None
+        return preformatted(NOTHING, wraps=True), None
     lines = [use.line() for use in gate.uses.values()]
     lines += [f"left out: {why}" for why in gate.refused.values()]
+    said = preformatted("\n".join(lines), wraps=True)
     first = next((use.loaded for use in gate.uses.values() if use.loaded.adapter is not None), None)
     if first is None or first.adapter is None:
-        return "\n".join(lines), None
+        return said, None
     text, picture = described(first.adapter)
-    return "\n".join([*lines, "", f"{first.name}:", text]), picture
+    return said + preformatted(f"{first.name}:\n{text}"), picture

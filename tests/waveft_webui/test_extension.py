@@ -166,7 +166,7 @@ def test_the_accordion_shows_what_the_last_picture_was_drawn_with(ui, write):
     made = panel.script_class(scripts, gradio, lambda: extension.GATE)()
     assert (made.title(), made.show(False), made.ui(False)) == ("WaveFT", "always", [])
     assert [kind for kind, _ in gradio.made] == ["Accordion", "Button", "HTML", "Image"]
-    nothing = (preformatted(panel.NOTHING), None)
+    nothing = (preformatted(panel.NOTHING, wraps=True), None)
 
     def show():
         return gradio.clicked["fn"]()
@@ -176,7 +176,9 @@ def test_the_accordion_shows_what_the_last_picture_was_drawn_with(ui, write):
     text, picture = show()
     assert text.startswith("<pre ")
     assert ">dog: 7 layers (db1, 42 coefficients), unet 0.8, te 0.8\nleft out: " in text
-    assert "expected the shapes" in text and "energy by block" in text
+    said, facts = text.split("</pre><pre ")
+    assert "expected the shapes" in said and "white-space: pre-wrap" in said  # a sentence wraps, columns do not
+    assert "energy by block" in facts and 'white-space: pre"' in facts
     assert picture.mode == "RGB" and picture.width > 400
     ui.draw("<lora:dog:0.8:aa=0:ad=0:da=0:dd=0>")
     assert show()[1] is None
