@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 from ..basis.atoms import check_wavelet
 from ..errors import Refusal, WaveFTError
@@ -163,11 +163,11 @@ def _is_text(value: object) -> bool:
         return False
 
 
-def is_finite(number: float) -> bool:
+def is_finite(number: object) -> bool:
     """Returns whether that is a number at all, neither NaN nor infinite, nor a whole number beyond a float."""
-    if isinstance(number, str | bytes):
+    if isinstance(number, str | bytes) or not isinstance(number, SupportsFloat):
         return False
     try:
         return math.isfinite(float(number))
-    except (OverflowError, TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):  # an array has the method too
         return False
