@@ -22,17 +22,18 @@ class _Plans:
 class Kept:
     """The plans of adapters that are merged again: at each forward in low VRAM, at each keyframe, at a new strength.
 
-    A layer's first merge keeps nothing, since most models are merged once. From its second on its plan stays on the
-    device, until it is dropped (the model left the device) or the adapter is gone. Beyond the limit the adapter that
+    Unless asked, a layer's first merge keeps nothing, since most models are merged once. From its second on its plan
+    stays on the device, until it is dropped (the model left the device) or the adapter is gone. Beyond the limit the adapter that
     was used least recently loses its plans; a layer for which there is still no room has its plan made anew each time,
     four times as slow.
 
     Args:
         limit: bytes; SDXL's 560 layers at the paper's budget take 32 MB with db1, 127 MB with db2.
+        at_once: keep the first merge's plans too, for where a second merge is likely.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, at_once: bool = False) -> None:
+        self._limit, self._at_once = limit, at_once
         self._of: weakref.WeakKeyDictionary[Adapter, _Plans] = weakref.WeakKeyDictionary()
 
     @property
@@ -50,12 +51,12 @@ class Kept:
         return sum(held.nbytes for held in self._of.values())
 
     def plan(self, adapter: Adapter, layer: str, weight: torch.Tensor) -> Plan | None:
-        """Returns a layer's plan on the weight's device; None at its first merge."""
+        """Returns a layer's plan on the weight's device; None at its first merge, unless plans are kept at once."""
         held = self._of[adapter] = self._of.pop(adapter, _Plans())  # the last one used comes last
-        if layer not in held.by_layer:
+        if layer not in held.by_layer and not self._at_once:
             held.by_layer[layer] = None
             return None
-        plan = held.by_layer[layer]
+        plan = held.by_layer.get(layer)
         if plan is None or plan.entries.device != weight.device:
             made = adapter.plan(layer, weight.dtype, weight.device)
             if plan is None:

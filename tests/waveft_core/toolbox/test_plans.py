@@ -21,6 +21,15 @@ def test_a_layer_merged_again_and_again_has_the_first_merges_bits(make_adapter, 
     assert kept.nbytes == 0
 
 
+def test_plans_are_kept_at_once_where_that_is_asked_for(make_adapter):
+    kept, weight = Kept(1 << 20, at_once=True), torch.ones(8, 8)
+    adapter = make_adapter({Q: (8, 8)})
+    plans = [kept.plan(adapter, Q, weight) for _ in range(2)]
+    assert plans[0] is plans[1]
+    assert kept.nbytes == plans[0].nbytes
+    assert torch.equal(adapter.add_(weight.clone(), Q, 0.7, plans[0]), adapter.add_(weight.clone(), Q, 0.7))
+
+
 def test_the_adapter_used_least_recently_loses_its_plans_first(make_adapter):
     weight = torch.ones(8, 8)
     first, second, third = (make_adapter({Q: (8, 8)}, seed=seed) for seed in range(3))
