@@ -11,8 +11,8 @@ from pathlib import Path
 from .core import Adapter, Emptied, Kept, Multipliers, WaveFTError, load, stamp
 
 TEXT_ENCODERS = ("lora_te_", "lora_te1_", "lora_te2_")  # kohya's names for one encoder, and for SDXL's two
-# Of the adapters in use, on the device. Kept from the first picture on: the next is likely to have another strength, which
-# then takes a quarter of the first's time.
+# Of the adapters in use, on the device. Kept from the first picture on: the next is likely to have another strength,
+# which then takes a quarter of the first's time.
 PLANS = Kept(256 << 20, at_once=True)
 
 

@@ -23,9 +23,9 @@ class Kept:
     """The plans of adapters that are merged again: at each forward in low VRAM, at each keyframe, at a new strength.
 
     Unless asked, a layer's first merge keeps nothing, since most models are merged once. From its second on its plan
-    stays on the device, until it is dropped (the model left the device) or the adapter is gone. Beyond the limit the adapter that
-    was used least recently loses its plans; a layer for which there is still no room has its plan made anew each time,
-    four times as slow.
+    stays on the device, until it is dropped (the model left the device) or the adapter is gone. Beyond the limit the
+    adapter that was used least recently loses its plans; a layer for which there is still no room has its plan made
+    anew each time, four times as slow.
 
     Args:
         limit: bytes; SDXL's 560 layers at the paper's budget take 32 MB with db1, 127 MB with db2.
