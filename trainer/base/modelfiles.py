@@ -17,6 +17,7 @@ from .modelfacts import ASSETS
 from .precision import Precision
 
 CUSTOM_CODE = "trust_remote_code"
+VAE_FILES = ["config.json", "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.json"]
 LOADING = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)  # what the model libraries raise
 
 
@@ -37,21 +38,33 @@ def load(model: Model, place: Precision) -> Any:
 
 
 def fetch(model: Model) -> Model:
-    """Returns the section with the folder, in the hub's cache, of a base that is named by a hub id; others as they are.
+    """Returns the section with the folders, in the hub's cache, of a base or a VAE that is named by a hub id.
 
     Raises:
-        UserError: it cannot be fetched.
+        UserError: one of them cannot be fetched.
     """
+    found = {}
     name = model.pretrained_model_name_or_path
-    if Path(name).exists() or not (model.allow_download and is_hub_id(name)):
-        return model
-    from diffusers import StableDiffusionXLPipeline
+    if of_the_hub(model, name):
+        from diffusers import StableDiffusionXLPipeline
 
-    try:
-        folder = StableDiffusionXLPipeline.download(name, use_safetensors=True)
-    except LOADING as error:
-        raise UserError(f'base "{name}": cannot be fetched: {told(error)}') from error
-    return model.model_copy(update={"pretrained_model_name_or_path": str(folder)})
+        try:
+            found["pretrained_model_name_or_path"] = str(StableDiffusionXLPipeline.download(name, use_safetensors=True))
+        except LOADING as error:
+            raise UserError(f'base "{name}": cannot be fetched: {told(error)}') from error
+    if of_the_hub(model, model.vae):
+        from huggingface_hub import snapshot_download
+
+        try:
+            found["vae"] = str(snapshot_download(model.vae, allow_patterns=VAE_FILES))
+        except LOADING as error:
+            raise UserError(f'[model] vae "{model.vae}": cannot be fetched: {told(error)}') from error
+    return model.model_copy(update=found) if found else model
+
+
+def of_the_hub(model: Model, name: str) -> bool:
+    """Returns whether that is fetched: a hub id that the job allows to download, and nothing on this disk."""
+    return bool(name) and model.allow_download and is_hub_id(name) and not Path(name).exists()
 
 
 def told(error: Exception) -> str:
@@ -151,7 +164,7 @@ def load_single_file(model: Model, place: Precision, given: dict[str, Any]) -> A
 
 
 def load_vae(model: Model) -> Any:
-    """Returns the VAE that [model] vae names, in fp32: of a folder, a file in either layout, or the hub.
+    """Returns the VAE that [model] vae names, in fp32: of a folder or a file in either layout.
 
     Raises:
         UserError: it cannot be loaded, or is not whole.
@@ -167,10 +180,8 @@ def load_vae(model: Model) -> Any:
                 model.vae, config=config, subfolder="vae", local_files_only=True, **dtype
             )
         else:
-            kept = variant(path) if path.is_dir() else None
-            local = path.is_dir() or not (model.allow_download and is_hub_id(model.vae))
             vae = AutoencoderKL.from_pretrained(
-                model.vae, variant=kept, local_files_only=local, use_safetensors=True, **dtype
+                model.vae, variant=variant(path), local_files_only=True, use_safetensors=True, **dtype
             )
     except LOADING as error:
         raise UserError(f'[model] vae "{model.vae}": cannot be loaded: {told(error)}') from error

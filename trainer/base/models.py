@@ -12,8 +12,8 @@ from ..job.schema import Model
 from ..system import commandline
 from ..system.errors import UserError, reason
 from . import modelfiles, quantise
-from .modelcheck import check_folder, prediction_faults
-from .modelfacts import PREDICTIONS, ModelFacts, of_folder
+from .modelcheck import check_folder, check_vae, prediction_faults
+from .modelfacts import PREDICTIONS, ModelFacts, component, of_folder
 from .precision import Precision
 
 
@@ -94,20 +94,27 @@ def load(model: Model, place: Precision, facts: ModelFacts, attention: str = "sd
 
 
 def local(model: Model, facts: ModelFacts) -> tuple[Model, ModelFacts]:
-    """Returns the section and the facts of what lies on this disk: a base of a hub id is checked once it was fetched.
+    """Returns the section and the facts of what lies on this disk: what a hub id names is checked once it was fetched.
 
     Raises:
         UserError: it cannot be fetched, or is none that can be trained.
     """
     fetched = modelfiles.fetch(model)
-    if fetched is model:
-        return model, facts
-    if faults := check_folder(Path(fetched.pretrained_model_name_or_path)):
-        raise UserError([f'base "{model.pretrained_model_name_or_path}": {fault}' for fault in faults])
-    found = of_folder(fetched, Path(fetched.pretrained_model_name_or_path))
-    # a run goes on under the name that it began with: identities stay the hub id's
-    counts = {f"{part}_parameters": getattr(found, f"{part}_parameters") for part in ("unet", "text", "vae")}
-    return fetched, replace(facts, **counts)
+    name, folder = model.pretrained_model_name_or_path, Path(fetched.pretrained_model_name_or_path)
+    faults = check_vae(fetched) if fetched.vae != model.vae else []
+    faults = [fault.replace(fetched.vae, model.vae) for fault in faults]
+    if fetched.pretrained_model_name_or_path != name:
+        faults += [f'base "{name}": {fault}' for fault in check_folder(folder)]
+    if faults:
+        raise UserError(faults)
+    # a run goes on under the names that it began with: identities stay the hub ids'
+    if fetched.vae != model.vae:
+        facts = replace(facts, vae_parameters=component(Path(fetched.vae)).parameters)
+    if fetched.pretrained_model_name_or_path != name:
+        found = of_folder(fetched, folder)
+        counts = {f"{part}_parameters": getattr(found, f"{part}_parameters") for part in ("unet", "text", "vae")}
+        facts = replace(facts, **counts)
+    return fetched, facts
 
 
 def freeze(name: str, parts: dict[str, Any]) -> None:

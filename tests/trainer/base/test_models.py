@@ -159,9 +159,25 @@ def test_a_base_of_a_hub_id_is_checked_as_the_folder_that_was_fetched(hub, base_
         load("someone/sdxl", allow_download=True)
 
 
-def test_a_hub_id_that_cannot_be_fetched_is_said(hub):
+def test_a_vae_of_a_hub_id_is_checked_as_the_folder_that_was_fetched(hub, base_folder):
+    repository = hub.parents[2] / "models--someone--vae"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("b" * 40)
+    folder = zeroed_vae(base_folder, repository / "snapshots" / ("b" * 40))
+    base = load(base_folder, vae="someone/vae", allow_download=True)
+    assert not base.vae.encoder.conv_in.weight.any()
+    path = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "decoder.conv_in.scale_weight": torch.ones(1)}, path)
+    with pytest.raises(UserError, match=r'\[model\] vae "someone/vae": .*scales of their own'):
+        load(base_folder, vae="someone/vae", allow_download=True)
+
+
+def test_a_hub_id_that_cannot_be_fetched_is_said(hub, base_folder):
     with pytest.raises(UserError, match=r'base "someone/else": cannot be fetched: '):
         load("someone/else", allow_download=True)
+    with pytest.raises(UserError, match=r'\[model\] vae "someone/else": cannot be fetched: '):
+        load(base_folder, vae="someone/else", allow_download=True)
 
 
 def test_eager_attention_is_the_same_numbers(base_folder):
