@@ -63,12 +63,11 @@ def run_line(arguments: Sequence[str] | None) -> int:
         oldest, got = (".".join(map(str, numbers[:3])) for numbers in (TRAINERS_PYTHON, sys.version_info))
         return refuse(f'"{word}", Python: expected {oldest} or newer, got {got} ({sys.executable}). Use a newer one.')
     try:
-        command = importlib.import_module(package).main
+        return int(importlib.import_module(package).main([word, *rest]))  # the toolbox imports torch when it works
     except ModuleNotFoundError as error:
         if not error.name or error.name.partition(".")[0] in OURS:
             raise  # a fault of ours
         return refuse(not_installed(word, error.name, package))
-    return int(command([word, *rest]))
 
 
 def help_text() -> str:

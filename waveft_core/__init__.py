@@ -1,46 +1,27 @@
-"""WaveFT's core: the wavelet update of a weight, its training, its merging and its file."""
+"""WaveFT's core: the wavelet update of a weight, its training, its merging and its file.
 
-from .errors import WaveFTError
-from .format.adapter import Adapter, Layer
-from .format.file import load, save
-from .toolbox.algebra import combine, energy, prune, reproject
-from .toolbox.checkpoint import merge_files
-from .toolbox.extract import extract, extract_deltas
-from .toolbox.scale import scale
-from .toolbox.summary import summarize
-from .toolbox.weights import Weights
-from .update.attach import attach, attached
-from .update.locate import Probe, locate
-from .update.merge import Merged, merge
-from .update.spec import SDXL_ATTENTION, Spec
-from .update.tuning import Tuning
+Its names are `public`'s, imported when the first of them is asked for: a command line that only tells its words, and a
+module that needs no tensor, do not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403
+    from .public import __all__ as __all__
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "SDXL_ATTENTION",
-    "Adapter",
-    "Layer",
-    "Merged",
-    "Probe",
-    "Spec",
-    "Tuning",
-    "WaveFTError",
-    "Weights",
-    "__version__",
-    "attach",
-    "attached",
-    "combine",
-    "energy",
-    "extract",
-    "extract_deltas",
-    "load",
-    "locate",
-    "merge",
-    "merge_files",
-    "prune",
-    "reproject",
-    "save",
-    "scale",
-    "summarize",
-]
+
+def __getattr__(name: str) -> Any:
+    """Returns a public name (PEP 562)."""
+    public = import_module(f"{__name__}.public")
+    if name != "__all__" and name not in public.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(public, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -46,6 +46,29 @@ def test_help_and_version_import_nothing_heavy(asked):
     assert subprocess.check_output([sys.executable, "-c", HEAVY, asked], cwd=ROOT, text=True).endswith("[]\n")
 
 
+HELPS = """
+import contextlib, sys, waveft.cli
+for word in waveft.cli.WORDS:
+    with contextlib.suppress(SystemExit):
+        waveft.cli.main([word, "--help"])
+    print(word, "torch" in sys.modules)
+"""
+
+
+def test_no_words_help_waits_for_torch():
+    told = subprocess.check_output([sys.executable, "-c", HELPS], cwd=ROOT, text=True).splitlines()
+    assert [line for line in told if line.endswith(("True", "False"))] == [f"{word} False" for word in cli.WORDS]
+    assert sum(line.startswith("usage: ") for line in told) == len(cli.WORDS)
+
+
+def test_the_core_gives_its_names_when_they_are_asked_for():
+    asked = "import sys, waveft_core as w; a = 'torch' in sys.modules; w.load; print(a, 'torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", asked], cwd=ROOT, text=True) == "False True\n"
+    assert set(waveft_core.__all__) < set(dir(waveft_core))
+    with pytest.raises(AttributeError, match="module 'waveft_core' has no attribute 'nothing'"):
+        waveft_core.nothing  # noqa: B018
+
+
 @pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another error on Windows")
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_who_closes_the_pipe_has_read_enough(flag):
@@ -97,6 +120,15 @@ def test_what_is_not_installed_is_named_with_the_line_that_installs_it(monkeypat
     assert f'"{word}": expected the Python package pydantic, got none installed. Run: ' in said
     assert sys.executable in said and " -m pip install " in said
     assert wanted in said and other not in said
+
+
+def test_a_package_that_is_missed_while_the_word_works_is_named_too(monkeypatch, capsys):
+    def inspect(arguments):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(importlib, "import_module", lambda name: SimpleNamespace(main=inspect))
+    assert cli.main(["inspect", "dog.safetensors"]) == 2
+    assert '"inspect": expected the Python package torch, got none installed. Run: ' in capsys.readouterr().err
 
 
 def test_a_module_of_ours_that_is_missing_is_a_fault_and_no_advice(monkeypatch):

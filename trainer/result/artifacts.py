@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..pictures import images
+from ..run.runfolder import CARD
 from ..samples import grid, sampling
 from ..system.files import write_atomically
 from . import modelcard, report
@@ -37,5 +38,5 @@ def write(parts: Parts, outcome: Outcome, log: RunLog, seconds: float) -> list[P
     made.append(write_atomically(folder.report, report.page(parts, run)))
     if folder.adapter in outcome.files:
         last = list(zip(parts.shots, found[sampling.AFTER], strict=True)) if sampling.AFTER in found else []
-        made.append(write_atomically(folder.output(modelcard.ENDING), modelcard.page(parts, run, last, sheet)))
+        made.append(write_atomically(folder.output(CARD), modelcard.page(parts, run, last, sheet)))
     return made

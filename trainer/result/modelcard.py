@@ -24,7 +24,6 @@ from .runfacts import Run, facts
 if TYPE_CHECKING:
     from .runparts import Parts
 
-ENDING = "-README.md"
 SDXL_1 = "stabilityai/stable-diffusion-xl-base-1.0"
 SDXLS_LICENSE = "openrail++"  # its restrictions on use go along with what is made from it
 KNOWN_BASES = dict.fromkeys(

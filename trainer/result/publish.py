@@ -15,12 +15,12 @@ from typing import Any
 from urllib.parse import unquote
 
 from ..job.config import is_hub_id
+from ..run.runfolder import CARD
 from ..system import commandline
 from ..system.console import complain, say
 from ..system.errors import TrainingStopped, UserError, reason
 from ..system.files import readable_size
 from ..system.reading import read_text
-from .modelcard import ENDING
 
 TOKENS = "https://huggingface.co/settings/tokens"
 
@@ -80,7 +80,7 @@ def plan(folder: Path, name: str, repo: str) -> list[Upload]:
 
     check_repo(repo)
     name = find_run(folder, name)
-    adapter, card = folder / f"{name}.safetensors", folder / f"{name}{ENDING}"
+    adapter, card = folder / f"{name}.safetensors", folder / f"{name}{CARD}"
     problems = []
     try:
         shipped.load(adapter)
@@ -119,11 +119,9 @@ def find_run(folder: Path, name: str) -> str:
     """Returns the name of the run to upload: the one asked for, or the only one in the folder."""
     if not folder.is_dir():
         raise UserError(f'"{folder}": expected the output folder of a run, got nothing there.')
-    cards = (path.name.removesuffix(ENDING) for path in folder.glob(f"*{ENDING}"))
+    cards = (path.name.removesuffix(CARD) for path in folder.glob(f"*{CARD}"))
     names = sorted(found for found in cards if (folder / f"{found}.safetensors").is_file())
-    among = (
-        f"It holds {', '.join(names)}." if names else f"A run that is done leaves NAME.safetensors and NAME{ENDING}."
-    )
+    among = f"It holds {', '.join(names)}." if names else f"A run that is done leaves NAME.safetensors and NAME{CARD}."
     if name and name not in names:
         raise UserError(f'"{folder}": expected a finished run named "{name}", got none. {among}')
     if not names:

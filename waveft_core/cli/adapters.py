@@ -12,7 +12,8 @@ from ..errors import plural
 from ..format.adapter import Adapter
 from ..format.file import load
 from ..toolbox.outputs import check_new
-from .console import check_file, complain, count, progress_bar, say, size_text, stored_dtype, write_adapter
+from .console import complain, progress_bar, say, size_text
+from .writing import check_file, count, stored_dtype, write_adapter
 
 
 def inspect(file: Path, json: bool, metadata: bool, plot: Path | None, base: Path | None, overwrite: bool) -> None:

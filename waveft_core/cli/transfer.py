@@ -17,7 +17,8 @@ from ..format.header import HEADER
 from ..toolbox.outputs import check_new, check_space, replacing_folder
 from ..toolbox.precision import TakenForRounding
 from ..toolbox.weights import Weights
-from .console import check_file, count, progress_bar, say, say_zeros, size_text, stored_dtype, write_adapter
+from .console import progress_bar, say, size_text
+from .writing import check_file, count, say_zeros, stored_dtype, write_adapter
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _FOREIGN = (".lora_", ".lora.", "_lora.", ".hada_", ".lokr_")  # in names of differences, not of a model's tensors

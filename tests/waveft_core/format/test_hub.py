@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from waveft_core import load, save
-from waveft_core.cli.console import write_adapter
+from waveft_core.cli.writing import write_adapter
 from waveft_core.format.hashes import tensors_sha256
 from waveft_core.format.hub import hub_metadata, is_sdxl
 
