@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class Cells:
         number: of cells.
         width: entries of a cell.
         taps: [2 * k / width, width] float64, a filter's taps in each of its cells.
+        count: of coefficients.
+        even: every cell lies within the weight, on an even entry.
     """
 
     def __init__(self, wavelet: str, mode: str, size: int) -> None:
@@ -35,15 +38,34 @@ class Cells:
         self._before = 0 if wavelet == IDENTITY else k // 2 - 1 if mode == "periodization" else k - 2
         self.taps = bank.reshape(-1, self.width)
         self.count = count
+        self.even = (
+            self.width == 2 and size % 2 == 0 and (k == 2 or (mode == "periodization" and self._before % 2 == 0))
+        )
 
     def covered(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the cells that the coefficients at `places` [p] cover, in the order of their taps, and which taps.
 
-        Both are [p, k / 2] int64; the second are rows of `taps`.
+        Both are [p, k / 2] in the dtype of `places`; the second are rows of `taps`.
         """
-        band, start = np.divmod(places, self._half)
-        each = np.arange(self._covered)
+        band = (places >= self._half).astype(places.dtype)  # numpy divides slowly; there are two bands at most
+        start = places - band * self._half
+        if self._covered == 1:
+            return start[:, None], band[:, None]
+        each = np.arange(self._covered, dtype=places.dtype)
         return (start[:, None] + each) % self.number, band[:, None] * self._covered + each
+
+    def whole(self, cells: np.ndarray) -> np.ndarray | bool:
+        """Returns which of `cells` [B] are neighbours within the weight: True where all are."""
+        if self.width == 1 or self.even:
+            return True
+        first = self.width * cells - self._before
+        found: np.ndarray = (first >= 0) & (first < self._size - 1)
+        return found
+
+    def first(self, cells: np.ndarray) -> np.ndarray:
+        """Returns the first entry of each of `cells` [B], which are whole or begin before the weight."""
+        first = self.width * cells - self._before if self._before else self.width * cells
+        return first % self._size if self._before and self._mode == "periodization" else first
 
     def entries(self, cells: np.ndarray) -> list[np.ndarray]:
         """Returns the entries of `cells` [B]: a [B] int64 for each of a cell's, -1 beyond the weight's edge."""
@@ -54,41 +76,66 @@ class Cells:
         return [np.where((entries >= 0) & (entries < self._size), entries, -1) for entries in found]
 
 
+@lru_cache(maxsize=256)
+def cells(wavelet: str, mode: str, size: int) -> Cells:
+    """Returns one side of the transform by cells."""
+    return Cells(wavelet, mode, size)
+
+
 @dataclass(frozen=True)
 class Blocks:
     """What p coefficients of a layer are worth, by blocks: the weight's entries where a row cell meets a column cell.
 
     Attributes:
-        of_coefficient: [p, A] int64, the blocks that each coefficient's atom covers.
-        codes: [p, A] int64, the row of `taps` that holds the atom's entries there.
-        taps: [codes, s] float64; s is 4, and 1 for `identity`.
+        of_coefficient: [p, A] whole numbers, the blocks that each coefficient's atom covers.
+        codes: [p, A] whole numbers, the row of `block_taps` that holds the atom's entries there.
     """
 
     of_coefficient: np.ndarray
     codes: np.ndarray
-    taps: np.ndarray
 
 
 def blocks(wavelet: str, mode: str, shape: tuple[int, ...], indices: np.ndarray) -> Blocks:
-    """Returns the blocks of the coefficients at `indices`, [p] flat in C."""
+    """Returns the blocks of the coefficients at `indices`, [p] flat in C, in the dtype of `indices`."""
     m, n = matrix_shape(shape)
-    rows, columns = Cells(wavelet, mode, m), Cells(wavelet, mode, n)
-    i, j = np.divmod(indices.astype(np.int64), columns.count)
-    (row_cells, row_codes), (column_cells, column_codes) = rows.covered(i), columns.covered(j)
-    kinds = len(columns.taps)
+    rows, columns = cells(wavelet, mode, m), cells(wavelet, mode, n)
+    i = indices // columns.count  # numpy's divmod takes four times as long
+    (row_cells, row_codes), (column_cells, column_codes) = rows.covered(i), columns.covered(indices - i * columns.count)
     covered = row_cells[:, :, None] * columns.number + column_cells[:, None, :]  # [p, k/2, k/2]
-    codes = row_codes[:, :, None] * kinds + column_codes[:, None, :]
-    taps = rows.taps[:, None, :, None] * columns.taps[None, :, None, :]  # [kinds, kinds, 2, 2]
-    count = len(indices)
-    return Blocks(covered.reshape(count, -1), codes.reshape(count, -1), taps.reshape(kinds * kinds, -1))
+    codes = row_codes[:, :, None] * len(columns.taps) + column_codes[:, None, :]
+    return Blocks(covered.reshape(len(indices), -1), codes.reshape(len(indices), -1))
+
+
+def block_taps(wavelet: str) -> np.ndarray:
+    """Returns an atom's entries in a block by the block's code: [codes, s] float64; s is 4, and 1 for `identity`."""
+    taps = cells(wavelet, "periodization", 2).taps
+    found: np.ndarray = (taps[:, None, :, None] * taps[None, :, None, :]).reshape(len(taps) ** 2, -1)
+    return found
+
+
+def block_starts(wavelet: str, mode: str, shape: tuple[int, ...], block: np.ndarray) -> np.ndarray:
+    """Returns the first entry of blocks [B] that are `whole`, flat in the weight."""
+    m, n = matrix_shape(shape)
+    rows, columns = cells(wavelet, mode, m), cells(wavelet, mode, n)
+    row_cell = block // columns.number
+    found: np.ndarray = rows.first(row_cell) * n + columns.first(block - row_cell * columns.number)
+    return found
+
+
+def whole(wavelet: str, mode: str, shape: tuple[int, ...], block: np.ndarray) -> np.ndarray | bool:
+    """Returns which of the blocks [B] are neighbours within the weight, True where all are."""
+    m, n = matrix_shape(shape)
+    rows, columns = cells(wavelet, mode, m), cells(wavelet, mode, n)
+    row_cell = block // columns.number
+    return rows.whole(row_cell) & columns.whole(block - row_cell * columns.number)
 
 
 def block_entries(wavelet: str, mode: str, shape: tuple[int, ...], block: np.ndarray) -> np.ndarray:
     """Returns the entries of blocks [B], flat in the weight, -1 beyond its edge: [B, s] int64."""
     m, n = matrix_shape(shape)
-    across = Cells(wavelet, mode, n)
+    across = cells(wavelet, mode, n)
     row_cell, column_cell = np.divmod(block, across.number)
-    rows = Cells(wavelet, mode, m).entries(row_cell)  # [B] each, not [B, 2]: numpy's loops are long or slow
+    rows = cells(wavelet, mode, m).entries(row_cell)  # [B] each, not [B, 2]: numpy's loops are long or slow
     columns = across.entries(column_cell)
     entries = np.empty((len(block), len(rows) * len(columns)), np.int64)
     for corner, (row, column) in enumerate(itertools.product(rows, columns)):

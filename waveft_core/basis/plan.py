@@ -8,8 +8,7 @@ add: no atomics, the same bits everywhere.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import zip_longest
@@ -19,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ..errors import WaveFTError, within_memory
-from .atoms import filters
-from .blocks import block_entries, blocks
+from .atoms import filters, matrix_shape
+from .blocks import block_entries, block_starts, block_taps, blocks, cells, whole
+from .places import Places
 
 MOST_BLOCKS = 2**26  # of a layer: making their plan takes about 3.5 GB
 E4M3_LIMIT = 464.0  # half a step above float8_e4m3fn's largest number, 448
@@ -32,18 +32,16 @@ class Turn:
 
     Attributes:
         blocks: [L] int32, where each falls; None in the first turn, which has one for every block, in their order.
-        sources: [L] int32, the coefficient of each.
-        codes: [L] int16, the row of the plan's taps that it is multiplied by.
+        atoms: [L] int16 to int64, the coefficient of each, shifted left by the plan's `bits`, and the row of the plan's
+            taps that it is multiplied by: two bytes for most layers.
     """
 
     blocks: Tensor | None
-    sources: Tensor
-    codes: Tensor
+    atoms: Tensor
 
     def to(self, device: torch.device) -> Turn:
         """Returns the turn on `device`."""
-        moved = None if self.blocks is None else self.blocks.to(device)
-        return Turn(moved, self.sources.to(device), self.codes.to(device))
+        return Turn(None if self.blocks is None else self.blocks.to(device), self.atoms.to(device))
 
 
 @dataclass(frozen=True)
@@ -51,60 +49,86 @@ class Plan:
     """Where p coefficients of one layer, or of several side by side, fall.
 
     Attributes:
-        entries: [E] int32, the touched entries, flat in the weight, each once.
+        places: the touched entries, each once.
         turns: the contributions, in the order in which they are added.
-        kept: [E] int32, the places of `entries` among all the blocks' entries; None where all are kept.
+        whole: how many of the blocks' entries, the first ones, are all among `places`.
+        kept: [R] int32, those of the others that are, as places behind `whole`; None where all are.
         taps: [codes, s] float32 or float64.
-        basis: wavelet, mode, the weight's shape and the indices that it was made from.
+        basis: wavelet, mode, and the weight's shape.
+        coefficients: p.
     """
 
-    entries: Tensor
+    places: Places
     turns: tuple[Turn, ...]
+    whole: int
     kept: Tensor | None
     taps: Tensor
-    basis: tuple[str, str, tuple[int, ...], Tensor]
+    basis: tuple[str, str, tuple[int, ...]]
+    coefficients: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is kept."""
+        return self.turns[0].atoms.device
+
+    @property
+    def bits(self) -> int:
+        """How far `Turn.atoms` hold a coefficient shifted."""
+        return (len(self.taps) - 1).bit_length()
 
     @property
     def nbytes(self) -> int:
         """What it holds on its device, the taps aside, which all layers of one basis share."""
-        turns = [part for turn in self.turns for part in (turn.blocks, turn.sources, turn.codes)]
-        return sum(part.nbytes for part in (self.entries, self.kept, *turns) if part is not None)
+        turns = [part for turn in self.turns for part in (turn.blocks, turn.atoms)]
+        return self.places.nbytes + sum(part.nbytes for part in (self.kept, *turns) if part is not None)
 
     def sums(self, values: Tensor) -> Tensor:
         """Returns IDWT(C) at the touched entries, [E] in the taps' dtype; `values`: [p]."""
-        values = values.to(self.taps.dtype)
+        contributions = self._contributions(values.to(self.taps.dtype))
         first, *rest = self.turns
-        total = self._contributions(first, values)  # [B, s]
+        total = contributions(first.atoms)  # [B, s]
         for turn in rest:
             assert turn.blocks is not None
             # a separate multiply and add: a fused one would round differently on some devices
-            total[turn.blocks] = total.index_select(0, turn.blocks).add_(self._contributions(turn, values))
+            total[turn.blocks] = total.index_select(0, turn.blocks).add_(contributions(turn.atoms))
         flat = total.view(-1)
-        return flat if self.kept is None else flat.index_select(0, self.kept)
+        if self.kept is None:
+            return flat
+        return torch.cat([flat[: self.whole], flat[self.whole :].index_select(0, self.kept)])
 
     def dense(self, values: Tensor, factor: float = 1.0) -> Tensor:
         """Returns factor * IDWT(C) in the weight's shape, on the plan's device and in its dtype; `values`: [p].
 
         The entries are those that a merge adds, bit for bit: the factor is multiplied in before anything is added.
         """
-        shape = self.basis[2]
-        made = self.taps.new_zeros(math.prod(shape))
-        return made.index_copy_(0, self.entries.long(), self.sums(values).mul_(factor)).view(shape)
+        made = self.taps.new_zeros(self.basis[2])
+        self.places.write(made, self.sums(values).mul_(factor))
+        return made
 
-    def _contributions(self, turn: Turn, values: Tensor) -> Tensor:
-        taps = self.taps.index_select(0, turn.codes.int())  # [L, s]
-        return taps.mul_(values.index_select(0, turn.sources).unsqueeze(1))
+    def _contributions(self, values: Tensor) -> Callable[[Tensor], Tensor]:
+        """Returns what gives taps times values of some atoms [L]: [L, s]."""
+        bits, taps = self.bits, self.taps
+        if taps.shape == (4, 4) and taps.dtype == torch.float32 and self.turns[0].atoms.dtype == torch.int16:
+            # all products of one layer's values and a filter of two taps, gathered 16 bytes at a time: half the time
+            products = torch.outer(values, taps.view(-1)).view(torch.complex128).view(-1)
+            return lambda atoms: products.index_select(0, atoms.int()).view(torch.float32).view(-1, 4)
+
+        def product(atoms: Tensor) -> Tensor:
+            found = taps.index_select(0, (atoms & ((1 << bits) - 1)).int())
+            return found.mul_(values.index_select(0, (atoms >> bits).int()).unsqueeze(1))
+
+        return product
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Plan:
         """Returns the plan on `device`, for arithmetic in `dtype`."""
-        if self.taps.dtype == dtype and self.entries.device == device:
+        if self.taps.dtype == dtype and self.device == device:
             return self
         return replace(
             self,
-            entries=self.entries.to(device),
+            places=self.places.to(device),
             turns=tuple(turn.to(device) for turn in self.turns),
             kept=None if self.kept is None else self.kept.to(device),
-            taps=_taps(*self.basis[:2], dtype, device),
+            taps=_taps(self.basis[0], dtype, device),
         )
 
 
@@ -135,57 +159,74 @@ def block_count(wavelet: str, coefficients: int) -> int:
 
 
 def _planned(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, dtype: torch.dtype) -> Plan:
+    m, n = matrix_shape(shape)
+    taps = _taps(wavelet, dtype, torch.device("cpu"))
     found = blocks(wavelet, mode, shape, indices.cpu().numpy())
-    each = found.of_coefficient.shape[1]
-    block, contribution = _ordered(found.of_coefficient.reshape(-1))
-    firsts = np.flatnonzero(np.diff(block, prepend=-1))
-    counts = np.diff(firsts, append=block.size)
-    entries = block_entries(wavelet, mode, shape, block[firsts]).reshape(-1)
-    kept = np.flatnonzero(entries >= 0) if entries.min() < 0 else None
-    codes = found.codes.reshape(-1)
-    turns = []
-    for depth in range(int(counts.max())):
-        deep = np.flatnonzero(counts > depth)
-        picks = contribution[firsts[deep] + depth]
-        turns.append(Turn(_int32(deep) if depth else None, _int32(picks // each), _int16(codes[picks])))
+    number = cells(wavelet, mode, m).number * cells(wavelet, mode, n).number
+    block, order = _ordered(found.of_coefficient, whole(wavelet, mode, shape, found.of_coefficient), number)
+    each, bits = found.of_coefficient.shape[1], (len(taps) - 1).bit_length()
+    sources = order if each == 1 else order // each
+    atoms = _narrow((sources << bits) | found.codes.reshape(-1)[order], len(indices) << bits)
+    fresh = np.empty(len(block), bool)
+    fresh[0] = True
+    np.not_equal(block[1:], block[:-1], out=fresh[1:])
+    firsts, again = np.flatnonzero(fresh), np.flatnonzero(~fresh)
+    turns = [Turn(None, torch.from_numpy(atoms[firsts]))]
+    if len(again):
+        places = np.searchsorted(firsts, again) - 1
+        depths = again - firsts[places]
+        for depth in range(1, int(depths.max()) + 1):
+            deep = depths == depth
+            turns.append(Turn(_int32(places[deep]), torch.from_numpy(atoms[again[deep]])))
+    block = block[firsts]
+    inside = int(np.searchsorted(block, number))
+    starts = block_starts(wavelet, mode, shape, block[:inside])
+    rest = np.empty(0, np.int64)
+    if inside < len(block):
+        rest = block_entries(wavelet, mode, shape, block[inside:] - number).reshape(-1)
+    kept = np.flatnonzero(rest >= 0) if len(rest) and rest.min() < 0 else None
     return Plan(
-        entries=_int32(entries if kept is None else entries[kept]),
+        places=Places(
+            starts=_int32(starts),
+            corners=(0, 1, n, n + 1) if taps.shape[1] == 4 else (0,),
+            rest=_int32(rest if kept is None else rest[kept]),
+            paired=cells(wavelet, mode, m).even and cells(wavelet, mode, n).even,
+        ),
         turns=tuple(turns),
+        whole=len(starts) * taps.shape[1],
         kept=None if kept is None else _int32(kept),
-        taps=_taps(wavelet, mode, dtype, torch.device("cpu")),
-        basis=(wavelet, mode, shape, indices),
+        taps=taps,
+        basis=(wavelet, mode, shape),
+        coefficients=len(indices),
     )
 
 
 def joined(plans: Sequence[Plan]) -> Plan:
     """Returns one plan for layers of one basis, on one device: its values and its sums are theirs, end to end.
 
-    It has no `entries`: they stay with the layers, whose weights lie apart.
+    Its `places` are the first layer's: the layers' weights lie apart.
     """
-    starts = np.cumsum([0, *(len(plan.basis[3]) for plan in plans)])
-    sizes = [len(plan.turns[0].sources) for plan in plans]
+    bits, width = plans[0].bits, plans[0].taps.shape[1]
+    starts = np.cumsum([0, *(plan.coefficients for plan in plans)])
+    sizes = [len(plan.turns[0].atoms) for plan in plans]
     offsets = np.cumsum([0, *sizes])
-    width = plans[0].taps.shape[1]
+    wide = torch.int32 if int(starts[-1]) << bits < 2**31 else torch.int64
     turns = []
     for layer in zip_longest(*(plan.turns for plan in plans)):
         held = [(number, turn) for number, turn in enumerate(layer) if turn is not None]
         places = [turn.blocks + int(offsets[number]) for number, turn in held if turn.blocks is not None]
-        turns.append(
-            Turn(
-                torch.cat(places) if places else None,
-                torch.cat([turn.sources + int(starts[number]) for number, turn in held]),
-                torch.cat([turn.codes for _, turn in held]),
-            )
-        )
+        atoms = torch.cat([turn.atoms.to(wide) + (int(starts[number]) << bits) for number, turn in held])
+        turns.append(Turn(torch.cat(places) if places else None, atoms))
     kept = None
     if any(plan.kept is not None for plan in plans):
-        device = plans[0].entries.device
-        parts = [
-            torch.arange(width * size, device=device) if p.kept is None else p.kept
-            for p, size in zip(plans, sizes, strict=True)
-        ]
-        kept = torch.cat([part + width * int(start) for part, start in zip(parts, offsets, strict=False)])
-    return replace(plans[0], entries=plans[0].entries[:0], turns=tuple(turns), kept=kept)
+        parts = []
+        for plan, size, offset in zip(plans, sizes, offsets, strict=False):
+            own = torch.arange(width * size, dtype=torch.int32, device=plan.device)
+            if plan.kept is not None:
+                own = torch.cat([own[: plan.whole], plan.kept + plan.whole])
+            parts.append(own + width * int(offset))
+        kept = torch.cat(parts)
+    return replace(plans[0], turns=tuple(turns), whole=0, kept=kept, coefficients=int(starts[-1]))
 
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -201,20 +242,33 @@ def rounded(total: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _taps(wavelet: str, mode: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.from_numpy(blocks(wavelet, mode, (2, 2), np.zeros(1, np.int32)).taps).to(device, dtype)
+def _taps(wavelet: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.from_numpy(block_taps(wavelet)).to(device, dtype)
 
 
-def _ordered(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the blocks in ascending order and which contribution each is, those of one block in ascending order."""
+def _ordered(block: np.ndarray, inside: np.ndarray | bool, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the blocks in ascending order, int64, and which contribution each is, those of one block in theirs.
+
+    Args:
+        block: [p, A], of each contribution.
+        inside: [p, A], whether it lies within the weight. Those over an edge come last, `number` added to them.
+        number: of blocks that there can be.
+    """
     bits = max(1, int(block.size - 1).bit_length())
-    keys = np.sort((block << bits) | np.arange(block.size))  # all different: a fast sort need not be stable
+    keys = block.astype(np.int64)
+    if inside is not True:
+        keys += number * ~inside
+    keys <<= bits
+    keys = keys.reshape(-1)
+    keys |= np.arange(block.size)
+    keys.sort()  # all different: a fast sort need not be stable
     return keys >> bits, keys & ((1 << bits) - 1)
+
+
+def _narrow(array: np.ndarray, bound: int) -> np.ndarray:
+    """Returns whole numbers below `bound` in as few bytes as hold them."""
+    return array.astype(np.int16 if bound <= 2**15 else np.int32 if bound <= 2**31 else np.int64)
 
 
 def _int32(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(np.int32))
-
-
-def _int16(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array.astype(np.int16))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..basis.places import same_bits
 from ..basis.plan import arithmetic_dtype, make_plan
 from ..errors import Refusal, WaveFTError, listed
 from ..format.adapter import Adapter, check_pairs
@@ -27,7 +28,7 @@ from ..format.disk import files_below, is_file, is_folder, opened, resolved, siz
 from ..format.header import is_finite
 from ..format.layout import Stored
 from ..update.ledger import Update, ledger_of, refuse_overflow
-from ..update.storage import WEIGHT_DTYPES, same_bits
+from ..update.storage import WEIGHT_DTYPES
 from .outputs import check_target, copy_file, replacing_folder, tree_of
 from .weights import Slot, Weights
 

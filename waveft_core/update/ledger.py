@@ -9,6 +9,7 @@ leaves, W0 is back bit for bit.  Whoever changes a ledger holds `lock.LOCK`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from ..basis.places import Places, same_bits
 from ..basis.plan import Plan, arithmetic_dtype, rounded
 from ..errors import WaveFTError
 from . import storage
@@ -52,7 +54,7 @@ class Ledger:
     Attributes:
         weight, layer: the tensor, and its layer's name for messages.
         updates: in the order in which they are summed.
-        entries, offsets: [E], which entries, flat in the weight, and where they lie in its memory.
+        places: which entries those are, E of them.
         originals, written: [E] in the weight's dtype, W0's and what stands there now.
     """
 
@@ -60,9 +62,9 @@ class Ledger:
         self.weight = weight
         self.layer = layer
         self.updates: list[Update] = []
-        self.entries = self.offsets = torch.empty(0, dtype=torch.int32, device=weight.device)
+        self.places = Places.of(torch.empty(0, dtype=torch.int32, device=weight.device))
         self.originals = self.written = torch.empty(0, dtype=weight.dtype, device=weight.device)
-        self._places: list[Tensor | None] = []
+        self._spots: list[Tensor | None] = []  # of each update's entries among all
         self._behind = False  # the weight was cast, and not yet written in its new dtype
         self._frozen_by, self._required_grad = 0, False
         self._seen: tuple[Any, ...] = ()
@@ -79,31 +81,37 @@ class Ledger:
         """Takes `update` out; the last one out leaves W0."""
         self._regroup([other for other in self.updates if other is not update])
 
-    def write(self) -> None:
+    def write(self, look: bool = False) -> None:
         """Rewrites the touched entries from their originals and the active updates.
 
-        Waits for the device only where the weight was cast, moved or written to since.
+        Waits for the device only to look, or where the weight was cast, moved or written to since.
+
+        Args:
+            look: whether what was last written stands there, also where nothing seems to have changed.
+
+        Raises:
+            WaveFTError: as `follow`; nothing is written then.
         """
         if storage.fingerprint(self.weight) != self._seen:
             self.follow()
-        if self.entries.numel():
-            self.put(self.planned())
+        if self.updates:
+            self.put(self.planned(), look)
 
     def planned(self) -> Tensor:
         """Returns what `write` would put at the touched entries, [E] in the weight's dtype."""
         wide = arithmetic_dtype(self.weight.dtype)
         active = [
-            (update, place) for update, place in zip(self.updates, self._places, strict=True) if update.factor != 0.0
+            (update, spots) for update, spots in zip(self.updates, self._spots, strict=True) if update.factor != 0.0
         ]
         if not active:
             return self.originals
         if len(self.updates) == 1:
             total = active[0][0].contribution(self.weight)
         else:
-            total = torch.zeros(self.entries.numel(), dtype=wide, device=self.weight.device)
-            for update, place in active:  # places are unique within an update: no two adds meet
-                assert place is not None
-                total.index_add_(0, place, update.contribution(self.weight))
+            total = torch.zeros(len(self.places), dtype=wide, device=self.weight.device)
+            for update, spots in active:  # they are unique within an update: no two adds meet
+                assert spots is not None
+                total.index_add_(0, spots, update.contribution(self.weight))
         return rounded(total.add_(self.originals.to(wide)), self.weight.dtype)
 
     def changed(self) -> bool:
@@ -123,20 +131,14 @@ class Ledger:
         device, dtype = self.weight.device, self.weight.dtype
         storage.check_weight(self.weight, self.layer)
         if cast:
-            self.entries = self.entries.to(device)
+            self.places = self.places.to(device)
         expected = self.written.to(device, dtype)
-        offsets = storage.offsets_of(self.weight, self.entries) if cast else self.offsets
-        if self.entries.numel() and not storage.same_bits(storage.read(self.weight, offsets), expected):
-            raise WaveFTError(
-                f'layer "{self.layer}": expected the weight as it was last written, got another content: '
-                "something else wrote to it while an adapter was in it. Detach or undo the adapter before you change "
-                "its base weights."
-            )
+        if self.updates and not same_bits(self.places.read(self.weight), expected):
+            raise self._foreign()
         if cast:
             self._behind |= dtype != self.written.dtype  # the same bits elsewhere need no rewriting
-            self.offsets = offsets
             self.originals, self.written = self.originals.to(device, dtype), expected
-            self._places = [None if place is None else place.to(device) for place in self._places]
+            self._spots = [None if spots is None else spots.to(device) for spots in self._spots]
             self.mark()
 
     def behind(self) -> bool:
@@ -178,9 +180,8 @@ class Ledger:
         """Takes what a state dict brought into the weight as a new W0 and puts the updates into it."""
         if storage.fingerprint(self.weight) == self._seen:
             return  # the load failed here, or another tuning of this weight has done it
-        self.entries = self.entries.to(self.weight.device)
-        self.offsets = storage.offsets_of(self.weight, self.entries)
-        self.originals = self.written = storage.read(self.weight, self.offsets)
+        self.places = self.places.to(self.weight.device)
+        self.originals = self.written = self.places.read(self.weight)
         self.mark()
         self.write()
 
@@ -188,7 +189,7 @@ class Ledger:
         """Returns a copy of W0."""
         self.follow()
         copy = self.weight.detach().clone()
-        storage.write(copy, storage.offsets_of(copy, self.entries), self.originals)
+        self.places.write(copy, self.originals)
         return copy
 
     def freeze(self) -> None:
@@ -204,30 +205,40 @@ class Ledger:
         if not self._frozen_by:
             self.weight.requires_grad_(self._required_grad)
 
+    def _foreign(self) -> WaveFTError:
+        return WaveFTError(
+            f'layer "{self.layer}": expected the weight as it was last written, got another content: something else '
+            "wrote to it while an adapter was in it. Detach or undo the adapter before you change its base weights."
+        )
+
     def _regroup(self, updates: list[Update]) -> None:
-        self.follow()
+        storage.check_weight(self.weight, self.layer)
+        if storage.fingerprint(self.weight) != self._seen:
+            self.follow()
         device, wide = self.weight.device, arithmetic_dtype(self.weight.dtype)
         plans = [update.plan.to(device, wide) for update in updates]
-        entries = torch.empty(0, dtype=torch.int32, device=device)
-        places: list[Tensor | None] = [None]
+        spots: list[Tensor | None] = [None] * len(plans)
         if len(plans) == 1:
-            entries = plans[0].entries
-        elif plans:
-            entries = torch.unique(torch.cat([plan.entries for plan in plans]))
-            places = [torch.searchsorted(entries, plan.entries) for plan in plans]
-        offsets = storage.offsets_of(self.weight, entries)
-        if self.entries.numel():  # from here on nothing but a few copies can fail
-            self.put(self.originals)
+            places = plans[0].places
+        else:
+            each = [plan.places.entries() for plan in plans]
+            entries = torch.unique(torch.cat(each)) if each else torch.empty(0, dtype=torch.int32, device=device)
+            places, spots = Places.of(entries), [torch.searchsorted(entries, own) for own in each]
+        if self.updates:  # from here on nothing but a few copies can fail
+            self.put(self.originals, look=True)
         for update, plan in zip(updates, plans, strict=True):
             update.plan = plan
-        self.updates, self.entries, self.offsets, self._places = updates, entries, offsets, places if updates else []
-        self.originals = self.written = storage.read(self.weight, offsets)
+        self.updates, self.places, self._spots = updates, places, spots
+        self.originals = self.written = places.read(self.weight) if updates else self.originals[:0].clone()
         self.write()
 
-    def put(self, content: Tensor) -> None:
-        """Writes `content`, [E] in the weight's dtype, to the touched entries."""
+    def put(self, content: Tensor, look: bool = False) -> None:
+        """Writes `content`, [E] in the weight's dtype, to the touched entries; `look`: as `write`."""
         with torch.no_grad():  # not through .data: autograd must see a rewrite between a forward and its backward
-            storage.write(self.weight, self.offsets, content)
+            if not look:
+                self.places.write(self.weight, content)
+            elif not self.places.exchange(self.weight, self.written, content):
+                raise self._foreign()
         self.wrote(content)
 
     def wrote(self, content: Tensor) -> None:
@@ -235,21 +246,19 @@ class Ledger:
         self.written, self._behind = content, False
         self.mark()
 
-    def lie_in(self, originals: Tensor, offsets: Tensor) -> None:
+    def lie_in(self, originals: Tensor, starts: Tensor) -> None:
         """Goes over to slices, each with its own content, of tensors that many ledgers share: nothing is there twice.
 
         Args:
             originals: [E] in the weight's dtype.
-            offsets: [E] int32 or int64.
+            starts: [B] int32, of `places`.
         """
-        if self.offsets is self.entries:
-            self.entries = offsets
-            for update in self.updates:
-                if update.plan.entries is self.offsets:
-                    update.plan = replace(update.plan, entries=offsets)
+        self.places = replace(self.places, starts=starts)
+        for update in self.updates:
+            update.plan = replace(update.plan, places=self.places)
         if self.written is self.originals:
             self.written = originals
-        self.originals, self.offsets = originals, offsets
+        self.originals = originals
 
     def mark(self) -> None:
         """Takes the weight as it is for seen."""
@@ -297,6 +306,8 @@ def refuse_overflow(ledgers: Iterable[Ledger]) -> None:
     """
     for ledger in ledgers:
         wide = arithmetic_dtype(ledger.written.dtype)
+        if not ledger.updates or math.isfinite(ledger.written.to(wide).abs().max()):
+            continue  # a look at each number takes several times as long
         broken = ~torch.isfinite(ledger.written.to(wide)) & torch.isfinite(ledger.originals.to(wide))
         if bool(broken.any()):
             raise WaveFTError(

@@ -38,21 +38,21 @@ class Merged:
     def strength(self, strength: float) -> None:
         check_strength(strength)
         with LOCK:
-            for ledger, _ in self._placed:
-                ledger.follow()
-            before = self._strength
+            before, self._strength = self._strength, strength
+            written: list[Ledger] = []
             try:
-                self._set(strength)
-                refuse_overflow([ledger for ledger, _ in self._placed])
+                for ledger, update in self._placed:
+                    update.factor = self._scaling * strength
+                    ledger.write(look=True)
+                    written.append(ledger)
+                refuse_overflow(written)
             except BaseException:
-                self._set(before)
+                self._strength = before
+                for _, update in self._placed:
+                    update.factor = self._scaling * before
+                for ledger in written:
+                    ledger.write()
                 raise
-
-    def _set(self, strength: float) -> None:
-        self._strength = strength
-        for ledger, update in self._placed:
-            update.factor = self._scaling * strength
-            ledger.write()
 
     @locked
     def undo(self) -> None:

@@ -1,4 +1,4 @@
-"""A weight in memory: which ones can hold an update, and their bits, read and written wherever and however they lie."""
+"""A weight in memory: which ones can hold an update, where they lie, and whether they are as they were."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ WEIGHT_DTYPES = (
     torch.float8_e4m3fn,
     torch.float8_e5m2,
 )
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def check_weight(weight: Tensor, layer: str) -> None:
@@ -62,39 +61,6 @@ def fingerprint(weight: Tensor) -> tuple[Any, ...]:
     """Returns what changes when a weight is moved, cast or, as far as PyTorch knows, written to."""
     version = -1 if weight.is_inference() else weight._version
     return weight.data_ptr(), version, weight.dtype, weight.device, weight.stride()
-
-
-def offsets_of(weight: Tensor, entries: Tensor) -> Tensor:
-    """Returns where `entries`, flat in the weight, lie in its memory, [E]: themselves unless it is strided."""
-    if weight.is_contiguous():
-        return entries
-    rest = entries.long()
-    places = torch.zeros_like(rest)
-    for size, stride in zip(reversed(weight.shape), reversed(weight.stride()), strict=True):
-        places += rest % size * stride
-        rest = rest // size
-    return places
-
-
-def _memory(weight: Tensor) -> Tensor:
-    """Returns the weight's bits as they lie in memory, one axis; a channels_last weight is not in its own order."""
-    if weight.is_contiguous():
-        flat = weight.detach().view(-1)
-    else:
-        span = 1 + sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
-        flat = weight.detach().as_strided((span,), (1,))
-    return flat.view(_BITS[flat.element_size()])  # as whole numbers: not every float has the kernels
-
-
-def read(weight: Tensor, offsets: Tensor) -> Tensor:
-    """Returns the entries at `offsets` in memory, in the weight's dtype."""
-    return _memory(weight).take(offsets.long()).view(weight.dtype)
-
-
-def write(weight: Tensor, offsets: Tensor, content: Tensor) -> None:
-    """Writes `content`, in the weight's dtype, to the entries at `offsets` in memory."""
-    memory = _memory(weight)
-    memory.index_copy_(0, offsets.long(), content.view(memory.dtype))  # not put_, which has no deterministic form
 
 
 def lay_together(weights: Iterable[Tensor]) -> None:
@@ -152,8 +118,3 @@ def _overlaps(weight: Tensor) -> bool:
             return True
         reach += (size - 1) * stride
     return False
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Returns whether two tensors of one dtype hold the same bits: -0.0 is not 0.0, and a NaN is itself."""
-    return torch.equal(a.view(_BITS[a.element_size()]), b.view(_BITS[b.element_size()]))

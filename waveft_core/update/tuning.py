@@ -26,7 +26,7 @@ from .ledger import refuse_overflow
 from .lock import LOCK, locked
 from .spec import Spec, check_strength
 from .targets import Target
-from .writes import Batch, alike
+from .writes import Batch, alike, together_pays
 
 
 class Tuning:
@@ -220,7 +220,7 @@ class Tuning:
             batch = self._batches.get(key)
             if batch is None or not batch.holds(group):
                 self._batches.pop(key, None)
-                batch = Batch(group) if alike(group) else None
+                batch = Batch(group) if together_pays(group) and alike(group) else None
             if batch is not None:
                 self._batches[key] = batch
                 batch.write()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from ..basis.places import BITS, Places
 from ..basis.plan import Plan, joined, rounded
 from . import storage
 from .coefficients import InWeight
@@ -27,18 +28,17 @@ class Batch:
         ledgers = [layer.ledger for layer in layers]
         self._sizes = [len(ledger.originals) for ledger in ledgers]
         self._originals = torch.cat([ledger.originals for ledger in ledgers])
-        self._offsets = torch.cat([ledger.offsets for ledger in ledgers])
         self._plan: Plan = joined([layer.update.plan for layer in layers])
         self._own = list(torch.split(self._originals, self._sizes))
-        for ledger, original, offsets in zip(ledgers, self._own, torch.split(self._offsets, self._sizes), strict=True):
-            ledger.lie_in(original, offsets)
+        counts = [len(ledger.places.starts) for ledger in ledgers]
+        starts = torch.cat([ledger.places.starts for ledger in ledgers])
+        for ledger, original, own in zip(ledgers, self._own, torch.split(starts, counts), strict=True):
+            ledger.lie_in(original, own)
         self._plans = [layer.update.plan for layer in layers]
         weights = [ledger.weight for ledger in ledgers]
         self._memory = storage.shared_memory(weights)
-        self._starts: tuple[Tensor, Tensor] | None = None
-        if self._memory is not None:
-            each = [weight.storage_offset() for weight in weights], self._sizes
-            self._starts = tuple(torch.tensor(one, device=self._offsets.device) for one in each)  # type: ignore[assignment]
+        first = [0 if self._memory is None else int(weight.storage_offset()) for weight in weights]
+        self._offsets = _offsets([ledger.places for ledger in ledgers], first, starts, counts)
 
     def holds(self, layers: Sequence[InWeight]) -> bool:
         """Returns whether this is still the batch of `layers`, and may be written without a look at each weight."""
@@ -62,18 +62,46 @@ class Batch:
             parts = list(torch.split(content, self._sizes))
         weights = [layer.ledger.weight for layer in self._layers]
         with torch.no_grad():  # not through .data: autograd must see a rewrite between a forward and its backward
-            if self._memory is not None and self._starts is not None:
-                starts, sizes = self._starts
-                places = torch.repeat_interleave(starts, sizes, output_size=len(content)).add_(self._offsets)
-                storage.write(self._memory, places, content)
+            bits, offsets = BITS[content.element_size()], self._offsets()
+            if self._memory is not None:
+                self._memory.view(bits).index_copy_(0, offsets, content.view(bits))
                 torch.autograd.graph.increment_version(weights)
             else:
-                places = self._offsets.long()
-                for weight, place, part in zip(weights, torch.split(places, self._sizes), parts, strict=True):
-                    storage.write(weight, place, part)
+                for weight, own, part in zip(weights, torch.split(offsets, self._sizes), parts, strict=True):
+                    weight.detach().view(-1).view(bits).index_copy_(0, own, part.view(bits))
         for layer, part in zip(self._layers, parts, strict=True):  # once all are: they may share one version
             layer.ledger.wrote(part)
             layer.saw()
+
+
+def _offsets(
+    places: Sequence[Places], first: Sequence[int], starts: Tensor, counts: Sequence[int]
+) -> Callable[[], Tensor]:
+    """Returns what gives the layers' entries, end to end, in memory: [E] int64.
+
+    Args:
+        first: where each layer's weight begins there.
+        starts: those of all `places`, end to end; `counts` how many of each.
+    """
+    if any(len(own.rest) for own in places):
+        held = torch.cat([own.entries().long() + begin for own, begin in zip(places, first, strict=True)])
+        return (held.int() if int(held.max()) < 2**31 else held).long
+    corners = [[begin + corner for corner in own.corners] for own, begin in zip(places, first, strict=True)]
+    rows, each = torch.tensor(corners, device=starts.device), torch.tensor(counts, device=starts.device)
+
+    def offsets() -> Tensor:
+        spread = torch.repeat_interleave(rows, each, dim=0, output_size=len(starts))  # [B, s]
+        return spread.add_(starts.unsqueeze(1)).view(-1)
+
+    return offsets
+
+
+def together_pays(layers: Sequence[InWeight]) -> bool:
+    """Returns whether a batch may be made and is faster: on a CPU only for weights in one piece of memory."""
+    weights = [layer.ledger.weight for layer in layers]
+    if weights[0].device.type == "cpu":
+        return storage.shared_memory(weights) is not None
+    return all(weight.is_contiguous() for weight in weights)
 
 
 def alike(layers: Sequence[InWeight]) -> bool:

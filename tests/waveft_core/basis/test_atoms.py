@@ -12,7 +12,7 @@ from waveft_core.basis.atoms import (
     matrix_shape,
     wavelets,
 )
-from waveft_core.basis.blocks import block_entries, blocks
+from waveft_core.basis.blocks import block_entries, block_taps, blocks
 
 WAVELETS = [name for family in ("db", "sym", "coif") for name in pywt.wavelist(family)]
 SIZES = {"periodization": (2, 4, 6, 10, 32), "zero": (1, 2, 3, 4, 7, 10, 33)}
@@ -121,7 +121,7 @@ def test_an_atom_is_the_outer_product_of_its_row_and_column_filters(wavelet, mod
     assert coeffs_shape(wavelet, mode, shape) == (len(rows), len(columns))
     found = blocks(wavelet, mode, shape, np.arange(count, dtype=np.int32))
     entries = block_entries(wavelet, mode, shape, found.of_coefficient.reshape(-1)).reshape(count, -1)
-    taps = found.taps[found.codes].reshape(count, -1)
+    taps = block_taps(wavelet)[found.codes].reshape(count, -1)
     assert entries.shape == taps.shape == (count, filters(wavelet).shape[1] ** 2)
     for index in range(count):
         dense = np.zeros(m * n)

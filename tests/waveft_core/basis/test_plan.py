@@ -37,13 +37,13 @@ def test_each_touched_entry_is_there_once(plane, atoms, wavelet, mode, shape, p)
     indices = drawn(plane, wavelet, mode, shape, p)
     plan = make_plan(wavelet, mode, shape, torch.from_numpy(indices), torch.float32)
     expected = contributions(atoms, wavelet, mode, shape, indices)
-    assert sorted(plan.entries.tolist()) == sorted(expected)
-    assert len(set(plan.entries.tolist())) == plan.entries.numel()
+    assert sorted(plan.places.entries().tolist()) == sorted(expected)
+    assert len(set(plan.places.entries().tolist())) == len(plan.places)
     assert plan.turns[0].blocks is None
     for turn in plan.turns[1:]:
         assert len(set(turn.blocks.tolist())) == turn.blocks.numel(), "no two of a turn meet"
-    assert sum(turn.sources.numel() for turn in plan.turns) * plan.taps.shape[1] >= sum(map(len, expected.values()))
-    assert (plan.entries.dtype, plan.turns[0].sources.dtype) == (torch.int32, torch.int32)
+    assert sum(turn.atoms.numel() for turn in plan.turns) * plan.taps.shape[1] >= sum(map(len, expected.values()))
+    assert (plan.places.entries().dtype, plan.turns[0].atoms.dtype) == (torch.int32, torch.int16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
@@ -55,7 +55,7 @@ def test_sums_run_in_ascending_coefficient_order_to_the_last_bit(plane, atoms, w
     number = np.float32 if dtype == torch.float32 else np.float64
     found = contributions(atoms, wavelet, mode, shape, indices)
     expected = []
-    for entry in plan.entries.tolist():
+    for entry in plan.places.entries().tolist():
         terms = [number(values[coefficient].item()) * number(tap) for coefficient, tap in found[entry]]
         total = terms[0]
         for term in terms[1:]:
@@ -98,7 +98,7 @@ def test_layers_side_by_side_have_the_sums_that_they_have_alone(plane, wavelet, 
         make_plan(wavelet, mode, shape, torch.from_numpy(drawn(plane, wavelet, mode, shape, p)), torch.float32)
         for shape, p in zip(shapes, (40, 7, 11), strict=True)
     ]
-    values = [torch.randn(plan.basis[3].numel(), generator=torch.Generator().manual_seed(2)) for plan in plans]
+    values = [torch.randn(plan.coefficients, generator=torch.Generator().manual_seed(2)) for plan in plans]
     alone = torch.cat([plan.sums(held) for plan, held in zip(plans, values, strict=True)])
     assert torch.equal(joined(plans).sums(torch.cat(values)), alone)
 
