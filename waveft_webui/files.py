@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .core import Adapter, Emptied, Kept, Multipliers, WaveFTError, load, stamp
+from .tags import ONLY, WITHOUT
 
 TEXT_ENCODERS = ("lora_te_", "lora_te1_", "lora_te2_")  # kohya's names for one encoder, and for SDXL's two
 # Of the adapters in use, on the device. Kept from the first picture on: the next is likely to have another strength,
@@ -25,12 +26,14 @@ class Loaded:
         whole: without them: what the model must fit.
         name: what the prompt calls it.
         token: changes whenever the file or the multipliers do. The UIs know a file by its name alone.
+        factors: the multipliers, as a tag says them; "" for none.
     """
 
     adapter: Adapter | None
     whole: Adapter
     name: str
     token: str
+    factors: str = ""
 
     def has(self, layer: str) -> bool:
         """Says whether the layer is one that is left."""
@@ -74,7 +77,9 @@ def _multiplied(path: str, mark: str, name: str, said: str) -> Loaded:
     if not factors:
         return Loaded(whole, whole, name, token)
     only, without = factors.pop("only_layers", ""), factors.pop("except_layers", "")
+    parts = {**{group: f"{factor:g}" for group, factor in factors.items()}, ONLY: only, WITHOUT: without}
+    tag = " ".join(f"{group}={value}" for group, value in parts.items() if value)
     try:
-        return Loaded(Multipliers(factors, only, without).apply(whole, name), whole, name, token)
+        return Loaded(Multipliers(factors, only, without).apply(whole, name), whole, name, token, tag)
     except Emptied:  # all turned down to 0, as a strength can be
-        return Loaded(None, whole, name, token)
+        return Loaded(None, whole, name, token, tag)

@@ -63,7 +63,7 @@ class Use:
         count = sum(layer.values.numel() for layer in whole.layers.values())
         kept = 0 if left is None else len(left.layers)
         layers = f"{kept} of {len(whole.layers)}" if left is not whole else f"{kept}"
-        said = "" if left is whole else ", with the prompt's multipliers"
+        said = self.loaded.factors and f", with {self.loaded.factors}"
         return (
             f"{self.loaded.name}: {layers} layers ({whole.wavelet}, {count:,} coefficients), unet {self.unet:g}, "
             f"te {self.te:g}{said}"

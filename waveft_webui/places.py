@@ -108,7 +108,6 @@ def _new(folder: Path, name: str) -> Path:
         raise WaveFTError(
             f'new name: expected letters, digits, spaces and .,()+@=- without a folder, got "{stem}". '
             "Write dog-merged, say."
-            "Write dog-merged, say."
         )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{stem}{_SUFFIX}"

@@ -159,7 +159,7 @@ class Gradio:
         return contextlib.nullcontext()
 
 
-def test_the_accordion_shows_what_the_last_picture_was_drawn_with(ui, write):
+def test_the_accordion_shows_what_the_last_picture_was_drawn_with(ui, write, monkeypatch):
     write("dog")
     write("wrong", {UNET: (6, 8)})
     gradio, scripts = Gradio(), SimpleNamespace(Script=object, AlwaysVisible="always")
@@ -180,6 +180,10 @@ def test_the_accordion_shows_what_the_last_picture_was_drawn_with(ui, write):
     assert "expected the shapes" in said and "white-space: pre-wrap" in said  # a sentence wraps, columns do not
     assert "energy by block" in facts and 'white-space: pre"' in facts
     assert picture.mode == "RGB" and picture.width > 400
+    ui.draw("<lora:dog:0.8:dd=0.5:only=to_>")
+    with monkeypatch.context() as patched:
+        patched.setattr(panel, "described", lambda adapter: (f"of {adapter.source}", None))
+        assert "of dog with dd=0.5 only=to_" in show()[0]
     ui.draw("<lora:dog:0.8:aa=0:ad=0:da=0:dd=0>")
     assert show()[1] is None
     ui.draw()

@@ -233,7 +233,7 @@ def test_the_console_says_once_what_is_loaded(ui, base, write, capsys):
     assert ours(capsys) == ["[WaveFT] dog: 7 layers (db1, 42 coefficients), unet 0.8, te 0.8"]
     ui.draw("<lora:dog:0.8:attn2=0>")
     (said,) = ours(capsys)
-    assert said.endswith("dog: 6 of 7 layers (db1, 42 coefficients), unet 0.8, te 0.8, with the prompt's multipliers")
+    assert said.endswith("dog: 6 of 7 layers (db1, 42 coefficients), unet 0.8, te 0.8, with attn2=0")
 
 
 def test_an_axis_multiplies_the_prompts_own(ui, base, write):
