@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .core import WaveFTError, wavelets
@@ -122,17 +124,56 @@ class _Page:
         return prompt
 
     def _button(self, title: str, tool: Callable[..., str], inputs: list[Any]) -> None:
-        button = self._gradio.Button(title, variant="primary")
+        with self._gradio.Row():
+            button = self._gradio.Button(title, variant="primary")
+            cancel = self._gradio.Button("Cancel", elem_id=f"waveft_{title.lower()}_cancel")
         report = self._gradio.Textbox(
             label="Report", lines=6, interactive=False, elem_id=f"waveft_{title.lower()}_report"
         )
         # gradio looks among the positional parameters for a default of this class, and gives the event's own for it
-        shown = self._gradio.Progress()
+        shown, runs = self._gradio.Progress(), Runs()
 
         def run(progress: Any = shown, *given: Any) -> str:
-            return _answer(lambda: tool(*given, bar(progress, title)), lambda why: f"Nothing was written. {why}")
+            with runs.stoppable(bar(progress, title)) as tell:
+                return _answer(lambda: tool(*given, tell), lambda why: f"Nothing was written. {why}")
 
         button.click(fn=run, inputs=inputs, outputs=[report])
+        cancel.click(fn=runs.cancel, inputs=[], outputs=[], queue=False)  # it must not wait for what it stops
+
+
+class Cancelled(Exception):
+    """Somebody pressed Cancel: no file stands at its place yet, and the core takes its unfinished one away."""
+
+    def __str__(self) -> str:
+        return "It was cancelled."
+
+
+class Runs:
+    """What one part of the page is doing; its Cancel stops all of it, whoever began it, as the UIs' own Interrupt."""
+
+    def __init__(self) -> None:
+        self._asked: set[threading.Event] = set()
+
+    @contextlib.contextmanager
+    def stoppable(self, tell: Tell) -> Iterator[Tell]:
+        """Gives a `tell` that ends what it is told of, once `cancel` was called."""
+        asked = threading.Event()
+
+        def told(count: int, total: int) -> None:
+            if asked.is_set():
+                raise Cancelled
+            tell(count, total)
+
+        self._asked.add(asked)
+        try:
+            yield told
+        finally:
+            self._asked.discard(asked)
+
+    def cancel(self) -> None:
+        """Ends what runs now, at the next layer or tensor."""
+        for asked in list(self._asked):
+            asked.set()
 
 
 def bar(progress: Any, title: str) -> Tell:
@@ -154,6 +195,6 @@ def _answer(work: Callable[[], Any], refusal: Callable[[str], Any]) -> Any:
     """Returns what a tool says, or why it did nothing: one message, on the page and on the console."""
     try:
         return work()
-    except (WaveFTError, OSError) as error:
+    except (WaveFTError, OSError, Cancelled) as error:
         say(str(error))
         return refusal(str(error))

@@ -253,6 +253,17 @@ class Progress:
         self.shares.append(share)
 
 
+class Stopping:
+    """A progress bar at whose first word somebody presses Cancel."""
+
+    def __init__(self, cancel):
+        self.told, self._cancel = 0, cancel
+
+    def __call__(self, share, desc):
+        self.told += 1
+        self._cancel()
+
+
 @pytest.fixture
 def page(work, write):
     write("dog")
@@ -296,6 +307,24 @@ def test_a_button_runs_its_tool_with_a_progress_bar_and_shows_one_message_where_
     assert len(clicked(page, "Extract")["inputs"]) == 6
     text, picture = clicked(page, "Inspect")["fn"]("none")
     assert "expected one of the Lora folder" in text and picture is None
+
+
+def test_cancel_ends_what_runs_and_leaves_no_file(page, tmp_path, capsys):
+    cancels = [wired for kind, args, wired in page.gradio.wired if kind == "Button" and args == ("Cancel",)]
+    assert [wired["queue"] for wired in cancels] == [False] * 3
+    before, progress = sorted(tmp_path.rglob("*")), Progress()
+    given = {
+        "Merge": (LOADED, "<lora:dog:1>", "x"),
+        "Extract": (LOADED, "fine.safetensors", next(iter(BUDGETS)), 4.0, "db1", "x"),
+    }
+    for cancel, title in ((cancels[0], "Merge"), (cancels[2], "Extract")):
+        cancel["fn"]()  # nothing runs: nothing is cancelled
+        stopped = Stopping(cancel["fn"])
+        assert clicked(page, title)["fn"](stopped, *given[title]) == "Nothing was written. It was cancelled."
+        assert stopped.told == 1 and sorted(tmp_path.rglob("*")) == before
+        assert capsys.readouterr().out == "[WaveFT] It was cancelled.\n"
+        assert "wrote " in clicked(page, title)["fn"](progress, *given[title])
+        before = sorted(tmp_path.rglob("*"))
 
 
 def test_gradios_own_search_for_the_progress_finds_it_first(page):
