@@ -95,13 +95,17 @@ class Server:
         Args:
             more: what the API is asked for beside that, or otherwise.
         """
-        body = {"prompt": prompt, "seed": 1, "steps": 1, "width": 64, "height": 64, "cfg_scale": 2}
-        body |= {"sampler_name": "Euler", **more}
-        answer = self.call("/sdapi/v1/txt2img", body)
+        answer = self._asked(prompt, more)
         png = answer["images"][0]
-        pixels = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").tobytes()
-        told = json.loads(answer["info"])
-        return Picture(hashlib.sha256(pixels).hexdigest(), told["infotexts"][0], png)
+        return Picture(_hash(png), json.loads(answer["info"])["infotexts"][0], png)
+
+    def images(self, prompt, **more):
+        """Returns the pixels of all pictures that such a request answers, as `Picture.pixels`."""
+        return [_hash(png) for png in self._asked(prompt, more)["images"]]
+
+    def _asked(self, prompt, more):
+        body = {"prompt": prompt, "seed": 1, "steps": 1, "width": 64, "height": 64, "cfg_scale": 2}
+        return self.call("/sdapi/v1/txt2img", body | {"sampler_name": "Euler", **more})
 
     def weights(self):
         """Returns the attention weights that lie in the model now, by the names of adapter files."""
@@ -121,3 +125,8 @@ class Server:
                 return
         log.seek(0)
         raise AssertionError(f"the UI did not start:\n{log.read()[-4000:].decode(errors='replace')}")
+
+
+def _hash(png):
+    """Returns a digest of the pixels of a picture in base64."""
+    return hashlib.sha256(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").tobytes()).hexdigest()

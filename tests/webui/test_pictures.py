@@ -127,6 +127,29 @@ def test_a_scheduled_prompt_and_a_batch_are_drawn_with_one_strength(webui, plain
     assert differing(merged(base, (dog, 0.5, 0.5)), webui.weights()) == []
 
 
+def test_the_axes_of_an_xyz_plot_draw_what_the_tags_would(webui, plain, write):
+    picture, base = plain
+    dog, _ = write("waveft-dog")
+    script = "x/y/z plot"
+    info = webui.call("/sdapi/v1/script-info")
+    given = next(one for one in info if one["name"] == script and not one["is_img2img"])["args"]
+    place = {one["label"]: number for number, one in reversed(list(enumerate(given)))}
+    told = [one["value"] for one in given]
+    axes = {"X": ("Strength", ["0.5", "1"]), "Y": ("Multipliers (dd=0 attn2=0.5)", ["attn2=0", "dd=0.5 aa=0"])}
+    for axis, (title, values) in axes.items():
+        told[place[f"{axis} type"]] = given[place[f"{axis} type"]]["choices"].index(f"[WaveFT] {title}")
+        told[place[f"{axis} values"]] = ", ".join(values)
+    told[place["Z type"]] = 0
+    told[place["Draw legend"]], told[place["Include Sub Images"]] = False, True
+    answer = webui.images("a dog <lora:waveft-dog:0.8>", script_name=script, script_args=told)
+    cells = [f"{0.8 * float(x):g}:{y.replace(' ', ':')}" for y in axes["Y"][1] for x in axes["X"][1]]
+    drawn = [webui.draw(f"a dog <lora:waveft-dog:{cell}>").pixels for cell in cells]
+    assert len(set(drawn)) == 4 and answer[-4:] == drawn
+    assert webui.draw("a dog <lora:waveft-dog:0.8>").pixels not in drawn
+    assert differing(merged(base, (dog, 0.8, 0.8)), webui.weights()) == []
+    assert webui.draw("a dog").pixels == picture.pixels
+
+
 def test_hires_fix_has_a_set_of_its_own(webui, plain, write):
     picture, base = plain
     (dog, _), (cat, _) = write("waveft-dog"), write("waveft-cat", seed=7)
