@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import html
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .core import Adapter, as_text, plot, summarize
 
 
-def described(adapter: Adapter, metadata: bool = False) -> tuple[str, Any]:
+def described(adapter: Adapter, metadata: bool = False, called: str = "") -> tuple[str, Any]:
     """Returns the text, and the energy picture (PIL, None where the UI has no matplotlib).
 
     Args:
         metadata: whether the text lists the file's; the Lora tab's dialog shows them too.
+        called: the picture's title, of an adapter that is no file's as it is; "" for its file's name.
     """
     told = summarize(adapter)
     if not metadata:
         told["metadata"] = {}
-    return as_text(told, rest=""), _picture(adapter, told)
+    return as_text(told, rest=""), _picture(replace(adapter, source=called) if called else adapter, told)
 
 
 def preformatted(text: str, wraps: bool = False) -> str:

@@ -17,6 +17,7 @@ from .core import WaveFTError, is_waveft
 from .files import PLANS, Loaded
 from .messages import say, tell
 
+NOTED_STRENGTH, NOTED_FACTORS = "WaveFT strength", "WaveFT multipliers"  # in the infotext
 _ORIGINAL = "waveft_original"  # on our wrappers: "Reload UI" registers again in the same process
 
 
@@ -150,6 +151,7 @@ class Gate:
         dyn = None if dyn_dims is None else [dyn_dims[number] for number in kept]
         original([names[n] for n in kept], [te[n] for n in kept], [unet[n] for n in kept], dyn)
         self.family.applied({name: use.loaded for name, use in self.uses.items()})
+        self._note()
         self._say(now)
         self._last = now
         for adapter in before - self._adapters():
@@ -198,9 +200,28 @@ class Gate:
                 f'adapter "{name}": expected one tag of that name, got {len(given)} that say different things. '
                 "Keep one, or make a copy of the file under another name."
             )
+        return tags.multipliers(name, given[0] if given else {}, *self._beyond_the_prompt())
+
+    def _beyond_the_prompt(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Returns the multipliers of the settings, and those of an X/Y/Z axis."""
         everywhere = tags.parsed(str(settings.value(self.shared, settings.FACTORS)))
-        axis = getattr(self._processing, "waveft_factors", {})
-        return tags.multipliers(name, given[0] if given else {}, everywhere, axis)
+        return everywhere, getattr(self._processing, "waveft_factors", {})
+
+    def _note(self) -> None:
+        """Has the infotext say what was multiplied without the prompt saying so."""
+        infotext = getattr(self._processing, "extra_generation_params", None)
+        if infotext is None:
+            return
+        for key in (NOTED_STRENGTH, NOTED_FACTORS):
+            infotext.pop(key, None)  # of the X/Y/Z plot's last cell, which shares it
+        if not self.uses:
+            return
+        factor = getattr(self._processing, "waveft_strength", 1.0)
+        if factor != 1:
+            infotext[NOTED_STRENGTH] = f"{factor:g}"
+        factors = [f"{name}={value}" for given in self._beyond_the_prompt() for name, value in given.items()]
+        if factors:
+            infotext[NOTED_FACTORS] = " ".join(factors)
 
     def _say(self, now: object) -> None:
         if now != self._said and settings.value(self.shared, settings.CONSOLE):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from .describing import described, preformatted
@@ -53,8 +52,5 @@ def shown(gate: Gate | None) -> tuple[str, Any]:
     first = next((use.loaded for use in gate.uses.values() if use.loaded.adapter is not None), None)
     if first is None or first.adapter is None:
         return said, None
-    adapter = first.adapter
-    if first.factors:  # it is no file's any more, and the picture calls an adapter by its source
-        adapter = replace(adapter, source=f"{first.name} with {first.factors}")
-    text, picture = described(adapter)
+    text, picture = described(first.adapter, called=first.factors and f"{first.name} with {first.factors}")
     return said + preformatted(f"{first.name}:\n{text}"), picture

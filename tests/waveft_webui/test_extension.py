@@ -32,8 +32,10 @@ def test_settings_are_there_and_multiply_every_adapter(ui, write):
     assert {settings.CONSOLE, settings.FACTORS, settings.PLANS_MIB} <= shared.options_templates.keys()
     setattr(shared.opts, settings.FACTORS, "attn1=0")
     base = ui.draw().weights
-    drawn = ui.draw("<lora:dog:1>")
+    picture = Processing()
+    drawn = ui.draw("<lora:dog:1>", processing=picture)
     assert torch.equal(drawn.weights[UNET], base[UNET])
+    assert picture.extra_generation_params["WaveFT multipliers"] == "attn1=0"
     setattr(shared.opts, settings.FACTORS, "attn3=0")
     assert "a name such as attn1" in ui.draw("<lora:dog:1>").comments[0]
 
@@ -182,7 +184,7 @@ def test_the_accordion_shows_what_the_last_picture_was_drawn_with(ui, write, mon
     assert picture.mode == "RGB" and picture.width > 400
     ui.draw("<lora:dog:0.8:dd=0.5:only=to_>")
     with monkeypatch.context() as patched:
-        patched.setattr(panel, "described", lambda adapter: (f"of {adapter.source}", None))
+        patched.setattr(panel, "described", lambda _, called: (f"of {called}", None))
         assert "of dog with dd=0.5 only=to_" in show()[0]
     ui.draw("<lora:dog:0.8:aa=0:ad=0:da=0:dd=0>")
     assert show()[1] is None

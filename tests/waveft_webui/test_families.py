@@ -243,4 +243,8 @@ def test_an_axis_multiplies_the_prompts_own(ui, base, write):
     drawn = ui.draw("<lora:dog:0.8>", processing=cell)
     left = {layer: held for layer, held in dog.layers.items() if "attn1" not in layer}
     assert same(drawn.weights, expected(base, (Adapter(left, "db1", scaling=1.7), 0.4, 0.4)))
-    assert same(ui.draw("<lora:dog:0.8>").weights, expected(base, (dog, 0.8, 0.8)))
+    noted = cell.extra_generation_params
+    assert (noted["WaveFT strength"], noted["WaveFT multipliers"]) == ("0.5", "attn1=0")
+    cell.waveft_strength, cell.waveft_factors = 1.0, {}  # the next cell, which shares the infotext
+    assert same(ui.draw("<lora:dog:0.8>", processing=cell).weights, expected(base, (dog, 0.8, 0.8)))
+    assert not [key for key in cell.extra_generation_params if "WaveFT" in key]

@@ -99,9 +99,10 @@ class Server:
         png = answer["images"][0]
         return Picture(_hash(png), json.loads(answer["info"])["infotexts"][0], png)
 
-    def images(self, prompt, **more):
-        """Returns the pixels of all pictures that such a request answers, as `Picture.pixels`."""
-        return [_hash(png) for png in self._asked(prompt, more)["images"]]
+    def draw_all(self, prompt, **more):
+        """Returns the pixels of all pictures that such a request answers, as `Picture.pixels`, and their infotexts."""
+        answer = self._asked(prompt, more)
+        return [_hash(png) for png in answer["images"]], json.loads(answer["info"])["infotexts"]
 
     def _asked(self, prompt, more):
         body = {"prompt": prompt, "seed": 1, "steps": 1, "width": 64, "height": 64, "cfg_scale": 2}

@@ -141,10 +141,12 @@ def test_the_axes_of_an_xyz_plot_draw_what_the_tags_would(webui, plain, write):
         told[place[f"{axis} values"]] = ", ".join(values)
     told[place["Z type"]] = 0
     told[place["Draw legend"]], told[place["Include Sub Images"]] = False, True
-    answer = webui.images("a dog <lora:waveft-dog:0.8>", script_name=script, script_args=told)
+    found, infotexts = webui.draw_all("a dog <lora:waveft-dog:0.8>", script_name=script, script_args=told)
     cells = [f"{0.8 * float(x):g}:{y.replace(' ', ':')}" for y in axes["Y"][1] for x in axes["X"][1]]
     drawn = [webui.draw(f"a dog <lora:waveft-dog:{cell}>").pixels for cell in cells]
-    assert len(set(drawn)) == 4 and answer[-4:] == drawn
+    assert len(set(drawn)) == 4 and found[-4:] == drawn
+    assert "WaveFT strength: 0.5, WaveFT multipliers: attn2=0" in infotexts[-4]
+    assert "WaveFT strength" not in infotexts[-1] and "WaveFT multipliers: dd=0.5 aa=0" in infotexts[-1]
     assert webui.draw("a dog <lora:waveft-dog:0.8>").pixels not in drawn
     assert differing(merged(base, (dog, 0.8, 0.8)), webui.weights()) == []
     assert webui.draw("a dog").pixels == picture.pixels
