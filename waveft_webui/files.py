@@ -35,6 +35,11 @@ class Loaded:
     token: str
     factors: str = ""
 
+    @property
+    def title(self) -> str:
+        """What it is called with its multipliers: with them it is no file's any more."""
+        return f"{self.name} with {self.factors}" if self.factors else self.name
+
     def has(self, layer: str) -> bool:
         """Says whether the layer is one that is left."""
         return self.adapter is not None and layer in self.adapter.layers

@@ -52,5 +52,5 @@ def shown(gate: Gate | None) -> tuple[str, Any]:
     first = next((use.loaded for use in gate.uses.values() if use.loaded.adapter is not None), None)
     if first is None or first.adapter is None:
         return said, None
-    text, picture = described(first.adapter, called=first.factors and f"{first.name} with {first.factors}")
+    text, picture = described(first.adapter, called=first.factors and first.title)
     return said + preformatted(f"{first.name}:\n{text}"), picture

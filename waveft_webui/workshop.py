@@ -162,8 +162,11 @@ class Workshop:
             name = str(tag.positional[0]) if tag.positional else ""
             unet, te = tags.strengths(name, tag)
             path = str(self.places.adapter(name))
-            adapter = read(path, name, tags.multipliers(name, tag.named)).adapter
-            if adapter is not None:
+            loaded = read(path, name, tags.multipliers(name, tag.named))
+            if loaded.adapter is not None:
+                adapter = loaded.adapter
+                if loaded.factors:  # a checkpoint's metadata and the report call it so
+                    adapter = replace(adapter, source=f"{loaded.title}.safetensors")
                 parts += _sides(adapter, unet, te)
         if not parts:
             raise WaveFTError("adapters: expected a strength other than 0, got none. Raise one.")

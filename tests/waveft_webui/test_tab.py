@@ -103,7 +103,8 @@ def test_a_merge_is_the_cores_own_with_the_tags_strengths_and_multipliers(work, 
 
 def test_a_merge_has_the_bits_that_a_picture_is_drawn_with(work, write, tmp_path):
     dog = write("dog")
-    work.merge("base.safetensors", "<lora:dog:0.8:attn2=0>", "one", nothing)
+    report = work.merge("base.safetensors", "<lora:dog:0.8:attn2=0>", "one", nothing)
+    assert "merged dog with attn2=0 at 0.8" in report
     expected = by_layer(tmp_path / "Stable-diffusion" / "base.safetensors")
     for layer in expected:
         if layer != CROSS:
