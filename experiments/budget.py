@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.job.schema import Job
 
-from . import compared, jobs
+from . import compared, jobs, plots
 from .compared import Compared, Variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPARSE, WHOLE = (0.8, 0.9, 1, 1.5, 2, 3, 4), (1, 2, 3)
-NAMES = {"waveft": "WaveFT", "shira": "SHiRA", "lora": "LoRA"}
 
 
 class Budget(Compared):
@@ -39,7 +38,7 @@ class Budget(Compared):
     def draw(self, rows: Mapping[str, Any], canvas: Figure) -> None:
         """Draws measures over rank, as figure 4 does."""
         places = {
-            row["label"]: (NAMES[row["label"].split()[0]], float(row["label"].split()[1]))
+            row["label"]: (plots.NAMES[row["label"].split()[0]], float(row["label"].split()[1]))
             for row in rows["rows"]
             if row["label"] != compared.BASE
         }

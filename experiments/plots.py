@@ -9,6 +9,10 @@ COLOURS = {
     "WaveFT": "#c2410c", "SHiRA": "#2563eb", "LoRA": "#15803d", "FourierFT": "#8b3fa8", "full": "#5a6472",
     "LP": "#a3912a", "BitFit": "#2a97a3", "AdaLoRA": "#7a4a2a", "VeRA": "#c23b6b", "LoHa": "#475569", "LoKr": "#94a3b8",
 }  # fmt: skip
+NAMES = {  # of the job's methods
+    "waveft": "WaveFT", "shira": "SHiRA", "lora": "LoRA", "fourierft": "FourierFT", "adalora": "AdaLoRA",
+    "vera": "VeRA", "loha": "LoHa", "lokr": "LoKr",
+}  # fmt: skip
 SERIES = ("#c2410c", "#2563eb", "#15803d", "#8b3fa8", "#a3912a", "#2a97a3", "#7a4a2a", "#c23b6b", "#5a6472", "#22272e")
 
 

@@ -27,12 +27,17 @@ class Seeds(Compared):
     ABOUT = "The variance of every measure over ten draws of positions, WaveFT beside SHiRA."
     SMALL = "the nano base and its robot, 20 trainings: half an hour"
 
+    def options(self, parser: argparse.ArgumentParser) -> None:
+        """Adds how many draws."""
+        super().options(parser)
+        parser.add_argument("--draws", type=int, metavar="N", help=f"of positions; {SEEDS} unless given")
+
     def variants(self, options: argparse.Namespace, job: Job) -> list[Variant]:
         """Returns a variant a method and draw."""
         p, rate = compared.sizes(jobs.is_small(options))
         return [
             Variant(f"{method} {seed}", method, {"coefficients": p, "locations": f"uniform:{seed}"}, (rate,))
-            for seed in range(SEEDS)
+            for seed in range(options.draws or SEEDS)
             for method in NAMES
         ]
 
@@ -53,7 +58,7 @@ class Seeds(Compared):
 
     def draw(self, rows: Mapping[str, Any], canvas: Figure) -> None:
         """Draws every draw of every measure."""
-        measures = compared.measured(rows, ("held_out", "trained", "prompt", "drift", "seeds"))
+        measures = compared.measured(rows, ("loss", "held_out", "trained", "prompt", "drift", "seeds"))
         for panel, measure in zip(canvas.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
             for place, (method, name) in enumerate(NAMES.items()):
                 values = [
@@ -64,7 +69,9 @@ class Seeds(Compared):
                 panel.plot([place] * len(values), values, "o", color=plots.COLOURS[name], alpha=0.5, markersize=4)
             panel.set_xticks(range(len(NAMES)), list(NAMES.values()), fontsize=7)
             panel.set_xlim(-0.5, len(NAMES) - 0.5)
-            plots.tidy(panel, measure)
+            compared.base_line(rows, panel.axhline, measure)
+            plots.tidy(panel, compared.WORDS.get(measure, measure))
+        canvas.supxlabel("each dot: one draw of positions, everything else the same; dotted: the base", fontsize=7)
 
 
 def spread(rows: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:

@@ -99,6 +99,8 @@ def test_a_tiny_sdxl_goes_through(name, arguments, brief, tmp_path, capsys):
     experiment = registry.BY_NAME[name]
     if name == "dreambooth":  # AdaLoRA takes ranks away between its first and its last step
         arguments = [*arguments, "--steps", "6"]
+    if name == "wavelets":
+        arguments = [*arguments, "--set", "validation.validation_split=0.25"]
     assert main([name, *arguments]) == 0
     out = tmp_path / "out"
     rows = json.loads((out / "summary.json").read_text())
@@ -109,6 +111,11 @@ def test_a_tiny_sdxl_goes_through(name, arguments, brief, tmp_path, capsys):
     assert not rows["missing"]
     assert all("trained" in row["figures"] and "drift" in row["figures"] for row in rows["rows"])
     assert (out / f"{experiment.NAME}.png").is_file()
+    if name == "wavelets":  # the base's loss, and each one's after its training
+        losses = [row["figures"]["loss"][0] for row in rows["rows"]]
+        assert len(set(losses)) > 1
+        (told,) = {json.loads(path.read_text())["train"]["validation"][0][1] for path in (out / "cells").glob("*.json")}
+        assert losses[0] == pytest.approx(told, abs=1e-6)
     cell = json.loads(next((out / "cells").glob("*.json")).read_text())
     assert cell["versions"]["torch"]
     assert isinstance(cell["seed"], int)
@@ -256,6 +263,11 @@ def test_the_table_pairs_a_variant_with_the_first_by_subject():
     assert second["steps"] == 2
     assert second["figures"]["trained"][0] == pytest.approx(0.6)
     assert second["differences"]["trained"] == pytest.approx([0.2, 0.1, 0.3])
+
+
+def test_seeds_takes_as_many_draws_as_asked(tmp_path, capsys):
+    assert main(["seeds", "--small", "--dry-run", "--draws", "3", "--out", str(tmp_path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 * 3
 
 
 def test_variances_by_hand():

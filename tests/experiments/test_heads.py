@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from experiments import heads, pictures, table, texts
+from experiments import heads, lite0, pictures, table, texts
 from experiments.__main__ import main
 from experiments.experiment import Cell
 from experiments.heads import Recipe
@@ -224,6 +224,70 @@ def test_a_pretrained_vit_is_kept_and_comes_back_the_same(tmp_path, monkeypatch)
         assert torch.equal(held, second.vit.state_dict()[name])
     assert any(not torch.equal(held, fresh[f"vit.{name}"]) for name, held in first.vit.state_dict().items())
     assert (task.classes, len(task.test)) == (2, 8)
+
+
+def narrow_lite0():
+    """Random weights of EfficientNet-Lite0's layers, 8 wide for its hundreds, by the package's names."""
+    draw, held = torch.Generator().manual_seed(0), {}
+
+    def layer(name, norm, *shape):
+        held[f"{name}.weight"] = torch.randn(shape, generator=draw) / (shape[1] * shape[2] * shape[3]) ** 0.5
+        held[f"{norm}.weight"] = 1 + torch.rand(shape[0], generator=draw)
+        held[f"{norm}.running_var"] = 1 + torch.rand(shape[0], generator=draw)
+        for part in ("bias", "running_mean"):
+            held[f"{norm}.{part}"] = torch.randn(shape[0], generator=draw) / 4
+
+    layer("_conv_stem", "_bn0", 8, 3, 3, 3)
+    for number in range(lite0.lite0.BLOCKS):
+        name, wide, kernel = f"_blocks.{number}.", 16 if number else 8, 5 if number % 2 else 3
+        if number:
+            layer(f"{name}_expand_conv", f"{name}_bn0", wide, 8, 1, 1)
+        layer(f"{name}_depthwise_conv", f"{name}_bn1", wide, 1, kernel, kernel)
+        layer(f"{name}_project_conv", f"{name}_bn2", 8, wide, 1, 1)
+    layer("_conv_head", "_bn1", 16, 8, 1, 1)
+    return held
+
+
+def test_lite0_of_modules_is_the_network_that_evaluate_sees_with():
+    held = narrow_lite0()
+    pixels = torch.randn(2, 3, 33, 33, generator=torch.Generator().manual_seed(1))  # odd: what "same" pads is not even
+    with torch.no_grad():
+        made = lite0.Lite0(held, 4).features(pixels)
+    assert made.std() > 0.1
+    torch.testing.assert_close(made, lite0.lite0.features(held, pixels), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_lite0s_convolutions_train_in_the_small_form(tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    from experiments import classification
+
+    pixels = torch.randn(80, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(pictures, "plain", lambda data, folder: (pixels, torch.arange(80) % 4))
+    monkeypatch.setattr(lite0, "load", lambda classes: lite0.Lite0(narrow_lite0(), classes))
+    monkeypatch.setattr(lite0, "is_installed", lambda: True)
+    monkeypatch.setitem(classification.SIZES, "digits", (16, 8, 8))
+    monkeypatch.setitem(classification.SCATTERED, "coefficients", 24)
+    arguments = ["classification", "--body", "lite0", "--seeds", "1", "--epochs", "2", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    made = json.loads((tmp_path / "summary.json").read_text())["tasks"]["digits-lite0"]
+    assert list(made) == list(classification.LITE0)
+    assert made["LP"]["parameters"] == 0
+    # 31 convolutions of 8 and 16: 15 that widen, 15 of 16 and the first of 8 that narrow, and the head
+    rank_one = 15 * 24 + 15 * 24 + 16 + 24
+    assert made["LoRA 1"]["parameters"] == rank_one
+    assert made["WaveFT"]["parameters"] == made["SHiRA"]["parameters"] == rank_one
+    classification.convolutions.cache_clear()
+
+
+def test_without_lite0s_weights_the_small_form_is_the_vits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lite0, "is_installed", lambda: False)
+    assert main(["classification", "--dry-run", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "EfficientNet-Lite0 is left out" in said
+    assert "digits-lite0--" not in said
+    assert "digits--WaveFT--" in said
+    assert main(["classification", "--methods", "LoRA 16", "--out", str(tmp_path)]) == 2
 
 
 def test_the_digits_are_halved_by_class():
