@@ -36,7 +36,7 @@ STOREYS = {
     "waveft": ("cli", "__init__", "__main__"),
     "experiments": (
         *("experiment", "plots", "running", "jobs", "sentences", "gradients"),
-        *("bottlenecks", "heads", "pictures", "texts", "table", "dreambooths", "permuted", "compared"),
+        *("bottlenecks", "lite0", "heads", "pictures", "texts", "table", "dreambooths", "permuted", "compared"),
         *("rank", "bottleneck", "interpolation", "coverage", "interference", "energy", "classification", "glue"),
         *("dreambooth", "budget", "wavelets", "ablations", "seeds", "lambdas", "cost"),
         *("registry", "__init__", "__main__"),
