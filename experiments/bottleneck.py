@@ -78,7 +78,8 @@ class Bottleneck(Measured):
             panel.set_xscale("log")
             panel.set_ylim(0, 1.05)
             title = f"as many numbers as rank {one['rank']}"
-            plots.tidy(panel, title, "direction, by size", "share of the update's energy, summed")
+            plots.tidy(panel, title, "directions, largest first")
+        panels[0].set_ylabel("share of the update's energy that they hold", fontsize=8)
         panels[0].legend(frameon=False, fontsize=7)
 
 

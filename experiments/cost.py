@@ -99,6 +99,8 @@ class Cost(Measured):
         colours = {"WaveFT": plots.COLOURS["WaveFT"]}
         rows = {method: (one["over_frozen"], one["low"], one["high"]) for method, one in case["methods"].items()}
         plots.bars(panels[0], rows, colours)
-        plots.tidy(panels[0], f"a step: {name}", "over the frozen model's (line: the middle half)")
+        plots.tidy(
+            panels[0], "time of a training step", "times the frozen model's forward and backward (line: middle half)"
+        )
         plots.bars(panels[1], {method: (one["peak_mib"],) * 3 for method, one in case["methods"].items()}, colours)
-        plots.tidy(panels[1], "peak memory of a step", "MiB")
+        plots.tidy(panels[1], "memory that a step takes at its peak", f"MiB ({name})")

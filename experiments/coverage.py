@@ -95,7 +95,8 @@ class Coverage(Measured):
             for name, one in (summary["formula"] or {}).items()
         }
         plots.bars(left, rows)
-        plots.tidy(left, "a tenth of the weights have a gradient", "share of trained numbers that see one")
+        title = "if a tenth of the weights have a gradient\n(in brackets: weights that one number reaches)"
+        plots.tidy(left, title, "share of trained numbers that see one")
         for (name, one), colour in zip(summary["sources"].items(), plots.SERIES, strict=False):
             for key, style in (("curve_identity", "-"), ("curve_db1", "--")):
                 label = f"{name}, {'weights' if key.endswith('identity') else 'Haar coefficients'}"
@@ -105,7 +106,10 @@ class Coverage(Measured):
             right.set_xscale("log")
             right.legend(frameon=False, fontsize=6)
         plots.tidy(
-            right, "measured: are gradients sparse?", "share of the numbers, largest first", "of the squared gradient"
+            right,
+            "measured: what the largest gradients hold",
+            "share of the numbers, largest first",
+            "of the squared gradient",
         )
 
 

@@ -86,9 +86,14 @@ class Energy(Measured):
             panel.stackplot(range(values.shape[1]), values, labels=BANDS, colors=plots.SERIES[:4], alpha=0.8)
             for edge in (0.25, 0.5, 0.75):
                 panel.axhline(edge, color="white", linewidth=0.8, linestyle=":")
-            plots.tidy(panel, name, "layer, in the model's order", "share of the layer's energy")
-        title = "rows, columns: a low-pass, d high-pass"
-        panels[0].legend(frameon=False, fontsize=7, ncol=4, loc="upper center", title=title, title_fontsize=7)
+            plots.tidy(
+                panel, f"energy of the trained coefficients by band: {name}", "layer, in the model's order", "share"
+            )
+        title = "band (rows, columns): a = smooth, d = detail; dotted: a quarter each"
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(
+            handles, names, frameon=False, fontsize=7, ncol=4, loc="outside lower center", title=title, title_fontsize=7
+        )
 
 
 def train(text: str) -> Path:

@@ -83,10 +83,11 @@ class Interference(Measured):
                 for way, prefix in (("norm 1", "rms"), ("as PEFT has it", "peft")):
                     right[f"{method} {name}, {way}"] = (one[f"{prefix}_{key}"],) * 3
         plots.bars(panels[0], left)
-        plots.tidy(panels[0], "what does not cancel (line: shuffled)", "|sum of g| / sum of |g|")
+        title = "what a coefficient is left with of the gradients\nthat it gathers (line: the same, shuffled)"
+        plots.tidy(panels[0], title, "|sum of g| / sum of |g|; 1 = nothing cancels")
         plots.bars(panels[1], right)
         panels[1].set_xscale("log")
-        plots.tidy(panels[1], "what trains", "coefficient's gradient / weight's, rms")
+        plots.tidy(panels[1], "what trains: a coefficient's own gradient", "over a weight's (root mean square)")
 
 
 def both(gradient: torch.Tensor) -> dict[str, float]:

@@ -99,6 +99,8 @@ class Interpolation(Measured):
         for panel, log in zip(panels, (False, True), strict=True):
             for method, rows in summary["curves"].items():
                 held = [row for row in rows if log or row["p"] >= FIRST]
+                if not held:
+                    continue
                 p, colour = [row["p"] for row in held], plots.COLOURS[method]
                 panel.plot(p, [row["loss"] for row in held], color=colour, marker=".", label=method)
                 panel.fill_between(
@@ -111,7 +113,11 @@ class Interpolation(Measured):
                     label="least possible, SHiRA",
                 )  # fmt: skip
                 panel.set_yscale("log")
-            title = "the same, logarithmic, and further down" if log else "as the paper draws it"
+            title = (
+                "the same on a log scale, and with fewer entries"
+                if log
+                else "error that is left, as the paper draws it"
+            )
             plots.tidy(panel, title, "entries that train, p", "mean squared error after training")
         panels[1].legend(frameon=False, fontsize=7)
 

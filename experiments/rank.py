@@ -122,9 +122,10 @@ class Rank(Measured):
                 panel.axvline(P * r, color=plots.FAINT, linewidth=0.8, linestyle="--")
                 panel.text(P * r, 0, f"r={r}", fontsize=6, rotation=90, va="bottom", ha="right")
             panel.plot([P * r for r in RANKS], RANKS, "o", color=plots.COLOURS["LoRA"], markersize=3)
-            plots.tidy(panel, f"{m} x {n}", "entries that train, p", "rank of the update")
+            plots.tidy(panel, f"a weight of {m} x {n}", "entries that train, p", "rank of the update")
         panels[0].plot([], [], color=plots.COLOURS["WaveFT"], label="sparse (SHiRA, WaveFT)")
         panels[0].plot([], [], "o", color=plots.COLOURS["LoRA"], markersize=3, label="LoRA of that budget")
+        panels[0].plot([], [], color=plots.INK, linewidth=0.8, linestyle=":", label="full rank")
         panels[0].legend(frameon=False, fontsize=6, loc="center right")
 
 
