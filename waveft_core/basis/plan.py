@@ -101,8 +101,14 @@ class Plan:
 
         The entries are those that a merge adds, bit for bit: the factor is multiplied in before anything is added.
         """
-        made = self.taps.new_zeros(self.basis[2])
-        self.places.write(made, self.sums(values).mul_(factor))
+        content = self.sums(values).mul_(factor)
+        if self.device.type == "cpu":  # numpy's zeros come in huge pages, torch's in a fault for every 4 kB
+            made = torch.from_numpy(
+                np.zeros(self.basis[2], np.float64 if self.taps.dtype == torch.float64 else np.float32)
+            )
+        else:
+            made = content.new_zeros(self.basis[2])
+        self.places.write(made, content)
         return made
 
     def _contributions(self, values: Tensor) -> Callable[[Tensor], Tensor]:

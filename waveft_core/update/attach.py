@@ -151,7 +151,7 @@ def _start(target: Target, spec: Spec | Adapter) -> tuple[Tensor, Tensor]:
     wide = arithmetic_dtype(weight.dtype)
     if isinstance(spec, Adapter):
         held = spec.layers[target.name]
-        return held.values.to(weight.device, wide, copy=True), held.indices.clone()
+        return held.values.to(weight.device, wide, copy=True), held.indices
     indices = draw(spec.locations, target.name, spec.wavelet, spec.mode, target.shape, spec.coefficients)
     return torch.zeros(spec.coefficients, dtype=wide, device=weight.device), indices
 
@@ -162,10 +162,10 @@ def _install(
     weight, shape, factor = target.weight, target.shape, spec.scaling * strength
     sampler = Sampler(spec.wavelet, spec.mode, shape, indices, factor, target.convolution)
     if not holds:
-        return Beside(target.path, values, indices, sampler)
+        return Beside(target.path, values, sampler)
     plan = make_plan(spec.wavelet, spec.mode, shape, indices, arithmetic_dtype(weight.dtype))
     update = Update(target.path, plan, values, factor)
     ledger = ledger_of(weight, target.path)
-    layer = InWeight(target.path, values, indices, sampler, update, ledger)
+    layer = InWeight(target.path, values, sampler, update, ledger)
     ledger.add(update)  # last: nothing may fail once the weight is changed
     return layer

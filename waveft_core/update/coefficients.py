@@ -26,16 +26,15 @@ class Coefficients(nn.Module):
     Attributes:
         path: the layer's, for messages.
         values: [p].
-        indices: [p] int32, flat in C.
         owner: the tuning, which lives as long as the model that it is attached to, whoever else lets go.
         shown: False at strength 0 and while disabled. A compiled graph depends on this, not on the strength itself.
     """
 
     way: str  # "weight" or "beside": where the update is
 
-    def __init__(self, path: str, values: Tensor, indices: Tensor, sampler: Sampler) -> None:
+    def __init__(self, path: str, values: Tensor, sampler: Sampler) -> None:
         super().__init__()
-        self.path, self.values, self.indices, self.sampler = path, nn.Parameter(values), indices, sampler
+        self.path, self.values, self.sampler = path, nn.Parameter(values), sampler
         self.owner: object = None
         self.shown = True
         self.ran_with_grad = self.ran_without_grad = False
@@ -110,10 +109,8 @@ class InWeight(Coefficients):
 
     way = "weight"
 
-    def __init__(
-        self, path: str, values: Tensor, indices: Tensor, sampler: Sampler, update: Update, ledger: Ledger
-    ) -> None:
-        super().__init__(path, values, indices, sampler)
+    def __init__(self, path: str, values: Tensor, sampler: Sampler, update: Update, ledger: Ledger) -> None:
+        super().__init__(path, values, sampler)
         self.update, self.ledger = update, ledger
         self._loading = False
         self._proven = False  # that the layer's forward is the linear map whose gradient is taken

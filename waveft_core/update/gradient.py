@@ -15,7 +15,6 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from weakref import WeakValueDictionary
 
@@ -26,6 +25,7 @@ from torch.nn.grad import conv2d_weight
 
 from ..basis.atoms import axis, coeffs_shape, matrix_shape
 from ..basis.plan import arithmetic_dtype
+from ..basis.positions import Positions
 
 TOKENS_PER_CHUNK = 64  # two transposed slices of this many tokens stay in a core's cache at SDXL's widths
 
@@ -38,33 +38,40 @@ KEPT = 2**14  # entries of a layer's atoms whose places and taps are kept from s
 _CHANNEL_NS, _TAP_NS, _TERM_NS, _GEMM_NS = 1.2, 0.4, 0.4, 0.0155
 
 
-@dataclass(eq=False)
 class Sampler:
     """What one layer's gradient needs to know.
 
     Attributes:
         wavelet, mode, shape: the basis; `shape` is the weight's own.
-        indices: [p] int32, flat in C, ascending.
         factor: scaling * strength.
         convolution: the layer where it is one, for its stride, padding and dilation.
         handle: names this sampler to a compiled graph.
         in_graph: whether one was compiled.
+
+    Args:
+        indices: [p] int32, flat in C, ascending.
     """
 
-    wavelet: str
-    mode: str
-    shape: tuple[int, ...]
-    indices: Tensor
-    factor: float
-    convolution: nn.Conv2d | None = None
-    handle: int = field(default_factory=itertools.count().__next__)
-    in_graph: bool = False
-    _pattern: tuple[Tensor, Tensor] | None = None
-    _kept: tuple[Tensor, Tensor] | None = None
-    _kept_of: tuple[torch.device, torch.dtype, float] | None = None
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        wavelet: str,
+        mode: str,
+        shape: tuple[int, ...],
+        indices: Tensor,
+        factor: float,
+        convolution: nn.Conv2d | None = None,
+    ) -> None:
+        self.wavelet, self.mode, self.shape, self.factor = wavelet, mode, shape, factor
+        self.convolution, self.in_graph, self.handle = convolution, False, next(_HANDLES)
+        self._positions = Positions.of(indices, *coeffs_shape(wavelet, mode, shape))
+        self._kept: tuple[Tensor, Tensor] | None = None
+        self._kept_of: tuple[torch.device, torch.dtype, float] | None = None
         _SAMPLERS[self.handle] = self
+
+    @property
+    def indices(self) -> Tensor:
+        """The positions, [p] int32, flat in C, ascending; made anew."""
+        return self._positions.indices()
 
     def __call__(self, x: Tensor, grad: Tensor, shared: Shared | None = None) -> Tensor:
         """Returns dL/dvalues, [p] in float32 (float64 where the input is).
@@ -98,14 +105,14 @@ class Sampler:
         m, n = self.matrix
         taps = axis(self.wavelet, self.mode, n).length
         transform = (m + n) * (_CHANNEL_NS + taps * _TAP_NS)
-        return transform + self.indices.numel() * _TERM_NS < m * n * _GEMM_NS
+        return transform + len(self._positions) * _TERM_NS < m * n * _GEMM_NS
 
     def sampled(self, x: Tensor, grad: Tensor, shared: Shared | None = None) -> Tensor:
         """Returns sum_t (D_m dy_t)_i (D_n x_t)_j at the p positions, [p]; x: [T, n], grad: [T, m]."""
         m, n = self.matrix
         wide = arithmetic_dtype(x.dtype)
         rows, columns = axis(self.wavelet, self.mode, m), axis(self.wavelet, self.mode, n)
-        total = self.plane(x.new_zeros(self.indices.numel(), dtype=wide))
+        total = self.plane(x.new_zeros(len(self._positions), dtype=wide))
         ready, kept = (None, None) if shared is None else shared.columns(x, (self.wavelet, self.mode))
         left = right = x.new_empty(0, dtype=wide)
         for start in range(0, x.shape[0], TOKENS_PER_CHUNK):
@@ -139,14 +146,14 @@ class Sampler:
     def gathered(self, weight_grad: Tensor, factor: float = 1.0) -> Tensor:
         """Returns factor * D_m (dL/dW) D_n^T at the p positions, [p]; weight_grad: [m, n] contiguous."""
         device, wide, flat = weight_grad.device, weight_grad.dtype, weight_grad.view(-1)
-        indices = self._moved(device)
+        positions = self._moved(device)
         width = _table(self.wavelet, self.mode, self.matrix[1], device, wide)[1].shape[1] ** 2
-        if len(indices) * width > KEPT:  # longer filters: a part at a time, and nothing kept
-            parts = torch.split(indices, max(1, GATHERED_AT_ONCE // width))
+        if len(positions) * width > KEPT:  # longer filters: a part at a time, and nothing kept
+            parts = torch.split(positions.indices(), max(1, GATHERED_AT_ONCE // width))
             return torch.cat([_dots(flat, *self._atoms(part, wide, factor)) for part in parts])
         of = device, wide, factor
         if self._kept is None or self._kept_of != of:
-            self._kept, self._kept_of = self._atoms(indices, wide, factor), of
+            self._kept, self._kept_of = self._atoms(positions.indices(), wide, factor), of
         return _dots(flat, *self._kept)
 
     def _atoms(self, indices: Tensor, dtype: torch.dtype, factor: float) -> tuple[Tensor, Tensor]:
@@ -162,14 +169,8 @@ class Sampler:
 
     def plane(self, values: Tensor) -> Tensor:
         """Returns C [M, N] in CSR form, `values` [p] at the p positions."""
-        across, along = coeffs_shape(self.wavelet, self.mode, self.shape)
-        indices = self._moved(values.device)
-        if self._pattern is None or self._pattern[0].device != values.device:
-            edges = torch.arange(across + 1, device=values.device) * along
-            self._pattern = torch.searchsorted(indices, edges, out_int32=True), indices % along
-        starts, columns = self._pattern
         _warn_once()
-        return torch.sparse_csr_tensor(starts, columns, values, (across, along), check_invariants=False)
+        return self._moved(values.device).plane(values)
 
     def _scales(self, device: torch.device, dtype: torch.dtype) -> Tensor | float:
         """Returns what `Axis.unscaled` leaves out, for each coefficient [p], or for all where it is one number."""
@@ -178,15 +179,14 @@ class Sampler:
         if len(set(products)) == 1:
             return products[0]
         across, along = coeffs_shape(self.wavelet, self.mode, self.shape)
-        indices = self._moved(device)
+        indices = self._moved(device).indices()
         bands = (indices >= across // 2 * along).int() * 2 + (indices % along >= along // 2).int()
         return torch.tensor(products, dtype=dtype).to(device).index_select(0, bands)
 
-    def _moved(self, device: torch.device) -> Tensor:
-        """Returns the indices on `device`, moved there once."""
-        if self.indices.device != device:
-            self.indices = self.indices.to(device)
-        return self.indices
+    def _moved(self, device: torch.device) -> Positions:
+        """Returns the positions on `device`, moved there once."""
+        self._positions = self._positions.to(device)
+        return self._positions
 
 
 @cache
@@ -212,6 +212,7 @@ def _dots(flat: Tensor, entries: Tensor, taps: Tensor) -> Tensor:
 
 
 _SAMPLERS: WeakValueDictionary[int, Sampler] = WeakValueDictionary()
+_HANDLES = itertools.count()
 
 
 def _convolution_weight_grad(layer: nn.Conv2d, shape: tuple[int, ...], x: Tensor, grad: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class Tuning:
         """Returns the present values as an adapter, copied."""
         basis = self._basis
         layers = {
-            target.name: Layer(layer.values.detach().clone(), layer.indices.clone(), target.shape)
+            target.name: Layer(layer.values.detach().clone(), layer.sampler.indices, target.shape)
             for target, layer in zip(self._targets, self._layers, strict=True)
         }
         return Adapter(layers, basis.wavelet, basis.mode, basis.scaling, basis.locations)
