@@ -43,17 +43,17 @@ def test_any_caption_tokenises(pipeline, name):
     ]
 
 
-def picture_of(pipeline, prompt, seed):
-    made = pipeline(
+def pictures_of(pipeline, prompt, seeds):
+    return pipeline(
         prompt,
         height=64,
         width=64,
         num_inference_steps=15,
         guidance_scale=4.0,
-        generator=torch.Generator().manual_seed(seed),
+        num_images_per_prompt=len(seeds),
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="np",
-    )
-    return made.images[0]
+    ).images
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,7 @@ def picture_of(pipeline, prompt, seed):
 )
 def test_figure_and_ground_have_the_prompt_s_colours(pipeline, prompt, middle, corner):
     right = 0
-    for seed in range(4):
-        pixels = picture_of(pipeline, prompt, seed)
+    for pixels in pictures_of(pipeline, prompt, range(4)):
         figure, ground = pixels[24:40, 24:40].mean(axis=(0, 1)), np.concatenate([pixels[:6, :6], pixels[-6:, -6:]])
         right += int(figure.argmax() == middle and ground.mean(axis=(0, 1)).argmax() == corner)
     assert right >= 3

@@ -1,3 +1,4 @@
+import copy
 import hashlib
 
 import numpy as np
@@ -18,10 +19,16 @@ CPU = torch.device("cpu")
 PLACE = precision.Precision(CPU, torch.float32)
 
 
-@pytest.fixture
-def base(base_folder):
+@pytest.fixture(scope="module")
+def loaded(base_folder):
     model = schema.Model(pretrained_model_name_or_path=str(base_folder))
     return models.load(model, PLACE, modelcheck.check(model)[0])
+
+
+@pytest.fixture
+def base(loaded):
+    """The tiny base, to be changed as a test likes."""
+    return copy.deepcopy(loaded)
 
 
 def picture(folder, name="a.png", seed=0, **settings):

@@ -11,7 +11,7 @@ from waveft_core.basis.norm import norm
 from waveft_core.basis.plan import make_plan
 
 
-def drawn(wavelet, mode, shape, seed=0, most=200):
+def drawn(wavelet, mode, shape, seed=0, most=40):
     across, along = coeffs_shape(wavelet, mode, shape)
     generator = np.random.default_rng(seed)
     # each coefficient of coif17 is 10,404 entries of what the norm is compared with
