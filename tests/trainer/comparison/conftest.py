@@ -3,20 +3,36 @@
 import pytest
 import toml
 
+from tests.trainer.conftest import make_pictures
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """The pictures of every comparison: whose cells are the same cells, as far as their jobs are."""
+    folder = tmp_path_factory.mktemp("compared") / "pictures"
+    make_pictures(folder, 4)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vit(make_model):
+    """The network that sees them."""
+    return make_model("vit")
+
 
 @pytest.fixture
-def compared(job, make_model, tmp_path, pictures_in):
+def compared(job, pictures, vit, tmp_path):
     """The function that writes the job, changed by keyword tables, and returns its path and the comparison's folder."""
 
     def write(**sections):
-        pictures_in(tmp_path / "pictures", 4)
+        job["datasets"][0]["subsets"][0]["image_dir"] = str(pictures)
         job["train"] |= {"max_train_steps": 2, "gradient_accumulation_steps": 1}
         job["sample"] = {"sample_steps": 1}
         job["network"] = {"coefficients": 16}
         job["validation"] = {"validation_split": 0.25}
         job["metadata"] = {"trigger_phrase": "sks robot"}
         job["evaluation"] = {
-            "image_model": str(make_model("vit")), "images_per_prompt": 1,
+            "image_model": str(vit), "images_per_prompt": 1,
             "subject_prompts": ["{trigger}", "{trigger} at sea"], "plain_prompts": ["a red cup", "a cat"],
         }  # fmt: skip
         for name, values in sections.items():
