@@ -41,6 +41,8 @@ WORDS = (
     *("init", "sample", "evaluate", "compare", "publish"),
     *("inspect", "merge", "combine", "prune", "extract", "convert"),
 )
+# pytest-xdist's: half of the tests for each worker, and the rest of the slower one's; a worker takes about 1.5 GB.
+ON_ALL_CORES = ("-n", "auto", "--maxprocesses", "8", "--dist", "worksteal")
 # It carries CLIP's vocabulary (1.5 MB), which a single-file checkpoint lacks; nothing of its code runs.
 VOCABULARY = "open_clip_torch"
 SAID_ABOVE_BYTES = 20e6  # downloads smaller than this are not worth a line
@@ -110,7 +112,7 @@ def plan(arguments: "list[str]", root: Path) -> "tuple[tuple[str, ...], list[str
     """Returns the extras that a command needs and what Python is to run, from the clone's root."""
     name, rest = arguments[0], arguments[1:]
     if name == "test":
-        return ("train", "dev"), ["-m", "pytest", *rest]
+        return ("train", "dev"), ["-m", "pytest", *ON_ALL_CORES, *rest]
     if name == "nox":
         return ("train", "dev"), ["-m", "nox", *rest]
     if name == "train":

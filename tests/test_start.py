@@ -146,7 +146,10 @@ def test_a_job_of_another_method_has_its_package_installed(clone, text, argument
 
 
 def test_test_and_nox_hand_their_arguments_on(clone):
-    assert start.plan(["test", "-k", "x"], clone[0]) == (("train", "dev"), ["-m", "pytest", "-k", "x"])
+    assert start.plan(["test", "-k", "x"], clone[0]) == (
+        ("train", "dev"),
+        ["-m", "pytest", *start.ON_ALL_CORES, "-k", "x"],
+    )
     assert start.plan(["nox", "-s", "check"], clone[0]) == (("train", "dev"), ["-m", "nox", "-s", "check"])
 
 
