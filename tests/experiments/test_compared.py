@@ -89,7 +89,7 @@ def brief(monkeypatch):
     monkeypatch.setattr("experiments.dreambooth.METHODS", ("waveft", "adalora", "fourierft"))
 
 
-QUICK = ("wavelets", "ablations")  # the others go the same way, with other rows
+QUICK = ("ablations",)  # the others go the same way, with other rows
 
 
 @pytest.mark.parametrize("name", [pytest.param(one, marks=() if one in QUICK else pytest.mark.slow) for one in ON_SDXL])

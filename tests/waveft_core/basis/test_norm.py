@@ -20,11 +20,14 @@ def drawn(wavelet, mode, shape, seed=0, most=40):
     return indices.astype(np.int32), generator.normal(size=indices.size)
 
 
+SHAPES = [(7, 30), (90, 6), (1, 200), (2, 3, 3, 3)]
+
+
 @pytest.mark.parametrize("wavelet", wavelets())
-@pytest.mark.parametrize("shape", [(8, 8), (7, 30), (90, 6), (1, 200), (2, 3, 3, 3)])
-def test_the_norm_is_that_of_the_entries(wavelet, shape):
-    for mode in ("zero", "periodization"):
-        if (mode == "zero" and wavelet == "identity") or (mode == "periodization" and shape != (8, 8)):
+def test_the_norm_is_that_of_the_entries(wavelet):
+    turn = sorted(wavelets()).index(wavelet)  # (8, 8) and one of the others by turns
+    for mode, shape in (("periodization", (8, 8)), ("zero", (8, 8)), ("zero", SHAPES[turn % len(SHAPES)])):
+        if mode == "zero" and wavelet == "identity":
             continue
         indices, values = drawn(wavelet, mode, shape)
         plan = make_plan(wavelet, mode, shape, torch.from_numpy(indices), torch.float64)
