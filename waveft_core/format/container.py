@@ -157,6 +157,34 @@ def tensor_of(
     return content.view(DTYPES[stored.dtype]).view(stored.shape)
 
 
+def tensors_of(
+    file: FileIO, path: str | os.PathLike[str], layout: Mapping[str, Stored]
+) -> Callable[[Stored, Callable[[Tensor], None] | None], Tensor]:
+    """Returns `tensor_of` for an open file: one of at most `PIECE_BYTES` is read whole and cut up."""
+    ends = [stored.start + stored.size for stored in layout.values()]
+    if not ends or max(ends) > PIECE_BYTES:
+        return lambda stored, look: tensor_of(file, path, stored, look)
+    first = min(layout.values(), key=lambda stored: stored.start)
+    content = bytearray(max(ends) - first.start)
+    _check_unchanged(file, path, first)
+    file.seek(first.start)
+    take(file, path, memoryview(content))
+    _check_unchanged(file, path, first)
+
+    def cut(stored: Stored, look: Callable[[Tensor], None] | None) -> Tensor:
+        if not stored.size or stored.dtype not in DTYPES:
+            return tensor_of(file, path, stored, look)
+        dtype = DTYPES[stored.dtype]
+        count = stored.size // dtype.itemsize
+        return (
+            torch.frombuffer(content, dtype=dtype, count=count, offset=stored.start - first.start)
+            .clone()
+            .view(stored.shape)
+        )
+
+    return cut
+
+
 def read_pieces(path: str | os.PathLike[str], stored: Stored) -> Iterator[Piece]:
     """Yields one tensor's bytes.
 

@@ -16,7 +16,18 @@ from torch import Tensor
 
 from ..errors import Refusal, listed
 from .adapter import DAMAGED, FILE_DTYPES, Adapter, Layer, check_layer, check_plane
-from .container import PICKLES, PIECE_BYTES, WORDS, Entry, atomic, layout_of, tensor_bytes, tensor_of, write_container
+from .container import (
+    PICKLES,
+    PIECE_BYTES,
+    WORDS,
+    Entry,
+    atomic,
+    layout_of,
+    tensor_bytes,
+    tensor_of,
+    tensors_of,
+    write_container,
+)
 from .disk import is_file, is_folder, opened, what_lies_at
 from .header import HEADER, MAX_BYTES, NEWER, Header, parse_header
 from .layout import Stored
@@ -37,10 +48,11 @@ def load(path: str | os.PathLike[str]) -> Adapter:
         _check_declared(_declared(layout), fail)
         order = sorted(layout, key=lambda name: (not name.endswith(".waveft_shape"), layout[name].start))
         tensors: dict[str, Tensor] = {}
+        read = tensors_of(file, path, layout)
         for name in order:  # shapes first: they say how many coefficients there can be at all
             if name != HEADER:
                 look = _look_at(name, layout[name], header, tensors, fail)
-                tensors[name] = tensor_of(file, path, layout[name], look)
+                tensors[name] = read(layout[name], look)
     return _assembled(header, tensors, metadata, str(path))
 
 

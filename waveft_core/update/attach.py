@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..basis.locations import draw
-from ..basis.plan import arithmetic_dtype, make_plan
+from ..basis.plan import Plan, arithmetic_dtype, make_plan
 from ..errors import WaveFTError
 from ..format.adapter import Adapter, check_adapter
 from ..versions import check_torch_trains
@@ -78,10 +78,14 @@ def _attached(models: Models, spec: Spec | Adapter, name: str | None, beside: bo
         if not holds:
             _check_beside(target)
     drawn = [_start(target, spec) for target in targets]  # every refusal comes before the first change
+    plans = [  # all before the weights are asked for: what they need stays in the cache
+        make_plan(spec.wavelet, spec.mode, target.shape, indices, values.dtype) if holds else None
+        for target, holds, (values, indices) in zip(targets, held, drawn, strict=True)
+    ]
     layers: list[tuple[Target, Coefficients]] = []
     try:
-        for target, holds, start in zip(targets, held, drawn, strict=True):
-            layers.append((target, _install(target, *start, spec, holds, strength)))
+        for target, start, plan in zip(targets, drawn, plans, strict=True):
+            layers.append((target, _install(target, *start, spec, plan, strength)))
         refuse_overflow(layer.ledger for _, layer in layers if isinstance(layer, InWeight))
     except BaseException:
         for _, layer in layers:
@@ -157,15 +161,14 @@ def _start(target: Target, spec: Spec | Adapter) -> tuple[Tensor, Tensor]:
 
 
 def _install(
-    target: Target, values: Tensor, indices: Tensor, spec: Spec | Adapter, holds: bool, strength: float
+    target: Target, values: Tensor, indices: Tensor, spec: Spec | Adapter, plan: Plan | None, strength: float
 ) -> Coefficients:
-    weight, shape, factor = target.weight, target.shape, spec.scaling * strength
-    sampler = Sampler(spec.wavelet, spec.mode, shape, indices, factor, target.convolution)
-    if not holds:
+    factor = spec.scaling * strength
+    sampler = Sampler(spec.wavelet, spec.mode, target.shape, indices, factor, target.convolution)
+    if plan is None:
         return Beside(target.path, values, sampler)
-    plan = make_plan(spec.wavelet, spec.mode, shape, indices, arithmetic_dtype(weight.dtype))
     update = Update(target.path, plan, values, factor)
-    ledger = ledger_of(weight, target.path)
+    ledger = ledger_of(target.weight, target.path)
     layer = InWeight(target.path, values, sampler, update, ledger)
     ledger.add(update)  # last: nothing may fail once the weight is changed
     return layer

@@ -98,10 +98,13 @@ def merge(
     places = resolve(target, adapter, leave_out)
     for place in places:
         check_weight(place.weight, place.path)
+    updates = [_update(place, adapter, strength) for place in places]  # all first: what they need stays in the cache
     placed: list[tuple[Ledger, Update]] = []
     try:
-        for place in places:
-            placed.append(_place(place, adapter, strength))
+        for place, update in zip(places, updates, strict=True):
+            ledger = ledger_of(place.weight, place.path)
+            ledger.add(update)
+            placed.append((ledger, update))
         refuse_overflow([ledger for ledger, _ in placed])
     except BaseException:
         for ledger, update in placed:
@@ -110,11 +113,8 @@ def merge(
     return Merged(placed, strength, adapter.scaling)
 
 
-def _place(place: Target, adapter: Adapter, strength: float) -> tuple[Ledger, Update]:
+def _update(place: Target, adapter: Adapter, strength: float) -> Update:
     layer = adapter.layers[place.name]
     wide = arithmetic_dtype(place.weight.dtype)
     plan = make_plan(adapter.wavelet, adapter.mode, layer.shape, layer.indices, wide)
-    update = Update(place.name, plan, layer.values.to(place.weight.device), adapter.scaling * strength)
-    ledger = ledger_of(place.weight, place.path)
-    ledger.add(update)
-    return ledger, update
+    return Update(place.name, plan, layer.values.to(place.weight.device), adapter.scaling * strength)
