@@ -194,7 +194,9 @@ def test_forwards_under_layerwise_casting_write_nothing_while_the_values_rest(
 ):
     hooks = pytest.importorskip("diffusers.hooks")
     writes, put = [], Ledger.put
-    monkeypatch.setattr(Ledger, "put", lambda self, *given: (writes.append(self.layer), put(self, *given)))
+    monkeypatch.setattr(
+        Ledger, "put", lambda self, *given, **more: (writes.append(self.layer), put(self, *given, **more))
+    )
     model = make_mlp().to(storage)
     for layer in (model[0], model[2]):
         hooks.apply_layerwise_casting(layer, storage, torch.float32, skip_modules_pattern=())
