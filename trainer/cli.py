@@ -18,7 +18,7 @@ from typing import Any
 from .evaluation.command import proposal
 from .job import strayoptions
 from .job.schema import Job
-from .preflight import dryrun, estimate, preflight
+from .preflight import dryrun, levers, preflight
 from .run.runfolder import ADAPTER, STATE, RunFolder
 from .system import commandline, console
 from .system.console import clock, counted, say
@@ -182,7 +182,7 @@ def train(ready: preflight.Ready, resume: Path | None, began: float) -> int:
     try:
         outcome = loop.run(ready, state.load(resume) if resume else None)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TrainingStopped(estimate.out_of_memory(error, ready)) from error
+        raise TrainingStopped(levers.out_of_memory(error, ready)) from error
     except WaveFTError as error:  # once a step was done, loop.run makes it a TrainingStopped
         raise UserError(str(error)) from error
     if outcome.warning:

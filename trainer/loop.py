@@ -15,7 +15,7 @@ from .job.jobtext import job_toml
 from .learning import validation
 from .learning.wholestep import WholeStep
 from .pictures.plan import micro_batches
-from .preflight import estimate
+from .preflight import levers
 from .preflight.preflight import Ready
 from .result import artifacts
 from .result.runlog import Outcome, RunLog
@@ -102,7 +102,7 @@ def train(parts: Parts, outcome: Outcome, log: RunLog) -> None:
                 if outcome.steps == begun_at and not out_of_memory:
                     raise  # nothing is lost, and nobody is told that something was trained
                 why = f"stopped after step {outcome.steps}: {reason(error)}"
-                outcome.fail(estimate.out_of_memory(error, parts.ready) if out_of_memory else why, error)
+                outcome.fail(levers.out_of_memory(error, parts.ready) if out_of_memory else why, error)
                 break
 
 

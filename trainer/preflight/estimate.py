@@ -9,17 +9,14 @@ guess: the driver's context, cuDNN's workspaces and gaps between allocations.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..base import layershapes
 from ..base.modelfacts import ModelFacts
 from ..job.schema import Job
 from ..methods import registry
-from ..system.errors import reason
-from .preflight import Ready
 
 GB = 1e9
 BLOCK = 50.5  # bytes by token and width: two attentions, a gated feed-forward of 4 times the width, three fp32 norms
@@ -32,8 +29,6 @@ CONTEXT = 0.3 * GB  # of a caption in trained text encoders of SDXL's size
 TOKENS = 77
 MOMENTS = {"SGD": 4, "Lion": 4, "Lion8bit": 4, "Adafactor": 4, "Prodigy": 16}  # bytes by trained number; 8 otherwise
 NF4 = 0.53  # bytes by weight, its block's scale among them
-SMALLEST = 0.05 * GB  # of a saving that is worth telling
-STEPS_DOWN = (1024, 768, 512)  # px that are proposed instead
 # TFLOP/s that a run of SDXL's reaches in practice, base frozen, bf16 on the GPUs; rough
 REACHED = {"an H100": 65.0, "an RTX 4090": 27.0, "an RTX 3090": 12.0, "8 CPU cores": 0.3}
 
@@ -243,63 +238,6 @@ def state_bytes(job: Job, facts: ModelFacts) -> int | None:
     counts = trained(job, facts)
     each = 4 + MOMENTS.get(job.optimizer.optimizer_type, 8) + (4 if job.train.ema_decay else 0)
     return None if counts is None else sum(counts) * each
-
-
-def levers(job: Job, facts: ModelFacts, resolution: tuple[int, int]) -> list[str]:
-    """Returns what would take less memory, each with what it saves, the largest saving first.
-
-    Args:
-        job: as it ran out of memory.
-        facts: of its base.
-        resolution: (width, height) px.
-    """
-    batch = max(dataset_batches(job))
-    given = setting(job, resolution, batch)
-    now = memory(job, facts, given)
-    if now is None:
-        return []
-    found = []
-    for text, other in options(given, batch):
-        changed = memory(job, facts, other)
-        saved = now.total - changed.total if changed else 0.0
-        if saved >= SMALLEST:
-            found.append((saved, f"{text} (about {saved / GB:.1f} GB less)"))
-    return [text for _, text in sorted(found, key=lambda pair: -pair[0])]
-
-
-def out_of_memory(error: BaseException, ready: Ready) -> str:
-    """Returns what is said when the device's memory was too small, with the levers there are and what each saves."""
-    found = levers(ready.job, ready.facts, ready.resolution)
-    plain = ["[train] gradient_checkpointing = true", "[general] batch_size = 1", "a smaller [general] resolution"]
-    return f"{reason(error)} What would take less memory: {'; '.join(found or plain)}."
-
-
-def options(given: Setting, batch: int) -> Iterable[tuple[str, Setting]]:
-    """Yields what could be changed, as a job writes it, with the setting that comes of it."""
-    if not given.checkpointing:
-        yield "[train] gradient_checkpointing = true", replace(given, checkpointing=True)
-    if batch > 1:
-        yield (
-            f"[general] batch_size = 1 with gradient_accumulation_steps {batch} times as many",
-            replace(given, batch=1),
-        )
-    side = math.isqrt(given.width * given.height)
-    if lower := next((px for px in STEPS_DOWN if px < side), None):
-        yield f"[general] resolution = {lower}", replace(given, width=lower, height=lower)
-    if given.compute == 4 or given.base == "fp32":
-        yield (
-            '[train] mixed_precision = "bf16" and [model] base_dtype = "auto"',
-            replace(given, compute=2, base="auto"),
-        )
-    for base in ("fp8", "nf4"):
-        if given.base in ("auto", "fp32"):
-            yield f'[model] base_dtype = "{base}"', replace(given, base=base)
-    if given.text[1]:
-        yield "[network] train_text_encoder = false", replace(given, text=(False, False))
-    elif given.text[0]:
-        yield "[cache] cache_text_encoder_outputs = true", replace(given, text=(False, False))
-    if given.vae:
-        yield "[cache] cache_latents = true, without color_aug and random_crop", replace(given, vae=False)
 
 
 def dataset_batches(job: Job) -> list[int]:

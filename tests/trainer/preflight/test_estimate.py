@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 
 from trainer.base import layershapes, modelfacts
 from trainer.job import config, schema
-from trainer.preflight import estimate, preflight
+from trainer.preflight import estimate
 from waveft_core.format import keys
 
 ROOT = Path(__file__).parents[3]
@@ -100,7 +100,6 @@ def test_a_hub_id_tells_nothing():
     assert layershapes.layers(unknown, made.model, made.network) is None
     assert estimate.memory(made, unknown, setting(made)) is None
     assert estimate.file_bytes(made, unknown) is estimate.state_bytes(made, unknown) is None
-    assert estimate.levers(made, unknown, SIDE) == []
 
 
 def test_the_papers_recipe_takes_7_to_9_gb(facts):
@@ -157,36 +156,6 @@ def test_the_work_of_a_forward_pass(facts):
     assert estimate.seconds(facts, setting(made), 20)["an H100"] == pytest.approx(
         10 * estimate.seconds(facts, setting(made), 2)["an H100"]
     )
-
-
-def test_levers_come_with_figures_the_largest_first(facts):
-    made = job(
-        train={"gradient_checkpointing": False, "mixed_precision": "no"},
-        general={"batch_size": 4},
-        network={"train_text_encoder": True},
-    )
-    found = estimate.levers(made, facts, SIDE)
-    savings = [float(text.split("about ")[1].split(" GB")[0]) for text in found]
-    assert savings == sorted(savings, reverse=True)
-    for part in ("gradient_checkpointing = true", "batch_size = 1", "resolution = 768", '"bf16"', "train_text_encoder"):
-        assert any(part in text for text in found), part
-
-
-def test_levers_that_are_pulled_are_not_told_again(facts):
-    made = job(model={"pretrained_model_name_or_path": "b", "base_dtype": "nf4"}, general={"resolution": 512})
-    assert estimate.levers(made, facts, (512, 512)) == []
-
-
-def test_what_is_said_when_memory_runs_out(facts):
-    made = job(train={"gradient_checkpointing": False})
-    ready = preflight.Ready(made, (), (), SIDE, 32, facts)
-    said = estimate.out_of_memory(MemoryError("CUDA out of memory. Tried\nmore"), ready)
-    assert said.startswith(
-        "CUDA out of memory. Tried What would take less memory: [train] gradient_checkpointing = true"
-    )
-    assert "GB less); " in said
-    unknown = dataclasses.replace(ready, facts=modelfacts.ModelFacts())
-    assert "[general] batch_size = 1; a smaller" in estimate.out_of_memory(MemoryError(), unknown)
 
 
 @pytest.mark.parametrize(
