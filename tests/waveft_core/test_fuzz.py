@@ -14,8 +14,8 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import tracemalloc
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -463,12 +463,14 @@ def run(count, path, limit=contextlib.nullcontext):
         max_examples=count,
         derandomize=True,
         database=None,
-        deadline=timedelta(seconds=EXAMPLE_S),
+        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     @given(damaged())
     def each(content):
+        begun = time.process_time()  # of this process's own work, however busy the machine is
         outcomes[examine(content, path, limit)] += 1
+        assert time.process_time() - begun < EXAMPLE_S
 
     path.write_bytes(encode(*whole_files()[0]))
     with Made():  # what is imported and cached once a process is no file's cost

@@ -210,7 +210,7 @@ def test_a_refusal_gives_the_lock_back(model):
     free = []
 
     def try_it():
-        free.append(LOCK.acquire(timeout=5))
+        free.append(LOCK.acquire(timeout=60))
         LOCK.release()
 
     thread = threading.Thread(target=try_it)
