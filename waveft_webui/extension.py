@@ -51,10 +51,10 @@ def panel() -> type | None:
 
 
 def _register_callbacks() -> None:
-    from modules import script_callbacks, script_loading, scripts
+    from modules import script_callbacks, scripts
 
     def before_ui(*_: Any) -> None:  # when the others' scripts have been loaded too
-        tell_block_weights(script_loading.loaded_scripts)
+        tell_block_weights(scripts.scripts_data)
         axes.add(scripts.scripts_data)
 
     def tabs() -> list[Any]:  # only where there is a page

@@ -107,7 +107,7 @@ def test_the_lora_tab_shows_sdxls_files_that_do_not_say_so_themselves(tmp_path, 
 
 def test_block_weights_keep_our_kind_of_patch(ui):
     module = SimpleNamespace(LORAS=["lora", "loha"])
-    ui.modules.script_loading.loaded_scripts["/x/scripts/lora_block_weight.py"] = module
+    ui.modules.scripts.scripts_data.append(SimpleNamespace(path="/x/scripts/lora_block_weight.py", module=module))
     for call in ui.callbacks * 2:
         call()
     assert module.LORAS == ["lora", "loha", "waveft"]

@@ -62,7 +62,6 @@ class World:
             on_before_ui=lambda call, **_: self.callbacks.append(call),
             on_ui_tabs=lambda call, **_: self.tabs.append(call),
         )
-        modules.script_loading = SimpleNamespace(loaded_scripts={})
         modules.scripts = SimpleNamespace(scripts_data=[])
         modules.shared = _settings()
         monkeypatch.setitem(sys.modules, "modules.shared", modules.shared)

@@ -161,7 +161,6 @@ class _Real:
         found.script_callbacks = SimpleNamespace(
             on_before_ui=lambda call, **_: self.callbacks.append(call), on_ui_tabs=lambda *_, **__: None
         )
-        found.script_loading = SimpleNamespace(loaded_scripts={})
         return found
 
     def prepare(self):

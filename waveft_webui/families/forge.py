@@ -7,7 +7,7 @@ stay changed for the next picture. Nothing of ours may fail there: names and sha
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,15 +137,15 @@ def calculated(weight: torch.Tensor, strength: float, patch: Patch) -> torch.Ten
     return patch.add_(weight, strength)
 
 
-def tell_block_weights(loaded_scripts: Mapping[str, Any]) -> bool:
+def tell_block_weights(scripts_data: Iterable[Any]) -> bool:
     """Has sd-webui-lora-block-weight keep patches of our kind, where it is there: it drops those that it does not know.
 
     Args:
-        loaded_scripts: the UI's modules of scripts, by path.
+        scripts_data: the UI's list of scripts, each with its path and module.
     """
-    for path, module in loaded_scripts.items():
-        kinds = getattr(module, "LORAS", None)
-        if path.endswith("lora_block_weight.py") and isinstance(kinds, list):
+    for data in scripts_data:
+        kinds = getattr(data.module, "LORAS", None)
+        if data.path.endswith("lora_block_weight.py") and isinstance(kinds, list):
             if NAME not in kinds:
                 kinds.append(NAME)
             return True
