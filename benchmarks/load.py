@@ -13,7 +13,6 @@ import argparse
 import gc
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmarks.measure import Report, arguments, collected_by_hand, table, time_text
+from benchmarks.measure import Report, arguments, collected_by_hand, now, table, time_text
 from waveft_core import Adapter, Layer, Spec, attach, load, merge, save
 from waveft_core.basis.locations import draw
 from waveft_core.update.targets import select
@@ -123,10 +122,10 @@ class Marks:
     def __call__(self, name: str, step: Callable[[], Any]) -> Any:
         """Returns what `step` returns, and notes what it took under `name`."""
         self._wait()
-        began = time.perf_counter()
+        began = now()
         made = step()
         self._wait()
-        self.seconds.setdefault(name, []).append(time.perf_counter() - began)
+        self.seconds.setdefault(name, []).append(now() - began)
         return made
 
     def _wait(self) -> None:
