@@ -16,9 +16,10 @@ from torch.utils.hooks import RemovableHandle
 from ..basis.atoms import axis
 from ..basis.plan import arithmetic_dtype
 from .coefficients import Coefficients
-from .gradient import Sampler, layer_input
+from .gradient import Sampler
 from .ledger import ledger_of
 from .storage import can_hold
+from .tap import layer_input
 
 
 class Beside(Coefficients):

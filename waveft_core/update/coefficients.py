@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import WaveFTError
-from .gradient import Sampler, layer_input, tapped
+from .gradient import Sampler
 from .ledger import Ledger, Update
 from .lock import LOCK, locked
+from .tap import layer_input, tapped
 
 
 class Coefficients(nn.Module):

@@ -11,26 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
 import warnings
-import weakref
-from collections.abc import Callable
 from functools import cache, lru_cache
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
 from ..basis.atoms import axis, coeffs_shape, matrix_shape
 from ..basis.plan import arithmetic_dtype
 from ..basis.positions import Positions
+from .shared import Shared
 
 TOKENS_PER_CHUNK = 64  # two transposed slices of this many tokens stay in a core's cache at SDXL's widths
 
 GATHERED_AT_ONCE = 2**16  # entries of dL/dW: 0.8 MB of places and values, well below a weight
-MOST_SHARED = 2**23  # numbers of a transform that is kept for the next layer of the same input: 33 MB
 KEPT = 2**14  # entries of a layer's atoms whose places and taps are kept from step to step: 128 kB
 
 # Nanoseconds on one CPU core, read off SDXL's shapes (python -m benchmarks.gradient): one token of one channel, read
@@ -66,7 +62,7 @@ class Sampler:
         self._positions = Positions.of(indices, *coeffs_shape(wavelet, mode, shape))
         self._kept: tuple[Tensor, Tensor] | None = None
         self._kept_of: tuple[torch.device, torch.dtype, float] | None = None
-        _SAMPLERS[self.handle] = self
+        SAMPLERS[self.handle] = self
 
     @property
     def indices(self) -> Tensor:
@@ -211,7 +207,7 @@ def _dots(flat: Tensor, entries: Tensor, taps: Tensor) -> Tensor:
     return (flat.index_select(0, entries).view_as(taps) * taps).sum(dim=1)
 
 
-_SAMPLERS: WeakValueDictionary[int, Sampler] = WeakValueDictionary()
+SAMPLERS: WeakValueDictionary[int, Sampler] = WeakValueDictionary()
 _HANDLES = itertools.count()
 
 
@@ -242,140 +238,3 @@ def _table(wavelet: str, mode: str, size: int, device: torch.device, dtype: torc
     """Returns an axis's positions (cropped ones at 0, their taps being 0) and its taps, on `device`."""
     side = axis(wavelet, mode, size)
     return torch.from_numpy(side.positions.clip(min=0)).to(device), torch.from_numpy(side.taps).to(device, dtype)
-
-
-if hasattr(torch.library, "custom_op"):  # older torches apply and merge adapters, and refuse to train: see `attach`
-
-    @torch.library.custom_op("waveft::coefficient_gradient", mutates_args=())
-    def _in_graph(x: Tensor, grad: Tensor, handle: int, count: int, dtype: torch.dtype) -> Tensor:
-        """Returns a sampler's gradient, [count], as one step of a compiled graph, which its parts would break."""
-        return _SAMPLERS[handle](x, grad).to(dtype)
-
-    @_in_graph.register_fake
-    def _(x: Tensor, grad: Tensor, handle: int, count: int, dtype: torch.dtype) -> Tensor:
-        _SAMPLERS[handle].in_graph = True
-        return x.new_empty(count, dtype=dtype)
-
-
-class Shared:
-    """What the layers that see one input have in common: its cast, and its transform while the backward pass needs it.
-
-    The three projections of an attention see one tensor. It is found again by being the very object that the layer
-    before was called with, unchanged since.
-
-    Attributes:
-        layers: how many have seen the input and not yet had their gradient.
-    """
-
-    def __init__(self, x: Tensor) -> None:
-        self.layers = 0
-        casts: dict[torch.dtype, Tensor] = {}
-        self._casts = casts
-        self._x, self._version = weakref.ref(x, lambda _: casts.clear()), x._version
-        self._of: tuple[object, ...] = ()
-        self._columns: list[Tensor] = []
-
-    def is_of(self, x: Tensor) -> bool:
-        """Returns whether this is of the tensor `x` as it is."""
-        return self._x() is x and x._version == self._version
-
-    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Returns `x`, which this is of, detached and in `dtype`."""
-        if dtype not in self._casts:
-            self._casts[dtype] = x.detach().to(dtype)
-        return self._casts[dtype]
-
-    def columns(self, x: Tensor, basis: tuple[str, str]) -> tuple[list[Tensor] | None, list[Tensor] | None]:
-        """Returns the transform of `x` [T, n] by chunks, if it is at hand, and a list to fill if others will ask.
-
-        Args:
-            x: as one of the layers saved it.
-            basis: its wavelet and mode.
-        """
-        of = (x.data_ptr(), x._version, x.shape, x.stride(), x.dtype, basis)
-        if self._of and self._of[1:] == of:
-            return self._columns, None
-        if self.layers < 2 or x.numel() > MOST_SHARED:
-            return None, None
-        self._of, self._columns = (x, *of), []  # x is kept with it: nothing else comes to lie at its address
-        return None, self._columns
-
-    def done(self) -> None:
-        """Takes note that one of the layers has its gradient; the last one lets go of the transform."""
-        self.layers -= 1
-        if self.layers < 1:
-            self._of, self._columns = (), []
-
-
-class _Seen(threading.local):
-    """The input that this thread's layers saw last, until it dies."""
-
-    shared: Shared | None = None
-
-
-_SEEN = _Seen()
-
-
-def _shared(x: Tensor) -> Shared:
-    """Returns what the layers that see `x` have in common."""
-    found = _SEEN.shared
-    if found is None or not found.is_of(x):
-        found = _SEEN.shared = Shared(x)
-    return found
-
-
-class Tap(torch.autograd.Function):
-    """Hands the layer's output on unchanged, and gives the coefficients their gradient on the way back."""
-
-    @staticmethod
-    def forward(  # type: ignore[no-untyped-def]
-        ctx, output: Tensor, x: Tensor, values: Tensor, handle: int, shared: Shared | None = None
-    ) -> Tensor:
-        """Returns `output`, the same memory; saves the layer's input `x`."""
-        ctx.save_for_backward(x)
-        ctx.handle, ctx.count, ctx.dtype, ctx.shared = handle, values.numel(), values.dtype, shared
-        if not torch.compiler.is_compiling():
-            ctx.sampler = _SAMPLERS[handle]  # kept by the graph: a backward pass may come after the hooks are gone
-        return output.detach()  # not a view for autograd: the model may go on to change it in place
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        """Returns the output's gradient unchanged and the values' own."""
-        (x,) = ctx.saved_tensors
-        if torch.compiler.is_compiling():
-            return grad, None, _in_graph(x, grad, ctx.handle, ctx.count, ctx.dtype), None, None
-        found = ctx.sampler(x, grad, ctx.shared).to(ctx.dtype)
-        if ctx.shared is not None:
-            ctx.shared.done()
-        return grad, None, found, None, None
-
-
-def tap(values: Tensor, sampler: Sampler) -> Callable[..., Tensor]:
-    """Returns a forward hook (with kwargs) through which `values` get their gradient."""
-
-    def after_forward(module: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return output
-        return tapped(args, kwargs, output, values, sampler)
-
-    return after_forward
-
-
-def layer_input(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
-    """Returns what a layer was called with, whatever its forward calls it (`input`, or bitsandbytes' `x`)."""
-    return args[0] if args else next(iter(kwargs.values()))
-
-
-def tapped(
-    args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor, values: Tensor, sampler: Sampler
-) -> Tensor:
-    """Returns a layer's output with `values` tapped into its gradient; args, kwargs: what the layer was called with."""
-    x = layer_input(args, kwargs)
-    shared = None if torch.compiler.is_compiling() else _shared(x)
-    if x.dtype != output.dtype:  # autocast: what the matmul saw, and half the memory to keep
-        x = x.detach().to(output.dtype) if shared is None else shared.cast(x, output.dtype)
-    if shared is not None:
-        shared.layers += 1
-    out: Tensor = Tap.apply(output, x, values, sampler.handle, shared)  # type: ignore[no-untyped-call]
-    return out

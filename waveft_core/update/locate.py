@@ -22,9 +22,10 @@ from ..basis.plan import arithmetic_dtype
 from ..errors import WaveFTError, listed
 from ..format.adapter import Adapter, Layer
 from ..versions import check_torch_trains
-from .gradient import Sampler, tap
+from .gradient import Sampler
 from .lock import locked
 from .spec import Spec
+from .tap import tap
 from .targets import Models, Target, parts, select
 
 POOL = 16  # candidates for each position that is kept
