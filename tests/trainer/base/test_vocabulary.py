@@ -182,7 +182,9 @@ def test_the_letters_of_the_bytes_are_those_of_the_tokenizers_library():
     assert sorted(letters) == sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"version\na b\n", mtime=0)], ids=["no gzip", "too short"])
+@pytest.mark.parametrize(
+    "content", [b"no gzip", gzip.compress(b"version\na b\n", mtime=0)], ids=["no gzip", "too short"]
+)
 def test_a_packed_vocabulary_that_is_broken(tmp_path, content):
     (tmp_path / "a.gz").write_bytes(content)
     with pytest.raises(UserError, match="Install its package again"):
