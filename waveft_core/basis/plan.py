@@ -114,7 +114,8 @@ class Plan:
     def _contributions(self, values: Tensor) -> Callable[[Tensor], Tensor]:
         """Returns what gives taps times values of some atoms [L]: [L, s]."""
         bits, taps = self.bits, self.taps
-        if taps.shape == (4, 4) and taps.dtype == torch.float32 and self.turns[0].atoms.dtype == torch.int16:
+        short = taps.shape == (4, 4) and taps.dtype == torch.float32 and self.turns[0].atoms.dtype == torch.int16
+        if short and taps.device.type in ("cpu", "cuda"):  # others, Apple's among them, know no number of 16 bytes
             # all products of one layer's values and a filter of two taps, gathered 16 bytes at a time: half the time
             products = torch.outer(values, taps.view(-1)).view(torch.complex128).view(-1)
             return lambda atoms: products.index_select(0, atoms.int()).view(torch.float32).view(-1, 4)
