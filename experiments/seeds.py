@@ -58,7 +58,8 @@ class Seeds(Compared):
 
     def draw(self, rows: Mapping[str, Any], canvas: Figure) -> None:
         """Draws every draw of every measure."""
-        measures = compared.measured(rows, ("loss", "held_out", "trained", "prompt", "drift", "seeds"))
+        measures = compared.measured(rows, ("loss", "held_out", "prompt", "drift", "seeds"))
+        canvas.set_size_inches(2.3 * len(measures), 3.6)
         for panel, measure in zip(canvas.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
             for place, (method, name) in enumerate(NAMES.items()):
                 values = [

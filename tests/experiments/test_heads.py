@@ -204,6 +204,15 @@ def test_glue_with_a_folder_of_ones_own(roberta_folder, glue_folder, tmp_path, m
     assert main(rest) == 0
 
 
+def test_every_small_method_is_tried_at_several_rates():
+    """At one rate for all, the table of rated sentences put WaveFT 26 points under where its best rate is."""
+    from experiments import classification, glue
+
+    for methods in (classification.SMALL, classification.LITE0, glue.SMALL):
+        assert {label for label, one in methods.items() if len(one["rates"]) == 1} == {"LP"}
+        assert methods["SHiRA"]["rates"] == methods["WaveFT"]["rates"]
+
+
 def test_what_is_missing_is_said_before_anything_is_measured(tmp_path, capsys, vit_folder):
     assert main(["glue", "--out", str(tmp_path)]) == 2
     assert main(["classification", "--model", str(vit_folder), "--out", str(tmp_path)]) == 2
