@@ -25,7 +25,7 @@ def check(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """The quick tests: on the CPU, without a network; takes pytest's arguments after `--`."""
-    session.run(sys.executable, "-m", "pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
+    session.run(sys.executable, "start.py", "test", *session.posargs)
 
 
 @nox.session

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEDS = 10
-NAMES = {"waveft": "WaveFT", "shira": "SHiRA"}
+METHODS = ("waveft", "shira")
 
 
 class Seeds(Compared):
@@ -38,7 +38,7 @@ class Seeds(Compared):
         return [
             Variant(f"{method} {seed}", method, {"coefficients": p, "locations": f"uniform:{seed}"}, (rate,))
             for seed in range(options.draws or SEEDS)
-            for method in NAMES
+            for method in METHODS
         ]
 
     def lines(self, rows: Mapping[str, Any]) -> list[str]:
@@ -46,7 +46,7 @@ class Seeds(Compared):
         found = []
         held = spread(rows)
         for measure in held.get("waveft", {}):
-            ours, theirs = (held[method].get(measure) for method in NAMES)
+            ours, theirs = (held[method].get(measure) for method in METHODS)
             if ours and theirs:
                 larger = "WaveFT" if ours["variance"] > theirs["variance"] else "SHiRA"
                 both = [f"{one['variance']:.3g} (mean {one['mean']:.4g})" for one in (ours, theirs)]
@@ -61,15 +61,22 @@ class Seeds(Compared):
         measures = compared.measured(rows, ("loss", "held_out", "prompt", "drift", "seeds"))
         canvas.set_size_inches(2.3 * len(measures), 3.6)
         for panel, measure in zip(canvas.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
-            for place, (method, name) in enumerate(NAMES.items()):
+            for place, method in enumerate(METHODS):
                 values = [
                     row["figures"][measure][0]
                     for row in rows["rows"]
                     if row["label"].startswith(f"{method} ") and measure in row["figures"]
                 ]
-                panel.plot([place] * len(values), values, "o", color=plots.COLOURS[name], alpha=0.5, markersize=4)
-            panel.set_xticks(range(len(NAMES)), list(NAMES.values()), fontsize=7)
-            panel.set_xlim(-0.5, len(NAMES) - 0.5)
+                panel.plot(
+                    [place] * len(values),
+                    values,
+                    "o",
+                    color=plots.COLOURS[plots.NAMES[method]],
+                    alpha=0.5,
+                    markersize=4,
+                )
+            panel.set_xticks(range(len(METHODS)), [plots.NAMES[method] for method in METHODS], fontsize=7)
+            panel.set_xlim(-0.5, len(METHODS) - 0.5)
             compared.base_line(rows, panel.axhline, measure)
             plots.tidy(panel, compared.WORDS.get(measure, measure))
         canvas.supxlabel("each dot: one draw of positions, everything else the same; dotted: the base", fontsize=7)
@@ -78,7 +85,7 @@ class Seeds(Compared):
 def spread(rows: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     """Returns method -> measure -> mean, sample variance and number of draws."""
     made: dict[str, dict[str, dict[str, float]]] = {}
-    for method in NAMES:
+    for method in METHODS:
         own = [row["figures"] for row in rows["rows"] if row["label"].startswith(f"{method} ")]
         for measure in own[0] if own else ():
             values = [figures[measure][0] for figures in own if measure in figures]

@@ -265,15 +265,6 @@ def narrow_lite0():
     return held
 
 
-def test_lite0_of_modules_is_the_network_that_evaluate_sees_with():
-    held = narrow_lite0()
-    pixels = torch.randn(2, 3, 33, 33, generator=torch.Generator().manual_seed(1))  # odd: what "same" pads is not even
-    with torch.no_grad():
-        made = lite0.Lite0(held, 4).features(pixels)
-    assert made.std() > 0.1
-    torch.testing.assert_close(made, lite0.lite0.features(held, pixels), atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_lite0s_convolutions_train_in_the_small_form(tmp_path, monkeypatch):
     pytest.importorskip("peft")
@@ -281,7 +272,7 @@ def test_lite0s_convolutions_train_in_the_small_form(tmp_path, monkeypatch):
 
     pixels = torch.randn(80, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(pictures, "plain", lambda data, folder: (pixels, torch.arange(80) % 4))
-    monkeypatch.setattr(lite0, "load", lambda classes: lite0.Lite0(narrow_lite0(), classes))
+    monkeypatch.setattr(lite0, "load", lambda classes: lite0.Classifier(narrow_lite0(), classes))
     monkeypatch.setattr(lite0, "is_installed", lambda: True)
     monkeypatch.setitem(classification.SIZES, "digits", (16, 8, 8))
     monkeypatch.setitem(classification.SCATTERED, "coefficients", 24)

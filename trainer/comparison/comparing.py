@@ -128,6 +128,7 @@ def write(request: Request, results: summary.Results) -> list[Path]:
     real = {subject: photos.of(ready) for subject, ready in readies.items()}
     shown = [(key, str(value)) for key, value in request.job.evaluation.model_dump().items() if value not in ("", [])]
     shown += [(key, str(value)) for key, value in state.environment().items() if value]
+    shown.insert(0, ("base", request.job.model.pretrained_model_name_or_path))
     title = f"{', '.join(results.methods)}: side by side"
     network = Path(request.job.evaluation.image_model).name or lite0.NAME
     text = page(title, results, request.out, questions, shown, real, network)

@@ -15,7 +15,7 @@ from ..system.console import memory
 from . import plots, sheet, summary, verdict
 from .summary import Best, Results
 
-PICTURE_PX = 140
+PICTURE_PX, GRID_PX, PROMPT_PX, GAP_PX = 140, 1150, 150, 5  # a picture at most, a grid, its prompts' column, a gap
 MOST_PROMPTS = 8
 PHOTO_PX, MOST_PHOTOS = 90, 8  # of those that were trained on, and of those held out
 SHOWN = ("held_out", "trained", "prompt", "drift", "copy", "seeds", "lpips_distance", "paper_div")
@@ -78,6 +78,8 @@ def page(
     style = (
         STYLE.replace("max-width:900px", "max-width:1200px")
         + ".wide td{white-space:pre}.wide thead th{white-space:normal;overflow-wrap:normal}"
+        + f".grid td,.grid thead th{{padding:0 {GAP_PX}px {GAP_PX}px 0}}.grid figure{{margin:0}}"
+        + f".grid tbody th{{white-space:normal;width:{PROMPT_PX}px;min-width:{PROMPT_PX - 20}px}}"
     )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -98,11 +100,15 @@ def differences(results: Results, plane: str) -> str:
         )
     first = results.methods[0]
     rows = [
-        [f"{name} {cost:.4g}", *(f"{shown(figure, 3, signed=True)} (n = {figure.values})" for figure in each.values())]
-        for cost, each in found
+        [method, *(f"{shown(each[method], 3, signed=True)} (n = {each[method].values})" for _, each in found)]
+        for method in found[0][1]
     ]
-    head = [f"fidelity less {first}'s, at equal {name}", *found[0][1]]
-    return '<div class="wide">' + table(rows, head) + "</div>"
+    head = [f"fidelity above {first}'s", *(f"at {name} {cost:.3g}" for cost, _ in found)]
+    return (
+        f'<div class="wide">{table(rows, head)}</div><p><small>+ = closer to the photos than {escape(first)} is at the '
+        "same cost. In brackets: 95 % interval; one that holds 0 may be chance. n = pairs of subject and seed that "
+        "reach that cost with both methods; a line of the plot is of all that its own method reaches.</small></p>"
+    )
 
 
 def best_table(results: Results, chosen: Sequence[Best], network: str) -> tuple[list[list[str]], list[str]]:
@@ -170,15 +176,17 @@ def shown_prompts(questions: Sequence[Asked]) -> list[Asked]:
 def subject_grid(columns: Sequence[tuple[str, Path]], questions: Sequence[Asked]) -> str:
     """Returns the first seed's pictures of some prompts, a column a folder."""
     head = "".join(f"<th>{escape(name)}</th>" for name, _ in columns)
+    side = min(PICTURE_PX, (GRID_PX - PROMPT_PX) // len(columns) - GAP_PX)  # so that all methods are seen at once
     rows = []
     for asked in shown_prompts(questions):
         cells = ""
         for _, folder in columns:
             path = sheet.first_seed(folder, asked)
-            cells += f"<td>{inline(open_drawn(path), '', PICTURE_PX) if path else ''}</td>"
+            cells += f"<td>{inline(open_drawn(path), '', side) if path else ''}</td>"
         without = " <small>(without the trigger)</small>" if asked.is_plain else ""
         rows.append(f"<tr><th>{escape(asked.prompt)}{without}</th>{cells}</tr>")
-    return f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead>{"".join(rows)}</table></div>'
+    body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="wide grid"><table>{body}</table></div>'
 
 
 def cost_rows(results: Results) -> list[list[str]]:

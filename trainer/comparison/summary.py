@@ -67,6 +67,11 @@ class Results:
     left_out: list[Pair] = field(default_factory=list)
 
     @property
+    def cells(self) -> int:
+        """How many there are, done, failed and missing."""
+        return sum(map(len, self.costs.values())) + len(self.failures) + len(self.missing)
+
+    @property
     def fidelity(self) -> str:
         """The measure of fidelity that every point has."""
         return next((name for name in FAITHFUL if all(name in point.values for point in self.points)), FAITHFUL[-1])
@@ -253,6 +258,17 @@ def of_the_whole(results: Results) -> str:
     return ""
 
 
+def at_the_edge(results: Results) -> list[str]:
+    """Returns which methods are best at a rate beyond which none was tried, in one sentence; nothing where none is."""
+    edges: dict[str, list[str]] = {"lowest": [], "highest": []}
+    for method in results.methods:
+        own, chosen = results.rates.get(method, []), best(results, method)
+        if chosen and len(own) > 1 and chosen.rate in (min(own), max(own)):
+            edges["lowest" if chosen.rate == min(own) else "highest"].append(f"{method} ({chosen.rate:g})")
+    said = [f"at the {edge} rate that was tried: {', '.join(held)}" for edge, held in edges.items() if held]
+    return [f"Best {'; '.join(said)}. Try beyond it: the order may change."] if said else []
+
+
 def warnings(results: Results) -> list[str]:
     """Returns what the reader must know before believing the page."""
     found = []
@@ -268,16 +284,9 @@ def warnings(results: Results) -> list[str]:
         found.append("One subject alone: the intervals are over seeds, and say nothing of other subjects.")
     if pairs and len(seeds) == 1:
         found.append("One seed alone: what differs may be chance. Give --seeds 3.")
-    for method in results.methods:
-        own = results.rates.get(method, [])
-        chosen = best(results, method)
-        if chosen and len(own) > 1 and chosen.rate in (min(own), max(own)):
-            found.append(
-                f"{method} is best at the {'lowest' if chosen.rate == min(own) else 'highest'} rate that was tried, "
-                f"{chosen.rate:g}: try beyond it."
-            )
+    found += at_the_edge(results)
     if results.failures:
         found.append(f"{len(results.failures)} cells failed: {', '.join(results.failures)}.")
     if results.missing:
-        found.append(f"{len(results.missing)} cells are not done yet. {of_the_whole(results)}")
+        found.append(f"{len(results.missing)} of {results.cells} cells are not done yet. {of_the_whole(results)}")
     return found

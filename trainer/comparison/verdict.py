@@ -29,22 +29,32 @@ def beside(method: str, first: str, figures: Sequence[tuple[float, Figure]]) -> 
     known = [(at, figure) for at, figure in figures if figure.values]
     if not known:
         return f"{method} and {first}: no subject and seed at which both reach the same drift."
-    at, widest = max(known, key=lambda one: one[1].values)
-    pairs = counted(widest.values, "pair")
     if any(figure.low != figure.low for _, figure in known):  # NaN: one group alone
+        at, widest = max(known, key=lambda one: one[1].values)
+        pairs = counted(widest.values, "pair")
         return (
             f"{method} beside {first}: fidelity {widest.mean:+.3f} at drift {at:.3g}, of {pairs} of subject and seed. "
             "That is too few to say more."
         )
-    above, below = (sum(getattr(figure, side) for _, figure in known) for side in ("is_above_zero", "is_below_zero"))
-    how = f"{shown(widest, 3, signed=True)} at drift {at:.3g}, n = {widest.values}"
-    if above == len(known) or below == len(known):
-        word = "more" if above else "less"
-        return f"{method} is {word} faithful than {first} at every drift that was looked at ({how})."
-    if above or below:
-        word, count = ("more", above) if above else ("less", below)
-        return f"{method} is {word} faithful than {first} at {count} of {counted(len(known), 'drift')} ({how})."
-    return f"{method} beside {first}: no difference that chance could not make ({how})."
+    sides = {
+        "more": [one for one in known if one[1].is_above_zero],
+        "less": [one for one in known if one[1].is_below_zero],
+    }
+    if not any(sides.values()):
+        return f"{method} beside {first}: no difference that chance could not make ({figure_at(known)})."
+    for word, held in sides.items():
+        if len(held) == len(known):
+            return f"{method} is {word} faithful than {first} at every drift that was looked at ({figure_at(held)})."
+    looked = counted(len(known), "drift")
+    said = (f"{word} faithful than {first} at {len(held)} of {looked} ({figure_at(held)})"
+            for word, held in sides.items() if held)  # fmt: skip
+    return f"{method} is {', and '.join(said)}."
+
+
+def figure_at(figures: Sequence[tuple[float, Figure]]) -> str:
+    """Returns the figure that the most pairs are behind, of (drift, difference): what a sentence of them rests on."""
+    at, widest = max(figures, key=lambda one: one[1].values)
+    return f"{shown(widest, 3, signed=True)} at drift {at:.3g}, n = {widest.values}"
 
 
 def came_to_nothing(method: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..system import commandline
@@ -28,7 +28,6 @@ SIDE = 224  # px
 EPSILON = 1e-3  # of every batch norm
 STRIDES = {1: 2, 3: 2, 5: 2, 11: 2}  # of a block's depthwise convolution, 1 where not named
 BLOCKS = 16
-PARTS = ("running_mean", "running_var", "weight", "bias")  # of a batch norm
 # Pixels of 0 to 255 go in as (x - 127) / 128.
 PREPARING = Preparing(SIDE, (SIDE, SIDE), (127 / 255,) * 3, (128 / 255,) * 3)
 
@@ -39,9 +38,8 @@ def load(device: torch.device) -> Embedder:
     Raises:
         UserError: it is not installed, or its file is another one.
     """
-    weights = tensors.read(find(), "EfficientNet-Lite0's weights", SHA256)
-    held = {name: tensor.to(device) for name, tensor in weights.items()}
-    return Embedder(NAME, f"{NAME} {SHA256[:16]}", PREPARING, lambda pixels: features(held, pixels), device)
+    network = Network(tensors.read(find(), "EfficientNet-Lite0's weights", SHA256)).to(device)
+    return Embedder(NAME, f"{NAME} {SHA256[:16]}", PREPARING, network.features, device)
 
 
 def find() -> Path:
@@ -55,39 +53,72 @@ def find() -> Path:
     return Path(found.submodule_search_locations[0]) / FILE
 
 
-def features(held: Mapping[str, Tensor], pixels: Tensor) -> Tensor:
-    """Returns the features [n, 1280] of prepared pictures [n, 3, 224, 224].
+class Network(nn.Module):
+    """The network as modules by the package's names; its batch norms keep ImageNet's means.
 
     Args:
         held: the weights, by the package's names.
-        pixels: on the weights' device.
     """
-    x = F.relu6(_norm(held, "_bn0", _convolve(pixels, held["_conv_stem.weight"], stride=2)))
-    for number in range(BLOCKS):
-        x = _block(held, f"_blocks.{number}.", x, STRIDES.get(number, 1))
-    x = F.relu6(_norm(held, "_bn1", _convolve(x, held["_conv_head.weight"])))
-    return x.mean(dim=(2, 3))  # [n, 1280]
+
+    def __init__(self, held: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # modules are drawn before they are filled: nobody else's draws may change
+            self._conv_stem, self._bn0 = _convolution(held, "_conv_stem", 2), _norm(held, "_bn0")
+            self._blocks = nn.Sequential(
+                *(Block(held, f"_blocks.{number}.", STRIDES.get(number, 1)) for number in range(BLOCKS))
+            )
+            self._conv_head, self._bn1 = _convolution(held, "_conv_head"), _norm(held, "_bn1")
+        self.load_state_dict({name: one for name, one in held.items() if not name.startswith("_fc.")}, strict=False)
+        self.eval()
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Returns the features [n, 1280] of pictures [n, 3, H, W], `PREPARING`'s at 224 px."""
+        x = self._blocks(F.relu6(self._bn0(self._conv_stem(pixels))))
+        return F.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
 
 
-def _block(held: Mapping[str, Tensor], name: str, x: Tensor, stride: int) -> Tensor:
-    """Returns a bottleneck's output, with its input added where both are of one shape."""
-    made = x
-    if f"{name}_expand_conv.weight" in held:  # the first block does not widen
-        made = F.relu6(_norm(held, f"{name}_bn0", _convolve(made, held[f"{name}_expand_conv.weight"])))
-    depthwise = held[f"{name}_depthwise_conv.weight"]
-    made = F.relu6(_norm(held, f"{name}_bn1", _convolve(made, depthwise, stride, groups=len(depthwise))))
-    made = _norm(held, f"{name}_bn2", _convolve(made, held[f"{name}_project_conv.weight"]))
-    return made + x if made.shape == x.shape else made
+class Block(nn.Module):
+    """An inverted bottleneck: expand, depthwise, project, each with its batch norm."""
+
+    def __init__(self, held: Mapping[str, Tensor], name: str, stride: int) -> None:
+        super().__init__()
+        widens = f"{name}_expand_conv.weight" in held  # the first does not
+        if widens:
+            self._expand_conv, self._bn0 = _convolution(held, f"{name}_expand_conv"), _norm(held, f"{name}_bn0")
+        self._depthwise_conv = _convolution(held, f"{name}_depthwise_conv", stride, depthwise=True)
+        self._project_conv = _convolution(held, f"{name}_project_conv")
+        self._bn1, self._bn2 = _norm(held, f"{name}_bn1"), _norm(held, f"{name}_bn2")
+        self._widens = widens
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the output, with the input added where both are of one shape."""
+        made = F.relu6(self._bn0(self._expand_conv(x))) if self._widens else x
+        made = F.relu6(self._bn1(self._depthwise_conv(made)))
+        made = self._bn2(self._project_conv(made))
+        return made + x if made.shape == x.shape else made
 
 
-def _convolve(x: Tensor, weight: Tensor, stride: int = 1, groups: int = 1) -> Tensor:
-    """Returns the convolution with TensorFlow's "same" padding: what is odd of it goes below and to the right."""
-    side, kernel = x.shape[-1], weight.shape[-1]
-    padding = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-    before = padding // 2
-    return F.conv2d(F.pad(x, (before, padding - before) * 2), weight, stride=stride, groups=groups)
+class Convolution(nn.Conv2d):
+    """A convolution with TensorFlow's "same" padding: what is odd of it goes below and to the right."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the padded input's convolution [B, C, H / stride, W / stride]."""
+        side, kernel, stride = x.shape[-1], self.kernel_size[0], self.stride[0]
+        padding = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+        before = padding // 2
+        return super().forward(F.pad(x, (before, padding - before) * 2))
 
 
-def _norm(held: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    mean, variance, weight, bias = (held[f"{name}.{part}"] for part in PARTS)
-    return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=EPSILON)
+def _convolution(held: Mapping[str, Tensor], name: str, stride: int = 1, depthwise: bool = False) -> Convolution:
+    """Returns an empty convolution of a weight's shape."""
+    rows, columns, kernel, _ = held[f"{name}.weight"].shape
+    return Convolution(
+        columns * (rows if depthwise else 1), rows, kernel, stride, groups=rows if depthwise else 1, bias=False
+    )
+
+
+def _norm(held: Mapping[str, Tensor], name: str) -> nn.BatchNorm2d:
+    """Returns an empty batch norm of a weight's length."""
+    return nn.BatchNorm2d(len(held[f"{name}.weight"]), eps=EPSILON)

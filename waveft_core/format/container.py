@@ -174,13 +174,10 @@ def tensors_of(
     def cut(stored: Stored, look: Callable[[Tensor], None] | None) -> Tensor:
         if not stored.size or stored.dtype not in DTYPES:
             return tensor_of(file, path, stored, look)
-        dtype = DTYPES[stored.dtype]
-        count = stored.size // dtype.itemsize
-        return (
-            torch.frombuffer(content, dtype=dtype, count=count, offset=stored.start - first.start)
-            .clone()
-            .view(stored.shape)
-        )
+        own = torch.frombuffer(content, dtype=torch.uint8, count=stored.size, offset=stored.start - first.start).clone()
+        if look is not None:
+            look(own)
+        return own.view(DTYPES[stored.dtype]).view(stored.shape)
 
     return cut
 

@@ -5,6 +5,7 @@ import pytest
 
 from trainer.comparison import plots, summary, verdict
 from trainer.comparison.page import page
+from trainer.measures.intervals import Figure
 
 
 def record(method, rate, seed, points, subject="dog", status="done"):
@@ -118,13 +119,18 @@ def test_one_rate_one_seed_one_subject_and_failures_are_said_first():
     assert "One subject alone" in text
     assert "One seed alone" in text
     assert "1 cells failed: b" in text
-    assert "1 cells are not done yet" in text
+    assert "1 of 3 cells are not done yet" in text
 
 
-def test_a_best_rate_at_the_edge_is_said():
+def test_a_best_rate_at_the_edge_is_said_of_all_methods_at_once():
     records = {f"{rate}": record("waveft", rate, 0, ladder(rate)) for rate in (0.1, 0.2, 0.3)}
-    assert any("best at the highest rate that was tried, 0.3" in text for text in
-               summary.warnings(summary.gather(records, ["waveft"])))  # fmt: skip
+    records |= {f"shira {rate}": record("shira", rate, 0, ladder(-rate)) for rate in (0.1, 0.2)}
+    records |= {f"lora {rate}": record("lora", rate, 0, ladder(gain)) for rate, gain in ((1, 0), (2, 0.4), (3, 0))}
+    results = summary.gather(records, ["waveft", "shira", "lora"])
+    [said] = summary.at_the_edge(results)
+    assert said.startswith("Best at the lowest rate that was tried: shira (0.1); at the highest rate that was tried: ")
+    assert ": waveft (0.3). Try beyond it" in said and "lora" not in said
+    assert said in summary.warnings(results)
 
 
 def side_by_side(gains, subjects=("dog", "cup", "hat"), seeds=1):
@@ -152,6 +158,22 @@ def test_the_verdict_says_what_the_intervals_do(gains, expected):
     assert said.startswith(expected)
 
 
+def figure(mean, low, high, pairs):
+    return Figure(mean, low, high, pairs, 3)
+
+
+def test_a_verdict_quotes_the_figures_that_decide_it_and_names_both_sides():
+    level, ahead = figure(0.007, -0.02, 0.039, 9), figure(0.022, 0.002, 0.042, 3)
+    wider, behind = figure(0.03, 0.01, 0.05, 5), figure(-0.011, -0.017, -0.004, 4)
+    assert verdict.beside("fourierft", "waveft", [(0.25, level), (0.23, ahead)]) == (
+        "fourierft is more faithful than waveft at 1 of 2 drifts (+0.022 [+0.002, +0.042] at drift 0.23, n = 3)."
+    )
+    assert verdict.beside("shira", "waveft", [(0.2, behind), (0.22, level), (0.25, ahead), (0.3, wider)]) == (
+        "shira is more faithful than waveft at 2 of 4 drifts (+0.030 [+0.010, +0.050] at drift 0.3, n = 5), "
+        "and less faithful than waveft at 1 of 4 drifts (-0.011 [-0.017, -0.004] at drift 0.2, n = 4)."
+    )
+
+
 def test_a_method_that_came_to_nothing_is_said():
     spoilt = [point(50, 0.9, 0.5)]  # drift beyond another prompt's
     records = {"a": record("waveft", 1e-4, 0, ladder(0.1)), "b": record("shira", 1e-4, 0, spoilt)}
@@ -172,13 +194,13 @@ def test_nothing_done_is_a_page_too(tmp_path):
     assert plots.draw(empty) == ""
     assert summary.differences(empty) == []
     text = page("none", empty, tmp_path, {}, [])
-    assert "1 cells are not done yet" in text
+    assert "1 of 1 cells are not done yet" in text
 
 
 def test_the_page_shows_fronts_table_and_costs(results, tmp_path):
     text = page("both", results, tmp_path, {"dog": [], "cup": []}, [("interval", "prompts")])
     assert text.count("<svg") == 1
-    assert "fidelity less waveft&#x27;s, at equal drift" in text
+    assert "fidelity above waveft&#x27;s</th><th>at drift 0.0" in text
     assert "-0.060 [-0.060, -0.060] (n = 6)" in text
     assert "lora:1 is less faithful than waveft at every drift that was looked at" in text
     assert "lite0_similarity, held-out photos" in text
