@@ -50,6 +50,8 @@ SAY_EVERY_S = 20
 
 CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
 GPU_SIGNS = ("proc/driver/nvidia", "dev/nvidia*", "usr/lib/wsl/lib/libcuda.so*", "dev/kfd")  # the last one is AMD's
+# What further words stand on: HF PEFT's methods beside ours, and a network that sees.
+FURTHER = {"evaluate": ("methods", "eval"), "compare": ("methods", "eval")}
 # A job, or `--set`, that names a method whose classes are HF PEFT's: in the trainer's extra of its own.
 OF_PEFT = re.compile(
     r"(?im)^\s*(?:--set=)?(?:network\.)?method\s*=\s*[\"']?(?:lora|loha|lokr|adalora|vera|fourierft)\b"
@@ -124,11 +126,11 @@ def plan(arguments: "list[str]", root: Path) -> "tuple[tuple[str, ...], list[str
 
 
 def extras_of(name: str, rest: "list[str]") -> "tuple[str, ...]":
-    """Returns the extras that a word needs: a job, or its `--set`, may ask for HF PEFT's methods."""
+    """Returns the extras that a word needs: a job that is trained, or `--set`, may ask for HF PEFT's methods."""
     text = "\n".join(rest)
     if name == "train" and rest and Path(rest[0]).is_file():
         text += "\n" + Path(rest[0]).read_text(encoding="utf-8", errors="replace")
-    return ("train", "methods") if OF_PEFT.search(text) else ("train",)
+    return ("train", *FURTHER.get(name, ("methods",) if OF_PEFT.search(text) else ()))
 
 
 def found_job(rest: "list[str]", root: Path) -> str:

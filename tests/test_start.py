@@ -145,6 +145,13 @@ def test_a_job_of_another_method_has_its_package_installed(clone, text, argument
     assert start.plan(["train", "jobs/a.toml", *arguments], root)[0] == extras
 
 
+@pytest.mark.parametrize("word", ["evaluate", "compare"])
+def test_what_measures_has_the_other_methods_and_a_network_that_sees(clone, word):
+    extras = start.plan([word, "job.toml"], clone[0])[0]
+    assert extras == ("train", "methods", "eval")
+    assert all(start.requirements(ROOT, extra) for extra in extras)
+
+
 def test_test_and_nox_hand_their_arguments_on(clone):
     assert start.plan(["test", "-k", "x"], clone[0]) == (
         ("train", "dev"),

@@ -1,4 +1,4 @@
-"""`waveft evaluate RUN_FOLDER`: draws, measures and says which step to take."""
+"""`waveft evaluate JOB_OR_RUN`: draws, measures and says which step to take."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def parser() -> argparse.ArgumentParser:
         "checkpoint, measures the pictures, and leaves a page. Interrupted, it goes on where it was.",
         epilog="What is drawn and measured is [evaluation] of the job. Without the extra `eval`, name a network there.",
     )
-    made.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="the run's output_dir")
+    made.add_argument("run", type=Path, metavar="JOB_OR_RUN", help="the job file, or the run's output_dir")
     made.add_argument(
         "--name", default="", metavar="NAME", help="the run's output_name, where the folder holds several"
     )
     made.add_argument(
-        "--config", type=Path, metavar="JOB.TOML", help="the run's job, where the folder does not hold it"
+        "--config", type=Path, metavar="JOB.TOML", help="the run's job, where its folder does not hold it"
     )
     made.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
@@ -63,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         TrainingStopped: a picture came out not finite.
     """
     options = parser().parse_args(arguments)
-    folder = find(options.folder, options.name, options.config)
-    job = read(folder, options.config, options.overrides)
+    job, folder = read(options.run, options.name, options.overrides, options.config)
     from ..system.quiet import quiet_libraries
 
     quiet_libraries(options.allow_download or job.model.allow_download)
@@ -93,15 +92,39 @@ def proposal(folder: RunFolder, best: tuple[int, float] | None) -> str:
     return f"least validation loss after step {best[0]} ({best[1]:.4f}); which step draws best: {how}"
 
 
+def read(run: Path, name: str, overrides: Sequence[str], given: Path | None = None) -> tuple[Job, RunFolder]:
+    """Returns the job of a job file or of a run's folder, and where the run's files are.
+
+    Args:
+        run: a job file, whose output_dir is the run's folder, or that folder.
+        name: the run's output_name, where the folder holds several; "" = the only one, or the job's.
+        overrides: "SECTION.KEY=VALUE" of the command line.
+        given: the run's job, where a folder does not hold it or holds another.
+
+    Raises:
+        UserError: it cannot be read, or there is no such run, or there are several.
+    """
+    if run.is_file():
+        if given is not None:
+            raise UserError(f'--config "{given}": expected none, since "{run}" is a job itself. Leave one of them out.')
+        job = config.load(run, overrides)
+        return job, RunFolder(Path(job.save.output_dir), name or job.save.output_name)
+    folder = find(run, name, given)
+    path = given or folder.job
+    if not path.is_file():
+        raise UserError(f'job "{path}": expected the run\'s job, got nothing there. Give it with --config.')
+    return config.load(path, overrides), folder
+
+
 def find(folder: Path, name: str, job: Path | None) -> RunFolder:
     """Returns the run that is meant.
 
     Raises:
         UserError: none, or several.
     """
-    where = f'run folder "{folder}"'
+    where = f'run "{folder}"'
     if not folder.is_dir():
-        raise UserError(f"{where}: expected the output_dir of a run, got nothing there. Correct the path.")
+        raise UserError(f"{where}: expected a job file or the output_dir of a run, got neither. Correct the path.")
     if job is not None and not name:
         name = config.load(job).save.output_name
     names = sorted(path.name.removesuffix(JOB) for path in folder.glob(f"*{JOB}"))
@@ -114,15 +137,3 @@ def find(folder: Path, name: str, job: Path | None) -> RunFolder:
     inside = sorted({path.parent for path in folder.glob(f"*/*{JOB}")})
     hint = f' Is it "{inside[0]}"?' if inside else " A run of an older version has none: give its job with --config."
     raise UserError(f"{where}: expected a run's NAME{JOB}, got none.{hint}")
-
-
-def read(folder: RunFolder, given: Path | None, overrides: Sequence[str]) -> Job:
-    """Returns the run's job: the one given, or the one that the run wrote into its folder.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    path = given or folder.job
-    if not path.is_file():
-        raise UserError(f'job "{path}": expected the run\'s job, got nothing there. Give it with --config.')
-    return config.load(path, overrides)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..base import modelcheck
-from ..job import config
 from ..job.schema import Job, Prompt
 from ..preflight import preflight
 from ..run.runfolder import RunFolder
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         TrainingStopped: a picture came out not finite.
     """
     options = parser().parse_args(arguments)
-    job, folder = read(options.run, options.name, options.overrides)
+    job, folder = command.read(options.run, options.name, options.overrides)
     adapter = finished(folder, options.adapter)
     job = asked(job, options.prompts, options.seeds)
     facts, problems = modelcheck.check(job.model)
@@ -79,19 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     say(f"  {strengths.draw(strengths.Request(job, facts, adapter, shots, options.strengths, out))}")
     return 0
-
-
-def read(run: Path, name: str, overrides: Sequence[str]) -> tuple[Job, RunFolder]:
-    """Returns the job of a job file or of a run's folder, and where its files are.
-
-    Raises:
-        UserError: it cannot be read, or there is no such run.
-    """
-    if run.is_dir():
-        folder = command.find(run, name, None)
-        return command.read(folder, None, overrides), folder
-    job = config.load(run, overrides)
-    return job, RunFolder(Path(job.save.output_dir), name or job.save.output_name)
 
 
 def finished(folder: RunFolder, given: Path | None) -> Path:

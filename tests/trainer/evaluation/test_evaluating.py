@@ -138,8 +138,8 @@ def test_copies_of_the_training_photos_are_called_copies(finished, tmp_path):
         *("validation.validation_split=0", "validation.validate_every_n_steps=0"),
         *("sample.samples_per_prompt=2", "sample.sample_every_n_steps=0"),
     )
-    run = command.find(folder, "", None)
-    ready = evaluating.checked(command.read(run, None, []))
+    job, _ = command.read(folder, "", [])
+    ready = evaluating.checked(job)
     copies = [photos.opened(picture) for picture in ready.pictures]
     drew(folder, "before", [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "red", "blue")])
     drew(folder, "after", [copies[0], copies[1], copies[2], copies[3]])
@@ -164,7 +164,9 @@ def test_an_adapter_that_draws_what_the_base_draws_learned_nothing(finished):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["nowhere"], "expected the output_dir of a run, got nothing there"),
+        (["nowhere"], "expected a job file or the output_dir of a run, got neither"),
+        (["robot-job.toml", "--name", "other"], "expected an adapter or checkpoints, got none. Train it first"),
+        (["robot-job.toml", "--config", "robot-job.toml"], "is a job itself. Leave one of them out"),
         ([".", "--name", "other"], "Give it with --config"),
         ([".", "--set", "evaluation.image_model=nothing"], "expected a folder with config.json"),
         ([".", "--set", "evaluation.clip_model=VIT"], "expected a CLIP, got vit"),
@@ -177,10 +179,20 @@ def test_what_is_missing_is_said_in_one_message(finished, monkeypatch, capsys, a
     folder = finished()
     monkeypatch.chdir(folder)
     arguments = [argument.replace("VIT", str(make_model("vit"))) for argument in arguments]
+    capsys.readouterr()  # progress bars of what was made so far
     assert cli.main(["evaluate", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("Nothing can be evaluated")
     assert expected in error
+
+
+def test_a_job_stands_for_the_run_that_it_makes(finished, tmp_path):
+    folder = finished()
+    job = tmp_path / "mine.toml"
+    (folder / "robot-job.toml").rename(job)
+    read, run = command.read(job, "", ["evaluation.images_per_prompt=7"])
+    assert (run.folder, run.name, read.evaluation.images_per_prompt) == (folder, "robot", 7)
+    assert command.read(folder, "", [], job) == (command.read(job, "", [])[0], run)
 
 
 def test_without_the_extra_it_says_what_to_install(finished, capsys, monkeypatch):
