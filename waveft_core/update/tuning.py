@@ -9,7 +9,6 @@ whose weight is quantised runs its update beside it instead (`Tuning.ways` tells
 from __future__ import annotations
 
 import contextlib
-import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -21,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from ..errors import WaveFTError, listed
 from ..format.adapter import Adapter, Layer
+from . import firststep
 from .coefficients import Coefficients, InWeight
 from .ledger import refuse_overflow
 from .lock import LOCK, locked
@@ -269,31 +269,7 @@ class Tuning:
         if not layers:
             return
         self._checked = True
-        frozen = [layer.path for layer in layers if not layer.values.requires_grad]
-        if frozen:
-            raise WaveFTError(
-                f"layers {listed(frozen)}: expected values that require grad, got frozen ones. Call "
-                "model.requires_grad_(False) before attach, not after it."
-            )
-        idle = [layer for layer in layers if layer.values.grad is None]
-        unrun = [layer.path for layer in idle if not (layer.ran_with_grad or layer.ran_without_grad)]
-        off = [layer.path for layer in idle if not layer.shown]
-        blocked = [layer.path for layer in idle if layer.shown and layer.ran_without_grad and not layer.ran_with_grad]
-        if len(off) == len(layers):
-            raise WaveFTError(
-                f'tuning "{self.name}": expected a strength other than 0 to train at, got {self._strength}'
-                f"{' and a step within disabled()' if self._disabled else ''}. Set it to 1."
-            )
-        if len(idle) == len(layers) and blocked:
-            raise WaveFTError(
-                f"layers {listed(blocked)}: expected gradients after the backward pass, got none, since they ran "
-                "under no_grad only. With reentrant gradient checkpointing an input must require grad: use "
-                "use_reentrant=False."
-            )
-        for names, why in ((unrun, "did not run"), (blocked, "ran under no_grad only (reentrant checkpointing?)")):
-            if names:
-                text = f"WaveFT: {len(names)} attached layers {why} before the first step: {listed(names)}"
-                warnings.warn(text, stacklevel=2)
+        firststep.check(layers, self.name, self._strength, self._disabled > 0)
 
     @locked
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
