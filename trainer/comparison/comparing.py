@@ -20,7 +20,7 @@ from ..pictures import images
 from ..run import state
 from ..system.console import say
 from ..system.files import write_atomically
-from . import cells, doing, plots, sheet, summary, verdict, workers, workqueue
+from . import cautions, cells, choice, doing, plots, sheet, summary, verdict, workers, workqueue
 from .cells import Cell
 from .contestants import Contestant
 from .doing import Place
@@ -97,7 +97,7 @@ def compare(
     results = gathered(request)
     for path in write(request, results):
         say(f"  {path}")
-    for text in summary.warnings(results):
+    for text in (verdict.headline(results), *cautions.warnings(results)):
         say(text)
     return 1 if results.failures else 0
 
@@ -160,8 +160,9 @@ def pictures(
 
 def table(results: summary.Results) -> dict[str, object]:
     """Returns the comparison's table as JSON holds it: no time, no memory, so that the same cells give the same."""
-    chosen = {method: summary.best(results, method) for method in results.methods}
+    chosen = {method: choice.best(results, method) for method in results.methods}
     return {
+        "headline": verdict.headline(results),
         "methods": results.methods,
         "best": {
             method: {

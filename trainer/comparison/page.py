@@ -12,12 +12,19 @@ from ..evaluation.embedding import open_drawn
 from ..evaluation.photos import Photos, opened
 from ..result.report import STYLE, inline, table
 from ..system.console import memory
-from . import plots, sheet, summary, verdict
-from .summary import Best, Results
+from . import cautions, sheet, standing, summary, verdict
+from .choice import Best
+from .summary import Results
 
 PICTURE_PX, GRID_PX, PROMPT_PX, GAP_PX = 140, 1150, 150, 5  # a picture at most, a grid, its prompts' column, a gap
 MOST_PROMPTS = 8
 PHOTO_PX, MOST_PHOTOS = 90, 8  # of those that were trained on, and of those held out
+WORDS = (
+    "<b>Fidelity</b> is how alike pictures of the subject are to its photos, as {network} sees them: the cosine of "
+    "what it makes of two pictures, 1 for equal ones, near 0 for unrelated ones. <b>Drift</b> is how far pictures of "
+    "prompts without the trigger went from the base's own, 1 - cosine: 0 where nothing moved. It is what a training "
+    "spoils. More training buys more of both, so methods are compared where they drift equally."
+)
 SHOWN = ("held_out", "trained", "prompt", "drift", "copy", "seeds", "lpips_distance", "paper_div")
 
 
@@ -44,22 +51,20 @@ def page(
     chosen = verdict.best(results)
     blocks = [
         f"<h1>{escape(title)}</h1>",
-        *(f"<p>{escape(text)}</p>" for text in verdict.verdict(results)),
-        *(f'<p class="warn">{escape(text)}</p>' for text in summary.warnings(results)),
+        f'<p class="now"><b>{escape(verdict.headline(results))}</b></p>',
+        *(f'<p class="warn">{escape(text)}</p>' for text in cautions.warnings(results)),
+        standing.scores(results),
         "<h2>Fidelity at equal drift</h2>",
-        f"<p>Fidelity is how alike pictures of the subject are to its photos, as {escape(network)} sees them (cosine). "
-        "Drift is how far pictures of prompts without the trigger went from the base's own (1 - cosine): what a "
-        "training spoils. More training buys more of both, so methods are compared where they drift equally.</p>",
-        differences(results, "drift"),
-        plots.draw(results) or "<p>Nothing to draw: no training moved a picture without the trigger yet.</p>",
-        "<p><small>A dot is a training of one learning rate and length. A line is the mean front over subjects and "
-        "seeds: the best that a cost buys, the strength dial between. Higher and further left is better.</small></p>",
-        differences(results, "prompt"),
+        f"<p>{WORDS.format(network=escape(network))}</p>",
+        *(f"<p>{escape(text)}</p>" for text in verdict.verdict(results)),
+        standing.differences(results, "drift"),
+        standing.fronts(results),
+        standing.differences(results, "prompt"),
         "<h2>Each method at its best</h2>",
         '<div class="wide">' + table(*best_table(results, chosen, network)) + "</div>",
-        "<p><small>Best: the learning rate and length with the largest product of fidelity gained, part of the base "
-        "kept (drift over the distance of two prompts) and part of the prompt score kept, over all subjects and seeds. "
-        "In brackets: 95 % interval, over subjects, or over seeds of one subject.</small></p>",
+        "<p><small>Best: the learning rate and length with the largest mean score (fidelity gained x part of the base "
+        "kept x part of the prompt score kept), chosen on the very pictures that are shown here. In brackets: 95 % "
+        "interval, over subjects, or over seeds of one subject.</small></p>",
         table(
             [
                 (BY_NAME[name].title.format(images=network, clip="CLIP"), BY_NAME[name].says)
@@ -78,6 +83,8 @@ def page(
     style = (
         STYLE.replace("max-width:900px", "max-width:1200px")
         + ".wide td{white-space:pre}.wide thead th{white-space:normal;overflow-wrap:normal}"
+        + f".fronts svg{{min-width:{standing.FRONTS_PX}px}}.wide tbody th{{overflow-wrap:normal}}"
+        + "@media(max-width:600px){tbody th{white-space:normal}}"
         + f".grid td,.grid thead th{{padding:0 {GAP_PX}px {GAP_PX}px 0}}.grid figure{{margin:0}}"
         + f".grid tbody th{{white-space:normal;width:{PROMPT_PX}px;min-width:{PROMPT_PX - 20}px}}"
     )
@@ -85,29 +92,6 @@ def page(
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
         f"<style>{style}</style></head><body>\n{chr(10).join(block for block in blocks if block)}\n</body></html>\n"
-    )
-
-
-def differences(results: Results, plane: str) -> str:
-    """Returns a table of fidelity less the first method's, at equal cost."""
-    found = summary.differences(results, plane)
-    name = {"drift": "drift", "prompt": "prompt score lost"}[plane]
-    if not found:
-        return (
-            f"<p>No {name} that two methods both reach: nothing can be said at equal {name}.</p>"
-            if plane == "drift"
-            else ""
-        )
-    first = results.methods[0]
-    rows = [
-        [method, *(f"{shown(each[method], 3, signed=True)} (n = {each[method].values})" for _, each in found)]
-        for method in found[0][1]
-    ]
-    head = [f"fidelity above {first}'s", *(f"at {name} {cost:.3g}" for cost, _ in found)]
-    return (
-        f'<div class="wide">{table(rows, head)}</div><p><small>+ = closer to the photos than {escape(first)} is at the '
-        "same cost. In brackets: 95 % interval; one that holds 0 may be chance. n = pairs of subject and seed that "
-        "reach that cost with both methods; a line of the plot is of all that its own method reaches.</small></p>"
     )
 
 

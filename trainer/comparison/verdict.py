@@ -7,8 +7,57 @@ from collections.abc import Sequence
 from ..evaluation.columns import shown
 from ..measures.intervals import Figure
 from ..system.console import counted
-from . import summary
+from . import choice, summary
 from .summary import Results
+
+TOO_LITTLE = "Too little is done to say which method to take"
+
+
+def headline(results: Results) -> str:
+    """Returns which method to take, or that they cannot be told apart, in a sentence or two with the reason."""
+    found = choice.ranking(results)
+    if not found:
+        return "Nothing can be said yet: no training is done."
+    if len(results.methods) == 1:
+        return f"{results.methods[0]} was tried alone: there is nothing to choose between. Give --methods two or more."
+    one_rate = [one.method for one in found if len(results.rates[one.method]) == 1]
+    if one_rate:
+        return f"{TOO_LITTLE}: of {listed(one_rate)} one learning rate alone was tried."
+    absent = [method for method in results.methods if method not in {one.method for one in found}]
+    left = f" Of {listed(absent)} no training is done." if absent else ""
+    of = groups_in_words(results, found[0].score.groups)
+    if not found[0].score.values:
+        return f"Nothing can be said yet: the methods have no subject and seed in common.{left}"
+    if found[0].score.groups < choice.GROUPS or len(found) == 1:
+        return f"{TOO_LITTLE}: {of}. Three of them are the least.{left}"
+    if found[0].score.mean <= 0:
+        return f"Take none of them yet: none learned anything of {of} that it did not pay for elsewhere.{left}"
+    so_far = "So far, with cells to come: " if results.missing else ""
+    level, behind = ([one.method for one in found if one.is_level == side] for side in (True, False))
+    if len(level) > 1:
+        last = f" {listed(behind)} {'is' if len(behind) == 1 else 'are'} behind." if behind else ""
+        return (
+            f"{so_far}{listed(level)} cannot be told apart: what they learn of the subject for what they spoil differs "
+            f"by no more than chance makes, on {of}. Take whichever is easiest to use.{last}{left}"
+        )
+    first, second = found[:2]
+    return (
+        f"{so_far}Take {first.method}: it learns the most of the subject for what it spoils, by more than chance "
+        f"makes, on {of} (score {first.score.mean:.3f}; the next is {second.method} with "
+        f"{second.score.mean:.3f}).{left}"
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names as a sentence has them: "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def groups_in_words(results: Results, count: int) -> str:
+    """Returns what intervals are over: "5 subjects", or "3 seeds of one subject"."""
+    if len({point.pair[0] for point in results.points}) > 1:
+        return counted(count, "subject")
+    return f"{counted(count, 'seed')} of one subject"
 
 
 def verdict(results: Results) -> list[str]:
@@ -19,9 +68,9 @@ def verdict(results: Results) -> list[str]:
     return found + [came_to_nothing(one.method) for one in best(results) if one.worth == 0]
 
 
-def best(results: Results) -> list[summary.Best]:
+def best(results: Results) -> list[choice.Best]:
     """Returns each method at its best, of those that have one."""
-    return [one for method in results.methods if (one := summary.best(results, method))]
+    return [one for method in results.methods if (one := choice.best(results, method))]
 
 
 def beside(method: str, first: str, figures: Sequence[tuple[float, Figure]]) -> str:
@@ -54,7 +103,7 @@ def beside(method: str, first: str, figures: Sequence[tuple[float, Figure]]) -> 
 def figure_at(figures: Sequence[tuple[float, Figure]]) -> str:
     """Returns the figure that the most pairs are behind, of (drift, difference): what a sentence of them rests on."""
     at, widest = max(figures, key=lambda one: one[1].values)
-    return f"{shown(widest, 3, signed=True)} at drift {at:.3g}, n = {widest.values}"
+    return f"{shown(widest, 3, signed=True)} at drift {at:.3g}, {counted(widest.values, 'pair')}"
 
 
 def came_to_nothing(method: str) -> str:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from .intervals import Figure, Unit, paired
+from .intervals import Figure, student
 
 Pair = TypeVar("Pair", bound=Hashable)  # what two methods share: a subject and a seed
 
@@ -24,24 +24,19 @@ def at(points: np.ndarray, costs: np.ndarray) -> np.ndarray:
             is said of costs below the least of the others.
         costs: [k].
     """
-    held = points[np.lexsort((points[:, 1], points[:, 0]))]
-    best = np.maximum.accumulate(held[:, 1])
-    useful = np.flatnonzero(np.diff(best, prepend=-np.inf) > 0)
-    trained = held[held[:, 0] > 0, 0]
+    held = ahead(points)
+    trained = points[points[:, 0] > 0, 0]
     if not len(trained):
         return np.full(len(costs), np.nan)
     inside = (costs >= trained.min()) & (costs <= trained.max())
-    return np.where(inside, np.interp(costs, held[useful, 0], best[useful]), np.nan)
+    return np.where(inside, np.interp(costs, held[:, 0], held[:, 1]), np.nan)
 
 
-def shared(fronts: Sequence[Mapping[Pair, np.ndarray]]) -> list[Pair]:
-    """Returns the pairs that all of the fronts have, in the first one's order."""
-    return [pair for pair in (fronts[0] if fronts else ()) if all(pair in other for other in fronts)]
-
-
-def curves(front: Mapping[Pair, np.ndarray], pairs: Sequence[Pair], costs: np.ndarray) -> np.ndarray:
-    """Returns the front of each pair at the costs, [pairs, k]."""
-    return np.array([at(front[pair], costs) for pair in pairs]).reshape(len(pairs), len(costs))
+def ahead(points: np.ndarray) -> np.ndarray:
+    """Returns the points that no other beats at its cost or less, cheapest first, [k, 2]."""
+    held = points[np.lexsort((points[:, 1], points[:, 0]))]
+    best = np.maximum.accumulate(held[:, 1])
+    return held[np.flatnonzero(np.diff(best, prepend=-np.inf) > 0)]
 
 
 def costs_in_reach(fronts: Sequence[Mapping[Pair, np.ndarray]], count: int) -> np.ndarray:
@@ -69,20 +64,21 @@ def difference(
     other: Mapping[Pair, np.ndarray],
     cost: float,
     groups: Mapping[Pair, Hashable] | None = None,
-    unit: Unit = "groups",
 ) -> Figure:
     """Returns `front` - `other` at equal cost, within each pair that both reach, with its interval.
+
+    What both sides share (a hard subject, a seed) cancels, so that small differences can be seen.
 
     Args:
         front: pair -> points.
         other: the same of what it is compared with.
         cost: at which.
         groups: pair -> its subject: intervals are drawn over subjects. None = over pairs.
-        unit: as in `intervals.bootstrap`.
     """
     place = np.array([cost])
     first, second = (
         {pair: float(value) for pair, points in side.items() if np.isfinite(value := at(points, place)[0])}
         for side in (front, other)
     )
-    return paired(first, second, groups, unit)
+    both = [pair for pair in first if pair in second]
+    return student([first[pair] - second[pair] for pair in both], [groups[pair] if groups else pair for pair in both])

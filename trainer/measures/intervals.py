@@ -1,4 +1,4 @@
-"""How sure a mean is: bootstrap intervals over subjects, prompts or single pictures, alone or paired."""
+"""How sure a mean is: bootstrap intervals over prompts or single pictures, Student's over a few subjects or seeds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Literal, TypeVar
 import numpy as np
 
 RESAMPLES, LEVEL = 10_000, 0.95
+TWO_SIDED = 1.959964  # of the normal distribution: what Student's t comes to with many groups
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # of two groups, three, ...
 BLOCK = 2**22  # draws at a time: the memory that they take stays under 100 MB
 
 Unit = Literal["groups", "values"]
@@ -84,6 +86,37 @@ def bootstrap(
     low, high = _percentiles(drawn, resamples, level, seed) if len(drawn) > 1 else (math.nan, math.nan)
     mean = float(means.mean() if unit == "groups" else held.mean())
     return Figure(mean, low, high, len(held), len(names))
+
+
+def student(values: Sequence[float], groups: Sequence[Hashable]) -> Figure:
+    """Returns the mean of the groups' means with Student's 95 % interval.
+
+    For few groups, as subjects and seeds are: a bootstrap over three holds the true mean in three cases of four.
+
+    Args:
+        values: the numbers; none gives NaN.
+        groups: the group of each.
+    """
+    if not len(values):
+        return NOTHING
+    held: dict[Hashable, list[float]] = {}
+    for value, group in zip(values, groups, strict=True):
+        held.setdefault(group, []).append(value)
+    means = np.array([np.mean(own) for own in held.values()])
+    mean, count = float(means.mean()), len(means)
+    if count == 1:
+        return Figure(mean, math.nan, math.nan, len(values), 1)
+    far = quantile(count - 1) * float(means.std(ddof=1)) / math.sqrt(count)
+    return Figure(mean, mean - far, mean + far, len(values), count)
+
+
+def quantile(degrees: int) -> float:
+    """Returns the 97.5 % quantile of Student's t; beyond the table by its expansion in 1 / degrees, to three digits."""
+    if degrees <= len(STUDENT):
+        return STUDENT[degrees - 1]
+    z = TWO_SIDED
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / degrees + second / degrees**2
 
 
 def paired(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.comparison import plots, summary, verdict
+from trainer.comparison import cautions, choice, plots, summary, verdict
 from trainer.comparison.page import page
 from trainer.measures.intervals import Figure
 
@@ -80,7 +80,7 @@ def test_the_prompt_s_plane_costs_what_reading_loses():
 def test_the_best_point_is_neither_the_first_nor_the_one_that_drifts_most():
     points = [point(50, 0.35, 0.01), point(100, 0.6, 0.08), point(200, 0.65, 0.35)]
     records = {f"c{seed}": record("waveft", 1e-4, seed, points) for seed in range(3)}
-    chosen = summary.best(summary.gather(records, ["waveft"]), "waveft")
+    chosen = choice.best(summary.gather(records, ["waveft"]), "waveft")
     assert (chosen.rate, chosen.step) == (1e-4, 100)
     assert chosen.figures["held_out"].mean == pytest.approx(0.605)
     assert chosen.cells == {("dog", seed): f"c{seed}" for seed in range(3)}
@@ -94,14 +94,14 @@ def test_what_some_method_has_not_done_yet_is_in_no_mean():
     unfinished = summary.gather(records | {"shira-1": None}, ["waveft", "shira"], pairs)
     assert {point.pair for point in unfinished.points} == {("dog", 0)}
     assert unfinished.left_out == [("dog", 1)]
-    best = [summary.best(one, "waveft").figures["held_out"].mean for one in (whole, unfinished)]
+    best = [choice.best(one, "waveft").figures["held_out"].mean for one in (whole, unfinished)]
     assert best[0] - best[1] == pytest.approx(0.05), "the mean over the pair that both have"
-    assert "1 pair of subject and seed that every method has done; 1 that some" in summary.warnings(unfinished)[-1]
+    assert "1 pair of subject and seed that every method has done; 1 that some" in cautions.warnings(unfinished)[-1]
     none = summary.gather(records | {"shira-1": None, "shira-0": None}, ["waveft", "shira"], pairs)
     assert len(none.points) == 6, "no pair is whole: what there is"
-    assert "No subject and seed is done by all methods" not in summary.warnings(none)[-1], "one method alone"
+    assert "No subject and seed is done by all methods" not in cautions.warnings(none)[-1], "one method alone"
     none = summary.gather(records | {"shira-1": None, "waveft-0": None}, ["waveft", "shira"], pairs)
-    assert "No subject and seed is done by all methods" in summary.warnings(none)[-1]
+    assert "No subject and seed is done by all methods" in cautions.warnings(none)[-1]
 
 
 def test_costs_are_medians(results):
@@ -112,7 +112,7 @@ def test_costs_are_medians(results):
 
 def test_one_rate_one_seed_one_subject_and_failures_are_said_first():
     records = {"a": record("waveft", 1e-4, 0, ladder(0)), "b": record("lora", 1e-3, 0, [], status="failed"), "c": None}
-    found = summary.warnings(summary.gather(records, ["waveft", "lora"]))
+    found = cautions.warnings(summary.gather(records, ["waveft", "lora"]))
     text = " ".join(found)
     assert "One learning rate alone was tried for waveft, lora" in text
     assert "factors of up to 700" in text
@@ -127,10 +127,10 @@ def test_a_best_rate_at_the_edge_is_said_of_all_methods_at_once():
     records |= {f"shira {rate}": record("shira", rate, 0, ladder(-rate)) for rate in (0.1, 0.2)}
     records |= {f"lora {rate}": record("lora", rate, 0, ladder(gain)) for rate, gain in ((1, 0), (2, 0.4), (3, 0))}
     results = summary.gather(records, ["waveft", "shira", "lora"])
-    [said] = summary.at_the_edge(results)
+    [said] = cautions.at_the_edge(results)
     assert said.startswith("Best at the lowest rate that was tried: shira (0.1); at the highest rate that was tried: ")
     assert ": waveft (0.3). Try beyond it" in said and "lora" not in said
-    assert said in summary.warnings(results)
+    assert said in cautions.warnings(results)
 
 
 def side_by_side(gains, subjects=("dog", "cup", "hat"), seeds=1):
@@ -147,7 +147,7 @@ def side_by_side(gains, subjects=("dog", "cup", "hat"), seeds=1):
 @pytest.mark.parametrize(
     ("gains", "expected"),
     [
-        ((0.05, 0.04, 0.06), "shira is more faithful than waveft at every drift that was looked at (+0.050 [+0.040"),
+        ((0.05, 0.04, 0.06), "shira is more faithful than waveft at every drift that was looked at (+0.050 [+0.025"),
         ((-0.05, -0.04, -0.06), "shira is less faithful than waveft at every drift"),
         ((0.05, -0.06, 0.02), "shira beside waveft: no difference that chance could not make (+0.003 ["),
         ((0.05,), "shira beside waveft: fidelity +0.050 at drift 0.05, of 1 pair of subject and seed. That is too few"),
@@ -166,11 +166,11 @@ def test_a_verdict_quotes_the_figures_that_decide_it_and_names_both_sides():
     level, ahead = figure(0.007, -0.02, 0.039, 9), figure(0.022, 0.002, 0.042, 3)
     wider, behind = figure(0.03, 0.01, 0.05, 5), figure(-0.011, -0.017, -0.004, 4)
     assert verdict.beside("fourierft", "waveft", [(0.25, level), (0.23, ahead)]) == (
-        "fourierft is more faithful than waveft at 1 of 2 drifts (+0.022 [+0.002, +0.042] at drift 0.23, n = 3)."
+        "fourierft is more faithful than waveft at 1 of 2 drifts (+0.022 [+0.002, +0.042] at drift 0.23, 3 pairs)."
     )
     assert verdict.beside("shira", "waveft", [(0.2, behind), (0.22, level), (0.25, ahead), (0.3, wider)]) == (
-        "shira is more faithful than waveft at 2 of 4 drifts (+0.030 [+0.010, +0.050] at drift 0.3, n = 5), "
-        "and less faithful than waveft at 1 of 4 drifts (-0.011 [-0.017, -0.004] at drift 0.2, n = 4)."
+        "shira is more faithful than waveft at 2 of 4 drifts (+0.030 [+0.010, +0.050] at drift 0.3, 5 pairs), "
+        "and less faithful than waveft at 1 of 4 drifts (-0.011 [-0.017, -0.004] at drift 0.2, 4 pairs)."
     )
 
 
@@ -201,7 +201,7 @@ def test_the_page_shows_fronts_table_and_costs(results, tmp_path):
     text = page("both", results, tmp_path, {"dog": [], "cup": []}, [("interval", "prompts")])
     assert text.count("<svg") == 1
     assert "fidelity above waveft&#x27;s</th><th>at drift 0.0" in text
-    assert "-0.060 [-0.060, -0.060] (n = 6)" in text
+    assert "-0.060 [-0.060, -0.060] (6 pairs)" in text
     assert "lora:1 is less faithful than waveft at every drift that was looked at" in text
     assert "lite0_similarity, held-out photos" in text
     assert "1,200" in text

@@ -14,6 +14,7 @@ def test_a_point_that_another_beats_is_not_on_the_front():
     held = points((0, 0), (1, 0.5), (2, 0.4), (3, 0.9))
     assert fronts.at(held, np.array([1, 2, 3.0])).tolist() == pytest.approx([0.5, 0.7, 0.9])
     assert fronts.at(held[::-1], np.array([2.0])).tolist() == pytest.approx([0.7])
+    assert fronts.ahead(held[::-1]).tolist() == [[0, 0], [1, 0.5], [3, 0.9]]
 
 
 def test_between_points_it_is_a_straight_line_and_beyond_them_nothing():
@@ -51,8 +52,6 @@ def test_only_pairs_that_both_reach_are_compared():
     one = {"a": points((0, 0), (1, 1)), "b": points((0, 0), (2, 1), (3, 1))}
     other = {pair: points((0, 0), (1, 0), (3, 0)) for pair in "abc"}
     assert fronts.difference(one, other, 2.0).values == 1
-    assert fronts.shared([one, other]) == ["a", "b"]
-    assert fronts.curves(one, ["a", "b"], np.array([2.0, 3.0])).shape == (2, 2)
 
 
 def test_costs_that_all_reach():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from trainer.measures.intervals import bootstrap, paired
+from trainer.measures.intervals import bootstrap, paired, quantile, student
 
 
 def test_a_constant_has_an_interval_without_width():
@@ -72,3 +72,27 @@ def test_only_shared_keys_are_paired_and_groups_follow_them():
 def test_values_without_a_group_are_refused():
     with pytest.raises(ValueError, match="one for each of 2 values, got 1"):
         bootstrap([1, 2], ["a"])
+
+
+def test_student_s_interval_of_three_groups_is_the_textbook_s():
+    found = student([1.0, 3.0, 2.0, 5.0], ["a", "a", "b", "c"])  # means 2, 2, 5: standard deviation sqrt(3)
+    assert (found.mean, found.values, found.groups) == (3.0, 4, 3)
+    assert found.high - found.mean == pytest.approx(4.303, rel=1e-3)  # t of two degrees, times sqrt(3) / sqrt(3)
+    assert found.mean - found.low == pytest.approx(found.high - found.mean)
+    one = student([1.0, 3.0], ["a", "a"])
+    assert one.mean == 2 and math.isnan(one.low) and not one.is_above_zero and not one.is_below_zero
+    assert student([], []).values == 0
+
+
+def test_student_s_quantiles_meet_the_table_and_the_normal_distribution():
+    assert [quantile(degrees) for degrees in (1, 2, 10)] == [12.706, 4.303, 2.228]
+    assert [quantile(degrees) for degrees in (11, 20, 60)] == pytest.approx([2.201, 2.086, 2.000], abs=3e-3)
+    assert quantile(10**9) == pytest.approx(1.96, abs=1e-3)
+
+
+def test_student_s_interval_misses_the_truth_once_in_twenty():
+    rng = np.random.default_rng(0)
+    found = [student(rng.normal(size=3).tolist(), "abc") for _ in range(2000)]
+    assert np.mean([one.low <= 0 <= one.high for one in found]) == pytest.approx(0.95, abs=0.015)
+    drawn = [bootstrap(rng.normal(size=3).tolist(), resamples=500) for _ in range(300)]
+    assert np.mean([one.low <= 0 <= one.high for one in drawn]) < 0.85, "why few groups are not resampled"
