@@ -1,7 +1,6 @@
 """A run that is killed at any moment and resumed ends in the file that it would have ended in."""
 
 import hashlib
-import multiprocessing
 import os
 import random
 import shutil
@@ -14,22 +13,11 @@ import toml
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import waveft_core
+from tests.processes import ended, prepared
 
 PARTS = random.Random(20).sample(range(980), 980)  # moments, in thousandths of what the uninterrupted run does
-LIMIT_S = 1200  # for a run of seconds: the machine may be busy
 # Python's audit events that a file system would see.
 WATCHED = ("open", "os.rename", "os.remove", "os.mkdir", "os.listdir", "os.scandir", "os.truncate")
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Processes that begin with the libraries imported: a run then takes seconds, and any moment of it can be hit."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["trainer.loop", "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl", "PIL.PngImagePlugin"]
-    )
-    return context
 
 
 class Doings:
@@ -88,8 +76,8 @@ def table(job, pictures_in, tmp_path):
 
 
 class Runner:
-    def __init__(self, processes, table, folder):
-        self.processes, self.folder, self.log = processes, folder, folder / "log.txt"
+    def __init__(self, table, folder):
+        self.folder, self.log = folder, folder / "log.txt"
         table["save"]["output_dir"] = str(folder / "out")
         folder.mkdir()
         self.job = folder / "job.toml"
@@ -97,11 +85,11 @@ class Runner:
 
     def start(self, last=0):
         """Runs until it has done `last` things, or to its end; returns its exit status and how much it did then."""
-        done = self.processes.Value("q", 0)
-        process = self.processes.Process(target=work, args=(str(self.job), str(self.log), last, done))
+        processes = prepared()
+        done = processes.Value("q", 0)
+        process = processes.Process(target=work, args=(str(self.job), str(self.log), last, done))
         process.start()
-        process.join(LIMIT_S)
-        return process.exitcode, done.value
+        return ended(process), done.value
 
     def finish(self):
         """Runs to the end; returns the final file's SHA-256 and how many things it did for that."""
@@ -115,11 +103,11 @@ class Runner:
         assert status == -signal.SIGKILL, self.log.read_text()
 
 
-def kill_and_resume(processes, table, tmp_path, count):
-    expected, done = Runner(processes, table, tmp_path / "whole").finish()
+def kill_and_resume(table, tmp_path, count):
+    expected, done = Runner(table, tmp_path / "whole").finish()
     assert done > 100  # or there are too few moments to choose from
     for number, part in enumerate(PARTS[:count]):
-        one = Runner(processes, table, tmp_path / f"killed-{number}")
+        one = Runner(table, tmp_path / f"killed-{number}")
         one.kill_before(1 + part * done // 1000)
         for path in (one.folder / "out").glob("[!.]*.safetensors"):
             assert len(waveft_core.load(path).layers) == 32  # whatever has a name is whole
@@ -130,18 +118,18 @@ def kill_and_resume(processes, table, tmp_path, count):
         shutil.rmtree(one.folder)
 
 
-def test_killed_three_times_it_ends_in_the_same_bytes(processes, table, tmp_path):
-    kill_and_resume(processes, table, tmp_path, 3)
+def test_killed_three_times_it_ends_in_the_same_bytes(table, tmp_path):
+    kill_and_resume(table, tmp_path, 3)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_it_ends_in_the_same_bytes(processes, table, tmp_path):
-    kill_and_resume(processes, table, tmp_path, 20)
+def test_killed_twenty_times_it_ends_in_the_same_bytes(table, tmp_path):
+    kill_and_resume(table, tmp_path, 20)
 
 
-def test_a_run_killed_again_and_again_arrives(processes, table, tmp_path):
-    expected, done = Runner(processes, table, tmp_path / "whole").finish()
-    one = Runner(processes, table, tmp_path / "often")
+def test_a_run_killed_again_and_again_arrives(table, tmp_path):
+    expected, done = Runner(table, tmp_path / "whole").finish()
+    one = Runner(table, tmp_path / "often")
     for part in (5, 4, 6):  # each process on its own way: the second and third begin where a state lies
         one.kill_before(done // part)
     assert one.finish()[0] == expected

@@ -1,19 +1,17 @@
 """Attached models in the hands of others: compilers, wrappers, casts, devices; several tunings by name."""
 
 import copy
-import subprocess
-import sys
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 
+from tests.processes import run
 from waveft_core import Spec, WaveFTError, attach, attached, merge
 from waveft_core.update.ledger import Ledger
 from waveft_core.versions import check_torch_trains
 
-ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("0", "2")
 
 
@@ -129,8 +127,9 @@ os._exit(0)  # gloo's threads may outlive Python's end, which then aborts; what 
 
 def test_two_ranks_have_one_models_gradients_and_equal_weights(tmp_path):
     check_torch_trains()  # before two processes find out
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, tmp_path, str(rank)], cwd=ROOT) for rank in (0, 1)]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    with ThreadPoolExecutor() as pool:
+        ranks = list(pool.map(lambda rank: run("-c", RANK, tmp_path, rank), (0, 1)))
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     torch.manual_seed(0)

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.processes import ROOT, ended, prepared, python
 from trainer import cli, loop
 from trainer.comparison import cells, comparing, contestants, workers
 from trainer.system.errors import TrainingStopped, UserError
@@ -21,7 +21,6 @@ from trainer.system.files import locked
 # diffusers' Euler scheduler, with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-ROOT = Path(__file__).resolve().parents[3]
 ARGUMENTS = ("--methods", "waveft,shira", "--rates", "1e-3", "--seeds", "2", "--points", "2")
 
 
@@ -153,20 +152,17 @@ def test_a_claimed_cell_is_left_to_who_claimed_it(compared, counted):
     if not held:
         pytest.skip("this disk knows no locks")
     with lock:  # of this process: a worker of another one must pass it by
-        assert start(path, out, "--methods", "waveft").wait() == 0
+        assert ended(start(path, out, "--methods", "waveft")) == 0
     assert {file.stem for file in (out / "cells").glob("*.json")} == {names[1]}
     assert compare(path, out, "--methods", "waveft") == 0
     assert counted == [names[0]]
 
 
-def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
 def start(path, out, *more):
-    command = [sys.executable, "-m", "trainer", "compare", str(path), "--out", str(out), *ARGUMENTS, *more]
-    command.append(workers.WORKER)
-    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = ["-m", "trainer", "compare", str(path), "--out", str(out), *ARGUMENTS, *more, workers.WORKER]
+    worker = prepared().Process(target=python, args=(words, str(ROOT), os.devnull, os.devnull))
+    worker.start()
+    return worker
 
 
 @pytest.mark.slow
@@ -175,11 +171,11 @@ def test_two_workers_one_of_them_killed_give_the_same_table_and_no_cell_twice(do
     whole, shared = table(out), tmp_path / "shared"
     (shared / "cells").mkdir(parents=True)
     pair = [start(path, shared) for _ in range(2)]
-    while not list((shared / "cells").glob("*.json")) and any(one.poll() is None for one in pair):
+    while not list((shared / "cells").glob("*.json")) and any(one.is_alive() for one in pair):
         time.sleep(0.2)
-    pair[0].send_signal(signal.SIGKILL)
+    pair[0].kill()
     for one in pair:
-        one.wait()
+        ended(one)
     counted.clear()
     assert compare(path, shared, "--workers", "2") == 0
     assert counted == [], "the workers did all that was left"

@@ -3,6 +3,7 @@ import json
 import pytest
 from PIL import Image
 
+from tests import processes
 from trainer.base import modelcheck
 from trainer.job import config, schema
 from trainer.preflight import newjob, newjobtext, preflight
@@ -210,7 +211,8 @@ def test_the_command_line(in_process, light_base, tmp_path, pictures_in):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "wrote job.toml\nWhat it would do: python -m waveft train job.toml --dry-run\n"
     schema.Job.model_validate(__import__("tomllib").loads((tmp_path / "job.toml").read_text()))
-    done = in_process("-m", "trainer", "init", "--images", "dog", "--model", "none", "--output", "b.toml", cwd=tmp_path)
+    refused = ("-m", "trainer", "init", "--images", "dog", "--model", "none", "--output", "b.toml")
+    done = processes.run(*refused, cwd=tmp_path)
     assert done.returncode == 2
     assert "--model" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dog", "job.toml", light_base.name]

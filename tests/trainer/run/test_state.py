@@ -3,21 +3,18 @@ import os
 import pickle
 import random
 import signal
-import subprocess
-import sys
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import get_scheduler
 
+from tests.processes import run
 from trainer.run import state
 from trainer.system.errors import TrainingStopped, UserError
 from trainer.system.interrupt import StopRequest
 
-ROOT = Path(__file__).parents[3]
 JOB = {"train.seed": 42, "network.coefficients": 64, "model": "abc", "pictures": "def", "batch sizes": "[(0, 1)]"}
 
 
@@ -173,10 +170,7 @@ except OSError as error:
 
 def test_a_disk_that_fills_up_midway(tmp_path):
     path = state.save(tmp_path / "x.state", content(1))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, path], env=environment, capture_output=True, text=True, check=False
-    )
+    done = run("-c", FULL, path)
     assert done.stdout.startswith("refused"), done.stderr
     assert state.load(path)["step"] == 1
     assert list(tmp_path.iterdir()) == [path]

@@ -1,6 +1,5 @@
 """Two processes over gloo train what one does."""
 
-import multiprocessing
 import os
 import socket
 from pathlib import Path
@@ -9,10 +8,9 @@ import pytest
 import toml
 import torch
 
+from tests.processes import ended, prepared
 from trainer.methods import shipped
 from trainer.system.distributed import World
-
-LIMIT_S = 300
 
 
 def free_port():
@@ -35,18 +33,8 @@ def work(job, log, rank, size, port):
     raise SystemExit(cli.main(["--config", job]))
 
 
-@pytest.fixture(scope="module")
-def processes():
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["trainer.loop", "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl"]
-    )
-    return context
-
-
 @pytest.fixture
-def train(processes, job, pictures_in, tmp_path):
+def train(job, pictures_in, tmp_path):
     """The function that trains the job in so many processes; returns the adapter and what the main process said."""
     wide = tmp_path / "wide"
     pictures_in(wide, 2, (40, 20))
@@ -64,13 +52,12 @@ def train(processes, job, pictures_in, tmp_path):
         table["save"] = {"output_dir": str(folder)}
         path, log, port = folder / "job.toml", folder / "log", free_port()
         path.write_text(toml.dumps(table), encoding="utf-8")
-        started = [processes.Process(target=work, args=(str(path), str(log), r, size, port)) for r in range(size)]
+        started = [prepared().Process(target=work, args=(str(path), str(log), r, size, port)) for r in range(size)]
         for process in started:
             process.start()
-        for process in started:
-            process.join(LIMIT_S)
+        statuses = [ended(process) for process in started]
         logs = [Path(f"{log}.{rank}").read_text() for rank in range(size)]
-        assert [process.exitcode for process in started] == [0] * size, "\n".join(logs)
+        assert statuses == [0] * size, "\n".join(logs)
         return shipped.load(folder / "waveft.safetensors"), logs
 
     return run

@@ -11,8 +11,8 @@ import os
 import resource
 import signal
 import struct
-import subprocess
 import sys
+import warnings
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,13 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.configuration import set_hypothesis_home_dir
 from safetensors.torch import save_file
 
+from tests import processes
 from waveft_core import Adapter, Layer, save
 from waveft_core.cli.parser import main, parser
 from waveft_core.errors import printable
 
-ROOT = Path(__file__).resolve().parents[3]
 HEADROOM = 2**29  # of memory over what the process has already: far below what the files claim
-CALL_S, CHILD_S = 60, 1500
+CALL_S, CHILD_S = 600, 1500
 ESCAPES = "\x1b]0;a title of the file's choice\x07\x1b[2J\x1b[31mred\u202e\u2066\x9b\nwaveft: all is well"
 # Each command with the stranger's file in each of its places: S; a base, an adapter and a new name of ours: B, A, O.
 CALLS = {
@@ -236,13 +236,12 @@ def test_every_command_is_tried():
 @pytest.mark.skipif(sys.platform != "linux", reason="the child's limit of memory is Linux's")
 @pytest.mark.parametrize("examples", [5, pytest.param(500, marks=pytest.mark.slow)])
 def test_every_command_refuses_or_reports_whatever_it_is_given(tmp_path, examples):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "always"}
-    command = [sys.executable, __file__, str(tmp_path), str(examples)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CHILD_S)
+    done = processes.run(__file__, tmp_path, examples)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    warnings.simplefilter("always")
     print(json.dumps(run(Path(sys.argv[1]), int(sys.argv[2]))))

@@ -2,7 +2,6 @@ import ast
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.processes import run
 from waveft_core import Adapter, Layer, WaveFTError, Weights, load, merge_files, save
 from waveft_core.format import container, disk
 from waveft_core.format.container import read_layout, read_pieces, read_tensor
@@ -130,8 +130,7 @@ for change in sys.argv[2:]:
 @pytest.mark.skipif(sys.platform != "linux", reason="SIGBUS is how Linux ends a reader of a cut map")
 def test_a_file_that_is_changed_while_it_is_read_is_refused_or_read_whole(dog):
     """In a process of its own: a reader through a memory map would end by a signal, and this process with it."""
-    command = [sys.executable, "-c", CHANGED, str(dog), "cut", "emptied", "rewritten", "replaced"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = run("-c", CHANGED, dog, "cut", "emptied", "rewritten", "replaced")
     assert done.returncode == 0, done
     assert done.stdout.splitlines() == [
         "cut refused True",
@@ -191,10 +190,7 @@ def test_a_file_of_holes_costs_nothing_to_refuse(tmp_path):
         "    try: load(path)\n"
         "    except WaveFTError as error: print(error)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *paths], env=environment, capture_output=True, text=True, check=False
-    )
+    done = run("-c", code, *paths)
     assert (done.returncode, done.stderr) == (0, "")
     said = done.stdout.splitlines()
     assert len(said) == len(paths)
