@@ -13,7 +13,7 @@ import start
 from waveft.cli import WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT_S = 300  # for what ends by itself, however busy the machine is
+LIMIT_S = 900  # for what ends by itself, however busy the machine is
 SOURCE = (ROOT / "start.py").read_text(encoding="utf-8")
 
 

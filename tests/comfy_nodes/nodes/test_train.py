@@ -198,7 +198,7 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def waited(there, limit_s=300):
+def waited(there, limit_s=1200):
     until = time.monotonic() + limit_s
     while not there():
         assert time.monotonic() < until
@@ -272,7 +272,7 @@ class TestAQuickTrainer:
     def test_cancelling_twice_does_not_wait(self, train, fake, comfy, monkeypatch):
         cancel_after(fake, 2)
         monkeypatch.setattr(comfy("messages"), "show", lambda _, text: vars(fake).update(cancelled="stopping" in text))
-        patient_s = 600
+        patient_s = 3600
         monkeypatch.setattr(comfy("training.run"), "STOP_WITHIN_S", patient_s)
         began = time.monotonic()
         with pytest.raises(Interrupted):
@@ -375,7 +375,7 @@ class TestAQuickTrainer:
         run = job(sample_prompt="slow", steps=10000)
         command = [sys.executable, str(clone / "comfy_nodes/training/child.py"), "--config", str(run.job)]
         code = "import signal, subprocess, time; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        code += f"subprocess.Popen({command!r}, stdin=subprocess.PIPE, start_new_session=True); time.sleep(600)"
+        code += f"subprocess.Popen({command!r}, stdin=subprocess.PIPE, start_new_session=True); time.sleep(3600)"
         with subprocess.Popen([sys.executable, "-c", code]) as parent:
             waited(lambda: run.metrics.exists() and run.metrics.stat().st_size)
             parent.send_signal(signal.SIGKILL)

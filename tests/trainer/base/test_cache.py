@@ -27,7 +27,7 @@ def same(a, b):
 
 def in_two(process):
     """Returns what `process(world)` gave in two threads that meet at every exchange, as two processes do."""
-    meeting, shelf, given = Barrier(2, timeout=300), {}, {}
+    meeting, shelf, given = Barrier(2, timeout=900), {}, {}
 
     def run(rank):
         def gather(items):

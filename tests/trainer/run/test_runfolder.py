@@ -21,7 +21,7 @@ from pathlib import Path
 from trainer.run.runfolder import RunFolder
 with RunFolder(Path(sys.argv[1]), "dog").lock():
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 

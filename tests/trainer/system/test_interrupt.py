@@ -62,10 +62,10 @@ def test_in_another_thread_it_is_asked():
 
     thread = threading.Thread(target=train)
     thread.start()
-    assert begun.wait(300)
+    assert begun.wait(900)
     assert [signal.getsignal(number) for number in interrupt.SIGNALS] == handlers
     found[0].ask()
-    thread.join(300)
+    thread.join(900)
     assert found[0].signal_number == signal.SIGTERM
     assert found[1:] == ["saved"]
 

@@ -98,16 +98,7 @@ def test_the_gradient_is_the_finite_difference(wavelet, mode, shape, way, force,
     tuning = attach(model, make_adapter({"lora_0": shape}, 5, wavelet, mode, dtype=torch.float64))
     x = torch.randn(4, shape[1], generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     (values,) = tuning.parameters()
-    loss_of(model(x)).backward()
-    for k in range(values.numel()):
-        losses = []
-        for step in (1e-5, -1e-5):
-            with torch.no_grad():
-                values[k] += step
-                losses.append(loss_of(model(x)))
-                values[k] -= step
-        difference = (losses[0] - losses[1]) / 2e-5
-        torch.testing.assert_close(values.grad[k], difference, rtol=1e-6, atol=1e-6)
+    assert_finite_differences(model, values, x)
 
 
 @every_way

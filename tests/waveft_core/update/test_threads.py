@@ -15,7 +15,7 @@ from waveft_core.update.ledger import Ledger
 from waveft_core.update.lock import LOCK
 
 SIZE, LAYERS, THREADS, ROUNDS = 16, 4, 6, 12
-PATIENCE_S = 240  # a deadlock is a failure, not a suite that hangs; busy machines are slow
+PATIENCE_S = 900  # a deadlock is a failure, not a suite that hangs; busy machines are slow
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_a_child_that_is_forked_while_another_thread_merges_can_merge(model):
         for _ in range(3):
             child = os.fork()
             if not child:
-                free = LOCK.acquire(timeout=60)
+                free = LOCK.acquire(timeout=PATIENCE_S)
                 os._exit(0 if free else 1)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     finally:
@@ -210,7 +210,7 @@ def test_a_refusal_gives_the_lock_back(model):
     free = []
 
     def try_it():
-        free.append(LOCK.acquire(timeout=60))
+        free.append(LOCK.acquire(timeout=PATIENCE_S))
         LOCK.release()
 
     thread = threading.Thread(target=try_it)
