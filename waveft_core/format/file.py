@@ -21,7 +21,6 @@ from .container import (
     PIECE_BYTES,
     WORDS,
     Entry,
-    atomic,
     layout_of,
     tensor_bytes,
     tensor_of,
@@ -31,6 +30,7 @@ from .container import (
 from .disk import is_file, is_folder, opened, what_lies_at
 from .header import HEADER, MAX_BYTES, NEWER, Header, parse_header
 from .layout import Stored
+from .wholefile import atomic
 
 PARTS = ("waveft_indices", "waveft_shape", "waveft_values")
 _ORDER = (torch.float32, torch.int32, torch.bfloat16, torch.float16, torch.uint8)  # of a file's tensors, the library's
@@ -158,7 +158,7 @@ def _entry(name: str, tensor: Tensor) -> Entry:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to `path`, whole or not at all; see `container.atomic`."""
+    """Writes `content` to `path`, whole or not at all; see `wholefile.atomic`."""
     with atomic(path) as file:
         file.write(content)
 

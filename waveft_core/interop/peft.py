@@ -23,10 +23,11 @@ from ..basis.atoms import IDENTITY, coeffs_shape
 from ..basis.locations import parse_locations, peft_order
 from ..errors import WaveFTError, listed
 from ..format.adapter import Adapter, Layer
-from ..format.container import Entry, atomic, read_layout, read_tensor, write_container
+from ..format.container import Entry, read_layout, read_tensor, write_container
 from ..format.disk import is_file, is_folder
 from ..format.keys import layer_names
 from ..format.layout import Stored
+from ..format.wholefile import atomic
 from ..toolbox.sources import Slot, Source, Weighted, opened
 from .names import Names, diffusers_path
 from .peft_config import CONFIG, WORKING, read_config, written_config

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import WaveFTError
-from ..format.container import PIECE_BYTES, atomic, beside, check_name
+from ..format.container import PIECE_BYTES
 from ..format.disk import exists, files_below, is_file, is_folder, names_in, opened, read_text, resolved
 from ..format.folders import WEIGHT_FILES, component_files, is_pipeline
+from ..format.wholefile import atomic, beside, check_name
 
 _NOT_MODELS = (".git", ".cache")  # a download's own bookkeeping, as large as the model
 _SPARE_BYTES = 2**20  # headers, and what a file system rounds up

@@ -15,7 +15,7 @@ import numpy as np
 from ..basis.atoms import IDENTITY, coeffs_shape
 from ..errors import Refusal, WaveFTError, listed, nearest, printable
 from ..format.adapter import Adapter
-from ..format.container import atomic
+from ..format.wholefile import atomic
 from .summary import BANDS, kind_of, summarize
 
 _COLOURS = {"aa": "#1f5fbf", "ad": "#e08a1e", "da": "#3d9a5f", "dd": "#b03a5b", "": "#1f5fbf"}

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from tests.processes import run
 from waveft_core import Adapter, Layer, WaveFTError, Weights, load, merge_files, save
-from waveft_core.format import container, disk
+from waveft_core.format import disk, wholefile
 from waveft_core.format.container import read_layout, read_pieces, read_tensor
 from waveft_core.format.file import read_header
 from waveft_core.format.sniff import is_waveft
@@ -21,7 +21,7 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="FIFOs, devices and holes are
 # Who may ask the file system, and for what; everybody else asks `format/disk.py`, which looks before it opens.
 ALLOWED = {
     "format/disk.py": {"stat", "open", "fdopen", "iterdir", "walk", "fstat"},
-    "format/container.py": {"open", "fdopen", "fsync", "unlink", "replace"},  # `atomic`, to write
+    "format/wholefile.py": {"open", "fdopen", "fsync", "unlink", "replace"},  # to write
     "toolbox/outputs.py": {"mkdir", "rename"},
     "toolbox/checkpoint.py": {"mkdir"},
     "interop/peft.py": {"mkdir"},
@@ -216,7 +216,7 @@ def test_a_base_folder_with_other_things_than_files_is_refused(tmp_path, make_ad
 def test_names_as_long_as_file_systems_take_are_written_and_longer_ones_refused(tmp_path, make_adapter, size):
     path = tmp_path / ("x" * (size - len(".safetensors")) + ".safetensors")
     adapter = make_adapter({"lora_a": (4, 4)})
-    if size <= container.MAX_NAME_BYTES:
+    if size <= wholefile.MAX_NAME_BYTES:
         save(adapter, path)
         assert load(path).layers.keys() == adapter.layers.keys()
         assert len(list(tmp_path.iterdir())) == 1
