@@ -1,7 +1,7 @@
-"""Processes that begin with the libraries imported: a Python of its own for what a test runs, without its seconds.
+"""Processes that begin with torch, diffusers and the trainer imported: for what needs a Python of its own, in no time.
 
-Each is forked off a process that imported torch, diffusers and the rest once and ran nothing since. What asks how the
-Python itself begins (what a command imports, another hash seed) starts one by `subprocess` instead.
+Each is forked off a process that imported them once and ran nothing since. What asks how a Python begins (what a
+command imports, another hash seed) starts one by `subprocess` instead.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 1800  # for what takes seconds: the machine may be busy
-LIBRARIES = [
-    "torch", "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl", "matplotlib.figure", "pydantic",
-    "PIL.PngImagePlugin", "pywt", "safetensors.torch", "toml",
+IMPORTED = [
+    "trainer.loop", "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl", "matplotlib.figure",
+    "PIL.PngImagePlugin",
 ]  # fmt: skip
 
 
 def prepared():
-    """The `multiprocessing` context whose processes begin with the libraries imported."""
+    """The `multiprocessing` context whose processes begin with all that imported."""
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LIBRARIES)
+    context.set_forkserver_preload(IMPORTED)
     return context
 
 
