@@ -39,7 +39,7 @@ def task():
 
 def run(model, task, method, **more):
     network = {"targets": TARGETS, **METHODS[method]}
-    recipe = Recipe(method, network, RATES.get(method, 0.0), 1e-2, epochs=20, batch=16, **more)
+    recipe = Recipe(method, network, RATES.get(method, 0.0), 1e-2, epochs=12, batch=16, **more)
     return heads.run(model, recipe, task, task, task, heads.accuracy)
 
 
@@ -196,12 +196,12 @@ def test_glue_with_a_folder_of_ones_own(roberta_folder, glue_folder, tmp_path, m
     monkeypatch.setattr(glue, "FULL", shrunk)
     arguments = ["glue", "--encoder", str(roberta_folder), "--glue", str(glue_folder), "--seeds", "1", "--epochs", "2"]
     arguments += ["--batch", "2"]
-    assert main([*arguments, "--methods", "LP,BitFit,Adapter 16,LoRA 8,WaveFT", "--out", str(tmp_path)]) == 0
+    assert main([*arguments, "--methods", "LP,WaveFT", "--out", str(tmp_path)]) == 0
     made = json.loads((tmp_path / "summary.json").read_text())["tasks"]
     assert list(made) == list(texts.TASKS)
     assert made["cola"]["WaveFT"]["parameters"] == 4 * 32
-    rest = [*arguments, "--methods", "full,AdaLoRA 8,SHiRA", "--tasks", "stsb", "--out", str(tmp_path / "rest")]
-    assert main(rest) == 0
+    rest = "full,BitFit,Adapter 16,LoRA 8,AdaLoRA 8,SHiRA"  # a task is enough for them
+    assert main([*arguments, "--methods", rest, "--tasks", "stsb", "--out", str(tmp_path / "rest")]) == 0
 
 
 def test_every_small_method_is_tried_at_several_rates():

@@ -94,14 +94,7 @@ def two_steps():
     return once
 
 
-ERRORS = [
-    KeyError("odd"),
-    ZeroDivisionError("odd"),
-    SystemExit(3),
-    RuntimeError("odd"),
-    AssertionError(),
-    GeneratorExit(),
-]
+ERRORS = [KeyError("odd"), SystemExit(3), RuntimeError("odd"), AssertionError(), GeneratorExit()]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
