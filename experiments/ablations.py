@@ -14,8 +14,9 @@ from trainer.methods.tuning import Host
 from trainer.preflight import preflight
 from trainer.system import rng
 
-from . import compared, jobs, permuted
-from .compared import Compared, Variant
+from . import compared, jobs, permuted, variants
+from .compared import Compared
+from .variants import Variant
 
 DEVIATION = 0.01  # of the Gaussian start: the authors' code's, and PEFT's
 
@@ -27,10 +28,11 @@ class Ablations(Compared):
     PAPER = "Table 8"
     ABOUT = "Allocation, a random start, and features in another order; SHiRA beside them."
     SMALL = "the nano base and its robot, 6 trainings: quarter of an hour"
+    SEE = "Choices of the method, each undone: what becomes worse?"
 
     def variants(self, options: argparse.Namespace, job: Job) -> list[Variant]:
         """Returns a variant a choice; what a variant starts from is made here, where it is not there yet."""
-        p, rate = compared.sizes(jobs.is_small(options))
+        p, rate = variants.sizes(jobs.is_small(options))
         fixed = {"coefficients": p, "allocation": "fixed"}
         rates, out = (rate,), options.out.expanduser().resolve() / "bases"
         own = {"waveft fixed": fixed, "waveft proportional": {"coefficients": p, "allocation": "proportional"}}

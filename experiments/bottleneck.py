@@ -29,6 +29,7 @@ class Bottleneck(Measured):
     PAPER = "Lemma 2"
     ABOUT = "LoRA's update moves r directions and sees r directions; a check by numbers."
     SMALL = "the same, seconds"
+    SEE = "How many directions an update has: LoRA as many as its rank, WaveFT of as many numbers hundreds"
 
     def cells(self, options: argparse.Namespace) -> list[Cell]:
         """Returns a cell a rank."""

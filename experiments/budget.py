@@ -1,4 +1,8 @@
-"""Table 7 and figure 4: three methods over the number of trained numbers, below LoRA's rank 1 and above it."""
+"""Table 7 and figure 4: three methods over the number of trained numbers, below LoRA's rank 1 and above it.
+
+The paper trains all three at one rate, at which LoRA moves the weights far less: it is trained beside that at the rate
+that moves them as far.
+"""
 
 from __future__ import annotations
 
@@ -8,38 +12,53 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.job.schema import Job
 
-from . import compared, jobs, plots
-from .compared import Compared, Variant
+from . import jobs, panels, plots, variants
+from .compared import Compared
+from .variants import Variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPARSE, WHOLE = (0.8, 0.9, 1, 1.5, 2, 3, 4), (1, 2, 3)
+ONE_RATE, AS_FAR = "LoRA, at the others' rate", "LoRA, at a rate that moves weights as far as theirs"
+RATES = (variants.SMALL_RATE, variants.FULL_RATE)
 
 
 class Budget(Compared):
-    """Ranks 0.8 to 4 of WaveFT and SHiRA, 1 to 3 of LoRA."""
+    """Ranks 0.8 to 4 of WaveFT and SHiRA, 1 to 3 of LoRA at two rates."""
 
     NAME = "budget"
     PAPER = "Table 7, figure 4"
-    ABOUT = "How each method's pictures change with its budget, at the published rate."
-    SMALL = "the nano base and its robot, 17 trainings: half an hour"
+    ABOUT = "How each method's pictures change with its budget, at the published rate, LoRA at one of its own too."
+    SMALL = "the nano base and its robot, 20 trainings: half an hour"
+    SEE = "Do more trained numbers help, and which method's? One line a method"
 
     def variants(self, options: argparse.Namespace, job: Job) -> list[Variant]:
         """Returns a variant a method and rank."""
-        p, rate = compared.sizes(jobs.is_small(options))
+        p, rate = variants.sizes(jobs.is_small(options))
         sparse = [
             Variant(f"{method} {rank:g}", method, {"coefficients": round(p * rank)}, (rate,))
             for rank in SPARSE
             for method in ("waveft", "shira")
         ]
-        return [*sparse, *(Variant(f"lora {rank}", "lora", {"network_dim": rank}, (rate,)) for rank in WHOLE)]
+        lora = []
+        for rank in WHOLE:
+            keys = {"network_dim": rank}
+            _, as_far, _ = variants.default_rates("lora", keys, job)
+            lora.append(Variant(f"lora {rank}", "lora", keys, (rate, as_far)))
+        return [*sparse, *lora]
 
     def draw(self, rows: Mapping[str, Any], canvas: Figure) -> None:
         """Draws measures over rank, as figure 4 does."""
-        places = {
-            row["label"]: (plots.NAMES[row["label"].split()[0]], float(row["label"].split()[1]))
-            for row in rows["rows"]
-            if row["label"] != compared.BASE
-        }
-        compared.curves(rows, canvas, places, "budget, in ranks of LoRA")
+        own = plots.COLOURS["LoRA"]
+        title = "budget: how often it holds the numbers of LoRA rank 1"
+        panels.curves(rows, canvas, place, title, {ONE_RATE: (own, "--"), AS_FAR: (own, "-")})
+
+
+def place(row: Mapping[str, Any]) -> tuple[str, float]:
+    """Returns a row's line and budget; LoRA's are two, of which the lower rate is everybody's."""
+    method, _, rank = row["label"].partition(" ")
+    line = plots.NAMES[method]
+    if method == "lora":
+        line = ONE_RATE if row["rate"] in RATES else AS_FAR
+    return line, float(rank)

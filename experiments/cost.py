@@ -32,6 +32,7 @@ class Cost(Measured):
     PAPER = "section 5.1 and A.2.1, training time"
     ABOUT = "What a training step costs by method, over the frozen model's own forward and backward."
     SMALL = "two transformer blocks of a quarter of SDXL's width: a minute"
+    SEE = "What a training step costs by method, in time and memory"
 
     def options(self, parser: argparse.ArgumentParser) -> None:
         """Adds what a step is taken of."""

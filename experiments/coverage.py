@@ -39,6 +39,7 @@ class Coverage(Measured):
     PAPER = "Proposition 1, table 1"
     ABOUT = "The share of trained numbers that see a gradient, if a tenth of the weights have one, and as measured."
     SMALL = "the nano base under its robot and, with the extra `paper`, MiniLM under rated sentences: a minute"
+    SEE = "Does a number that trains see a gradient? By arithmetic, and how real gradients are spread"
 
     def options(self, parser: argparse.ArgumentParser) -> None:
         """Adds base, photographs and a text encoder."""

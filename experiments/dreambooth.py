@@ -8,16 +8,17 @@ from typing import Any
 
 from trainer.job.schema import Job
 
-from . import compared, jobs
-from .compared import Compared, Variant
+from . import jobs, variants
+from .compared import Compared
+from .variants import Variant
 
 PAPER = jobs.ROOT / "jobs" / "paper"
 METHODS = ("waveft", "shira", "lora", "vera", "adalora", "loha", "lokr", "fourierft")
 # On the nano base: as many numbers as LoRA rank 1, as near as each method comes to it.
 SMALL_KEYS: dict[str, dict[str, Any]] = {
-    "waveft": {"coefficients": compared.SMALL_P},
-    "shira": {"coefficients": compared.SMALL_P},
-    "fourierft": {"n_frequency": compared.SMALL_P},
+    "waveft": {"coefficients": variants.SMALL_P},
+    "shira": {"coefficients": variants.SMALL_P},
+    "fourierft": {"n_frequency": variants.SMALL_P},
     "vera": {"network_dim": 90},
     "lokr": {"network_dim": 4},
 }
@@ -31,6 +32,7 @@ class Dreambooth(Compared):
     PAPER = "Tables 2, 9, figures 1, 4"
     ABOUT = "Eight methods as the paper set them (one rate), and each at three rates that move the weights as far."
     SMALL = "the nano base and its robot, 32 trainings of 120 steps: an hour"
+    SEE = "Eight methods: at the paper's one rate (published), and at three rates of their own (tuned)"
 
     def variants(self, options: argparse.Namespace, job: Job) -> list[Variant]:
         """Returns each method twice."""
@@ -48,7 +50,7 @@ def tuned(method: str, small: bool, job: Job) -> Variant:
     """Returns a method that trains what its name says, at three rates."""
     found = f"{method}-tuned"
     keys, _ = settings(found if (PAPER / f"{found}.toml").is_file() else method, small)
-    return Variant(f"{method} tuned", method, keys, compared.default_rates(method, keys, job))
+    return Variant(f"{method} tuned", method, keys, variants.default_rates(method, keys, job))
 
 
 def settings(name: str, small: bool) -> tuple[dict[str, Any], float]:

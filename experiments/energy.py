@@ -32,6 +32,7 @@ class Energy(Measured):
     PAPER = "Figure 7"
     ABOUT = "Whether training puts its energy into one of the four sub-bands."
     SMALL = "WaveFT on the nano base and its robot: a minute"
+    SEE = "Which sub-bands the trained coefficients use, layer by layer: a quarter each is no preference"
 
     def options(self, parser: argparse.ArgumentParser) -> None:
         """Adds base and photographs, or adapters that are there already."""

@@ -39,12 +39,14 @@ class Experiment(ABC):
         PAPER: where the paper has it.
         ABOUT: what it answers, in a line.
         SMALL: what the small form runs on and how long, on two CPU cores.
+        SEE: the plot's title: what to look for in it, for one who has not read the paper.
     """
 
     NAME: ClassVar[str]
     PAPER: ClassVar[str]
     ABOUT: ClassVar[str]
     SMALL: ClassVar[str]
+    SEE: ClassVar[str]
 
     def options(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027 - most have none
         """Adds the experiment's own options."""

@@ -32,6 +32,7 @@ class Interference(Measured):
     PAPER = "section 4.1"
     ABOUT = "How much of a gradient cancels in a coefficient, and how large its gradient is after all."
     SMALL = "the nano base under its robot: a minute"
+    SEE = "What of the gradients cancels within a coefficient, and how fast it trains all the same"
 
     def options(self, parser: argparse.ArgumentParser) -> None:
         """Adds base, photographs and a text encoder."""

@@ -35,6 +35,7 @@ class Interpolation(Measured):
     PAPER = "Lemma 3, figure 5"
     ABOUT = "The loss that is left when five random vectors are mapped onto five others by p trained entries."
     SMALL = "7 of the points, one draw each, five minutes; else 24 points, half an hour"
+    SEE = "How many entries at random places it takes to map 5 inputs of 784 numbers onto 5 outputs: what error is left"
 
     def cells(self, options: argparse.Namespace) -> list[Cell]:
         """Returns a cell a method, p and draw, and one for the proof's construction."""

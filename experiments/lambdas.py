@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.job.schema import Job
 
-from . import compared, jobs
-from .compared import Compared, Variant
+from . import jobs, panels, variants
+from .compared import Compared
+from .variants import Variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,10 +30,11 @@ class Lambdas(Compared):
     PAPER = "Table 11, figure 6"
     ABOUT = "Likeness against obedience as lambda grows, and whether the learning rate does the same."
     SMALL = "the nano base and its robot, 9 trainings: quarter of an hour"
+    SEE = "A larger factor of the update (lambda), and a learning rate that is larger by as much: are they the same?"
 
     def variants(self, options: argparse.Namespace, job: Job) -> list[Variant]:
         """Returns a variant a lambda, and one for each rate that comes to the same."""
-        p, rate = compared.sizes(jobs.is_small(options))
+        p, rate = variants.sizes(jobs.is_small(options))
         held = {"coefficients": p * RANK}
         return [
             *(
@@ -47,9 +49,11 @@ class Lambdas(Compared):
 
     def draw(self, rows: Mapping[str, Any], canvas: Figure) -> None:
         """Draws measures over lambda, and over the rate times 25."""
-        places = {
-            row["label"]: (row["label"].rpartition(" ")[0], float(row["label"].rpartition(" ")[2]))
-            for row in rows["rows"]
-            if row["label"] != compared.BASE
-        }
-        compared.curves(rows, canvas, places, "lambda (by rate: 25 at a share of the rate)")
+        title = 'lambda; "by rate": lambda 25 at a learning rate that makes lambda times rate the same'
+        panels.curves(rows, canvas, place, title)
+
+
+def place(row: Mapping[str, Any]) -> tuple[str, float]:
+    """Returns a row's line and lambda."""
+    line, _, value = row["label"].rpartition(" ")
+    return line, float(value)

@@ -138,14 +138,16 @@ def report(experiment: Measured, results: Mapping[str, tuple[Cell, Result]], out
     for line in experiment.lines(summary):
         say(line)
     say(f"  {write_atomically(out / 'summary.json', json.dumps(summary, indent=1) + chr(10))}")
-    say(f"  {write_atomically(out / f'{experiment.NAME}.png', png(lambda figure: experiment.draw(summary, figure)))}")
+    drawn = png(lambda figure: experiment.draw(summary, figure), experiment.SEE)
+    say(f"  {write_atomically(out / f'{experiment.NAME}.png', drawn)}")
 
 
-def png(draw: Callable[[Figure], None]) -> bytes:
-    """Returns what is drawn onto a figure as a PNG file."""
+def png(draw: Callable[[Figure], None], title: str) -> bytes:
+    """Returns what is drawn onto a figure as a PNG file, a title over all of it."""
     import matplotlib.figure
 
     figure, content = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained"), io.BytesIO()
     draw(figure)
+    figure.suptitle(title, fontsize=10, fontweight="bold", x=0.01, ha="left")
     figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
     return content.getvalue()

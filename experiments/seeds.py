@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.job.schema import Job
 
-from . import compared, jobs, plots
-from .compared import Compared, Variant
+from . import jobs, panels, plots, variants
+from .compared import Compared
+from .rows import words
+from .variants import Variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +28,7 @@ class Seeds(Compared):
     PAPER = "Table 10"
     ABOUT = "The variance of every measure over ten draws of positions, WaveFT beside SHiRA."
     SMALL = "the nano base and its robot, 20 trainings: half an hour"
+    SEE = "How much depends on where the trained entries lie"
 
     def options(self, parser: argparse.ArgumentParser) -> None:
         """Adds how many draws."""
@@ -34,7 +37,7 @@ class Seeds(Compared):
 
     def variants(self, options: argparse.Namespace, job: Job) -> list[Variant]:
         """Returns a variant a method and draw."""
-        p, rate = compared.sizes(jobs.is_small(options))
+        p, rate = variants.sizes(jobs.is_small(options))
         return [
             Variant(f"{method} {seed}", method, {"coefficients": p, "locations": f"uniform:{seed}"}, (rate,))
             for seed in range(options.draws or SEEDS)
@@ -54,12 +57,12 @@ class Seeds(Compared):
                     f"{measure}: variance over {ours['draws']} draws {both[0]} WaveFT, {both[1]} SHiRA; "
                     f"larger with {larger}"
                 )
-        return found or compared.words(rows)
+        return found or words(rows)
 
     def draw(self, rows: Mapping[str, Any], canvas: Figure) -> None:
         """Draws every draw of every measure."""
-        measures = compared.measured(rows, ("loss", "held_out", "prompt", "drift", "seeds"))
-        canvas.set_size_inches(2.3 * len(measures), 3.6)
+        measures = panels.measured(rows, ("loss", "held_out", "prompt", "drift", "seeds"))
+        canvas.set_size_inches(2.3 * len(measures), 3.8)
         for panel, measure in zip(canvas.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
             for place, method in enumerate(METHODS):
                 values = [
@@ -77,8 +80,8 @@ class Seeds(Compared):
                 )
             panel.set_xticks(range(len(METHODS)), [plots.NAMES[method] for method in METHODS], fontsize=7)
             panel.set_xlim(-0.5, len(METHODS) - 0.5)
-            compared.base_line(rows, panel.axhline, measure)
-            plots.tidy(panel, compared.WORDS.get(measure, measure))
+            panels.base_line(rows, panel.axhline, measure)
+            plots.tidy(panel, panels.WORDS.get(measure, measure))
         canvas.supxlabel("each dot: one draw of positions, everything else the same; dotted: the base", fontsize=7)
 
 

@@ -99,19 +99,30 @@ def lines(made: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def draw(made: Mapping[str, Any], figure: Figure) -> None:
-    """Draws the medians, the line from the worst seed to the best."""
+def draw(made: Mapping[str, Any], figure: Figure, titles: Mapping[str, str], score: str) -> None:
+    """Draws every seed's score and their median, a panel a task.
+
+    Args:
+        made: the summary.
+        figure: drawn on.
+        titles: of tasks, where their names do not say enough.
+        score: what all are scored by.
+    """
+    figure.set_size_inches(9, 4)
     panels = figure.subplots(1, len(made["tasks"]), squeeze=False)[0]
     for panel, (task, methods) in zip(panels, made["tasks"].items(), strict=True):
-        rows = {
-            f"{label} ({one['parameters']:,})": (
-                100 * one["median"],
-                100 * min(one["scores"]),
-                100 * max(one["scores"]),
-            )
-            for label, one in methods.items()
-        }
-        plots.bars(panel, rows)
-        lowest = min(low for _, low, _ in rows.values())
-        panel.set_xlim(max(0, lowest - 5), 101)
-        plots.tidy(panel, task, "score on the test part (line: worst to best seed)")
+        names = [f"{label} ({one['parameters']:,})" for label, one in methods.items()]
+        for place, (label, one) in enumerate(methods.items()):
+            colour, scores = plots.COLOURS.get(label.split()[0], plots.FAINT), [100 * each for each in one["scores"]]
+            panel.plot([min(scores), max(scores)], [place, place], color=colour, linewidth=1)
+            panel.plot(scores, [place] * len(scores), "o", color=colour, alpha=0.4, markersize=4)
+            panel.plot(100 * one["median"], place, "D", color=colour, markersize=6)
+            panel.annotate(
+                f"{100 * one['median']:.1f}", (100 * one["median"], place), (0, 6), textcoords="offset points",
+                fontsize=7, ha="center", color=plots.INK,
+            )  # fmt: skip
+        panel.set_yticks(range(len(names)), names, fontsize=7)
+        panel.set_ylim(len(names) - 0.4, -0.7)
+        plots.tidy(panel, titles.get(task, task), score)
+    hint = "in brackets: numbers that train beside the head; diamond: the median of the seeds, each of which is a dot"
+    figure.supxlabel(hint, fontsize=8)

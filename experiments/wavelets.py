@@ -6,8 +6,9 @@ import argparse
 
 from trainer.job.schema import Job
 
-from . import compared, jobs
-from .compared import Compared, Variant
+from . import jobs, variants
+from .compared import Compared
+from .variants import Variant
 
 WAVELETS = ("db1", "db2", "db3", "coif1", "coif2", "sym2", "sym3", "sym4")
 MODES = ("periodization", "zero")
@@ -20,10 +21,11 @@ class Wavelets(Compared):
     PAPER = "Table 6"
     ABOUT = "Whether the wavelet matters, everything else the same."
     SMALL = "the nano base and its robot, 15 trainings: half an hour"
+    SEE = "Eight wavelets, in two ways of treating the borders: does it matter which?"
 
     def variants(self, options: argparse.Namespace, job: Job) -> list[Variant]:
         """Returns a variant a wavelet and mode."""
-        p, rate = compared.sizes(jobs.is_small(options))
+        p, rate = variants.sizes(jobs.is_small(options))
         held = {"coefficients": p, "locations": "uniform:777"}  # not every basis has PEFT's positions
         return [
             Variant(f"{wavelet} {mode}", "waveft", {**held, "wavelet": wavelet, "mode": mode}, (rate,))

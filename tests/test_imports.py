@@ -36,7 +36,8 @@ STOREYS = {
     "waveft": ("cli", "__init__", "__main__"),
     "experiments": (
         *("experiment", "plots", "running", "jobs", "sentences", "gradients"),
-        *("bottlenecks", "lite0", "heads", "pictures", "texts", "table", "dreambooths", "permuted", "compared"),
+        *("bottlenecks", "lite0", "heads", "pictures", "texts", "table", "dreambooths", "permuted"),
+        *("variants", "rows", "panels", "compared"),
         *("rank", "bottleneck", "interpolation", "coverage", "interference", "energy", "classification", "glue"),
         *("dreambooth", "budget", "wavelets", "ablations", "seeds", "lambdas", "cost"),
         *("registry", "__init__", "__main__"),

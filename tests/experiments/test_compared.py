@@ -11,7 +11,19 @@ import pytest
 import torch
 
 import waveft_core
-from experiments import ablations, compared, cost, dreambooth, dreambooths, jobs, registry, seeds
+from experiments import (
+    ablations,
+    budget,
+    compared,
+    cost,
+    dreambooth,
+    dreambooths,
+    jobs,
+    registry,
+    rows,
+    seeds,
+    variants,
+)
 from experiments.__main__ import main
 from tests.trainer.conftest import make_model, make_pictures, make_pipeline  # noqa: F401 - a fixture
 from trainer.comparison import doing
@@ -76,7 +88,7 @@ def arguments(sdxl, photos, make_model, tmp_path):  # noqa: F811 - the fixture a
 @pytest.fixture
 def brief(monkeypatch):
     """At the tiny base's size, and few rows a table; every kind of variant is left."""
-    monkeypatch.setattr(compared, "FULL_P", 16)
+    monkeypatch.setattr(variants, "FULL_P", 16)
     for method, keys in dreambooth.SMALL_KEYS.items():
         monkeypatch.setitem(dreambooth.SMALL_KEYS, method, {key: min(value, 16) for key, value in keys.items()})
     settings = dreambooth.settings
@@ -249,7 +261,7 @@ def test_the_small_form_needs_nothing_and_every_variant_is_a_job(name, tmp_path,
 
 
 def test_the_table_pairs_a_variant_with_the_first_by_subject():
-    variants = [compared.Variant(label, "waveft", {}, (1e-3,)) for label in ("one", "two")]
+    pair = [variants.Variant(label, "waveft", {}, (1e-3,)) for label in ("one", "two")]
     points = [
         Point((subject, 0), label, 1e-3, step, {"trained": value + (label == "two") * gain}, "c")
         for subject, value, gain in (("dog", 0.2, 0.1), ("bowl", 0.6, 0.3))
@@ -257,7 +269,7 @@ def test_the_table_pairs_a_variant_with_the_first_by_subject():
         for step in (1, 2)
     ]
     results = Results(points, {"dog": {"trained": 0.1}, "bowl": {"trained": 0.5}}, methods=["one", "two"])
-    base, first, second = compared.table(results, variants)["rows"]
+    base, first, second = rows.table(results, pair)["rows"]
     assert base["figures"]["trained"][0] == pytest.approx(0.3)
     assert first["differences"] == {}
     assert second["steps"] == 2
@@ -281,6 +293,19 @@ def test_variances_by_hand():
     assert "larger with WaveFT" in seeds.Seeds().lines(rows)[0]
 
 
+def test_budget_draws_loras_two_rates_as_two_lines():
+    job = jobs.job(argparse.Namespace(small=True, base=None, photos=None, metrics=None, overrides=[]))
+    found = budget.Budget().variants(argparse.Namespace(small=True, base=None), job)
+    held = [{"label": one.label, "rate": rate} for one in found for rate in one.rates]
+    lines = {}
+    for row in held:
+        line, rank = budget.place(row)
+        lines.setdefault(line, []).append(rank)
+    assert set(lines) == {"WaveFT", "SHiRA", budget.ONE_RATE, budget.AS_FAR}
+    assert lines[budget.ONE_RATE] == lines[budget.AS_FAR] == [1, 2, 3]
+    assert lines["WaveFT"] == lines["SHiRA"] == list(budget.SPARSE)
+
+
 def test_a_gaussian_start_is_of_the_seed_alone(sdxl, photos, arguments, tmp_path):
     sets = arguments[arguments.index("--set") :][1::2]
     options = argparse.Namespace(
@@ -298,7 +323,7 @@ def test_a_cell_whose_job_changed_is_another(arguments, tmp_path):
     place = doing.Place(Path(tmp_path))
     options = argparse.Namespace(small=True, base=None, photos=None, metrics=None, overrides=[])
     job = jobs.job(options)
-    one = compared.cell("robot", job, compared.Variant("a", "waveft", {"coefficients": 8}, (1e-3,)), 1e-3, 0, tmp_path)
-    two = compared.cell("robot", job, compared.Variant("a", "waveft", {"coefficients": 9}, (1e-3,)), 1e-3, 0, tmp_path)
+    one = compared.cell("robot", job, variants.Variant("a", "waveft", {"coefficients": 8}, (1e-3,)), 1e-3, 0, tmp_path)
+    two = compared.cell("robot", job, variants.Variant("a", "waveft", {"coefficients": 9}, (1e-3,)), 1e-3, 0, tmp_path)
     assert one.digest != two.digest
     assert not doing.is_done(place, one)

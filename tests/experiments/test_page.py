@@ -57,6 +57,7 @@ def test_the_list_has_every_experiment_with_what_its_small_form_takes(capsys):
         assert f"{one.NAME} " in said
         assert one.PAPER in said
         assert one.SMALL in said
+        assert one.SEE, "a plot's title"
 
 
 @pytest.mark.parametrize("one", registry.ALL, ids=lambda one: one.NAME)
