@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pywt
 import torch
 from torch import nn
 
@@ -26,6 +27,7 @@ FIRST, LAST, POINTS = 10_192, 15_680, 20  # p: 13 to 20 entries a row
 FURTHER = (3_920, 6_272, 8_232, 9_800)  # below the paper's: where rows with less than k entries are many
 METHODS = {"SHiRA": "identity", "WaveFT": "db1"}
 DRAWS = {"SHiRA": 3, "WaveFT": 1}
+FLOOR = 1e-16  # of the plot: below it, float32's training and float64's algebra are both at zero
 
 
 class Interpolation(Measured):
@@ -34,8 +36,13 @@ class Interpolation(Measured):
     NAME = "interpolation"
     PAPER = "Lemma 3, figure 5"
     ABOUT = "The loss that is left when five random vectors are mapped onto five others by p trained entries."
-    SMALL = "7 of the points, one draw each, five minutes; else 24 points, half an hour"
+    SMALL = "7 of the points, one draw each, five minutes; else 24 points, half an hour; --draws 1 is less"
     SEE = "How many entries at random places it takes to map 5 inputs of 784 numbers onto 5 outputs: what error is left"
+
+    def options(self, parser: argparse.ArgumentParser) -> None:
+        """Adds how many draws."""
+        held = ", ".join(f"{draws} of {method}" for method, draws in DRAWS.items())
+        parser.add_argument("--draws", type=int, metavar="N", help=f"of positions at each point; {held} unless given")
 
     def cells(self, options: argparse.Namespace) -> list[Cell]:
         """Returns a cell a method, p and draw, and one for the proof's construction."""
@@ -46,7 +53,7 @@ class Interpolation(Measured):
         found = [
             Cell(f"{method}-p{p}-draw{seed}", {**fixed, "method": method, "p": p, "seed": seed})
             for method, draws in DRAWS.items()
-            for seed in range(1 if options.small else draws)
+            for seed in range(options.draws or (1 if options.small else draws))
             for p in counts
         ]
         return [Cell("construction", {"width": WIDTH, "pairs": PAIRS, "seed": 0}), *found]
@@ -74,9 +81,8 @@ class Interpolation(Measured):
                 figure = bootstrap([one["loss"] for one in each])
                 low, high = (figure.low, figure.high) if len(each) > 1 else (figure.mean, figure.mean)
                 row = {"p": p, "loss": figure.mean, "low": low, "high": high, "draws": len(each)}
-                if "short_rows" in each[0]:
-                    row["least"] = float(np.mean([one["least"] for one in each]))
-                    row["short_rows"] = float(np.mean([one["short_rows"] for one in each]))
+                row["least"] = float(np.mean([one["least"] for one in each]))
+                row["short_rows"] = float(np.mean([one["short_rows"] for one in each]))
                 rows.append(row)
             made["curves"][method] = rows
         return made
@@ -107,13 +113,12 @@ class Interpolation(Measured):
                 panel.fill_between(
                     p, [row["low"] for row in held], [row["high"] for row in held], color=colour, alpha=0.15
                 )
+                if log:
+                    least = [max(row["least"], FLOOR) for row in held]
+                    panel.plot(p, least, color=colour, linestyle=":", label=f"least possible with {method}'s entries")
             if log:
-                rows = [row for row in summary["curves"]["SHiRA"] if row.get("least", 0) > 0]
-                panel.plot(
-                    [row["p"] for row in rows], [row["least"] for row in rows], color=plots.INK, linestyle=":",
-                    label="least possible, SHiRA",
-                )  # fmt: skip
                 panel.set_yscale("log")
+                panel.set_ylim(FLOOR / 2, 1)
             title = (
                 "the same on a log scale, and with fewer entries"
                 if log
@@ -149,15 +154,29 @@ def trained(
         loss = float(nn.functional.mse_loss(layer["map"](inputs), outputs))
     (held,) = tuning.adapter().layers.values()
     tuning.detach()
-    return {"loss": loss, **(least(inputs, outputs, held.indices.numpy()) if wavelet == "identity" else {})}
+    seen = (in_basis(each.double().numpy(), wavelet) for each in (inputs, outputs))
+    return {"loss": loss, **least(*seen, held.indices.numpy())}
 
 
-def least(inputs: torch.Tensor, outputs: torch.Tensor, places: np.ndarray) -> dict[str, Any]:
+def in_basis(vectors: np.ndarray, wavelet: str) -> np.ndarray:
+    """Returns vectors [k, n] as an orthonormal wavelet sees them.
+
+    C = W dW W^T, so that dW maps x onto y where C maps W x onto W y: trained coefficients are trained entries, of
+    another map.
+    """
+    return vectors if wavelet == "identity" else np.concatenate(pywt.dwt(vectors, wavelet, "periodization"), axis=-1)
+
+
+def least(x: np.ndarray, y: np.ndarray, places: np.ndarray) -> dict[str, Any]:
     """Returns the least loss that entries at flat `places` can reach, and how many rows have less than k of them.
 
-    Rows do not know of each other: each is a least-squares problem of its own, in float64.
+    Rows do not know of each other: each is a least-squares problem of its own.
+
+    Args:
+        x, y: inputs and outputs [k, n] float64.
+        places: [p] flat.
     """
-    width, x, y = inputs.shape[1], inputs.double().numpy(), outputs.double().numpy()
+    width = x.shape[1]
     rows, columns = np.divmod(places, width)
     total, short = 0.0, 0
     for row in range(width):
