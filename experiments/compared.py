@@ -41,6 +41,7 @@ class Compared(Experiment):
     """An experiment whose cells the trainer's comparison makes."""
 
     SEEDS: ClassVar[int] = 1
+    HINT: ClassVar[str] = ""  # of the plot: what the rows' names say
 
     def options(self, parser: argparse.ArgumentParser) -> None:
         """Adds what is trained on what."""
@@ -94,7 +95,7 @@ class Compared(Experiment):
 
     def draw(self, rows: Mapping[str, Any], canvas: Canvas) -> None:
         """Draws every row's measures."""
-        panels.dots(rows, canvas)
+        panels.dots(rows, canvas, self.HINT)
 
 
 def grid(every: Sequence[tuple[str, Job]], variants: Sequence[Variant], seeds: int, out: Path) -> list[Cell]:

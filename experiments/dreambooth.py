@@ -33,6 +33,7 @@ class Dreambooth(Compared):
     ABOUT = "Eight methods as the paper set them (one rate), and each at three rates that move the weights as far."
     SMALL = "the nano base and its robot, 32 trainings of 120 steps: an hour"
     SEE = "Eight methods: at the paper's one rate (published), and at three rates of their own (tuned)"
+    HINT = "beside tuned: the learning rate"
 
     def variants(self, options: argparse.Namespace, job: Job) -> list[Variant]:
         """Returns each method twice."""

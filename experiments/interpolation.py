@@ -154,8 +154,8 @@ def trained(
         loss = float(nn.functional.mse_loss(layer["map"](inputs), outputs))
     (held,) = tuning.adapter().layers.values()
     tuning.detach()
-    seen = (in_basis(each.double().numpy(), wavelet) for each in (inputs, outputs))
-    return {"loss": loss, **least(*seen, held.indices.numpy())}
+    x, y = (in_basis(each.double().numpy(), wavelet) for each in (inputs, outputs))
+    return {"loss": loss, **least(x, y, held.indices.numpy())}
 
 
 def in_basis(vectors: np.ndarray, wavelet: str) -> np.ndarray:

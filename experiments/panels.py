@@ -23,8 +23,14 @@ WORDS = {
 }
 
 
-def dots(rows: Mapping[str, Any], canvas: Canvas) -> None:
-    """Draws a line of dots a row, a panel a measure; the base is the dotted line, intervals where there are any."""
+def dots(rows: Mapping[str, Any], canvas: Canvas, hint: str) -> None:
+    """Draws a line of dots a row, a panel a measure; the base is the dotted line, intervals where there are any.
+
+    Args:
+        rows: the table.
+        canvas: drawn on.
+        hint: what the rows' names say.
+    """
     measures = measured(rows, (LOSS.name, fidelity(rows), "prompt", "drift"))
     held = [row for row in rows["rows"] if row["label"] != BASE]
     canvas.set_size_inches(9, max(3.0, 1.2 + 0.19 * len(held)))
@@ -54,7 +60,7 @@ def dots(rows: Mapping[str, Any], canvas: Canvas) -> None:
         hints.append("an arrow: further right than drawn")
     if any(row["figures"][measure][1] is not None for row in held for measure in measures if measure in row["figures"]):
         hints.append("line: the interval over subjects, or over seeds of one")
-    canvas.supxlabel("; ".join(hints), fontsize=8)
+    canvas.supxlabel("\n".join(part for part in ("; ".join(hints), hint) if part), fontsize=8)
 
 
 def name(row: Mapping[str, Any], with_rate: bool) -> str:

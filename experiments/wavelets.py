@@ -22,6 +22,7 @@ class Wavelets(Compared):
     ABOUT = "Whether the wavelet matters, everything else the same."
     SMALL = "the nano base and its robot, 15 trainings: half an hour"
     SEE = "Eight wavelets, in two ways of treating the borders: does it matter which?"
+    HINT = "periodization, zero: what a wavelet sees beyond the borders of a weight"
 
     def variants(self, options: argparse.Namespace, job: Job) -> list[Variant]:
         """Returns a variant a wavelet and mode."""
