@@ -29,7 +29,7 @@ class Ablations(Compared):
     ABOUT = "Allocation, a random start, and features in another order; SHiRA beside them."
     SMALL = "the nano base and its robot, 6 trainings: quarter of an hour"
     SEE = "Choices of the method, each undone: what becomes worse?"
-    HINT = "fixed: as many numbers in every layer; proportional: more in larger ones; permuted: neighbours are strangers"
+    HINT = "fixed: as many numbers a layer; proportional: more in larger ones; permuted: neighbours are strangers"
 
     def variants(self, options: argparse.Namespace, job: Job) -> list[Variant]:
         """Returns a variant a choice; what a variant starts from is made here, where it is not there yet."""

@@ -13,14 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import load_file, save
-
 from trainer.system.console import say
 from trainer.system.errors import UserError
-from trainer.system.files import write_atomically
 
-from . import heads, lite0, pictures, table
+from . import heads, lite0, pictures, scores, table, vits
 from .experiment import Cell, Result
 from .heads import Recipe
 from .running import Measured
@@ -66,9 +62,6 @@ LITE0: dict[str, dict[str, Any]] = {
     "WaveFT": {"method": "WaveFT", "network": SCATTERED, "rates": [3e-4, 1e-3, 3e-3, 1e-2]},
 }  # fmt: skip
 BODIES = {"vit": SMALL, "lite0": LITE0}
-# Of the small ViT: pixels of a side and of a patch, epochs of pretraining.
-VITS = {"digits": (8, 2, 25), "fashion": (28, 4, 2)}
-WIDTH, DEPTH = 64, 4
 HEAD_RATE = 3e-3
 TITLES = {
     "digits": "a small ViT, trained on the digits 0 to 4, tuned on 5 to 9",
@@ -101,7 +94,7 @@ class Classification(Measured):
             "--images", type=Path, nargs="+", default=[], metavar="DIR",
             help="data sets: folders with train/CLASS/, test/CLASS/ and perhaps valid/CLASS/",
         )  # fmt: skip
-        parser.add_argument("--data", choices=sorted(VITS), default="digits", help="of the small form")
+        parser.add_argument("--data", choices=sorted(vits.SIZES), default="digits", help="of the small form")
         parser.add_argument("--body", choices=sorted(BODIES), help="of the small form; both unless given")
         parser.add_argument(
             "--fashion", type=Path, metavar="DIR", help=f"Fashion-MNIST; {pictures.FASHION} unless given"
@@ -156,13 +149,13 @@ class Classification(Measured):
             model, task = convolutions(held["data"], held.get("folder"), tuple(held["sizes"]))
             targets = lite0.TARGETS
         else:
-            model, task = small(held["data"], held.get("folder"), tuple(held["sizes"]), self._kept)
+            model, task = vits.pretrained(held["data"], held.get("folder"), tuple(held["sizes"]), self._kept)
         network = {"targets": targets, **held.get("network", {})}
         recipe = Recipe(
             held["method"], network, held["rate"], held["head_rate"], held["decay"], held["epochs"], held["batch"],
             seed=held["seed"],
         )  # fmt: skip
-        return heads.run(model, recipe, task.train, task.valid, task.test, heads.accuracy)
+        return heads.run(model, recipe, task.train, task.valid, task.test, scores.accuracy)
 
     def summary(self, results: Mapping[str, tuple[Cell, Result]]) -> dict[str, Any]:
         """Returns medians: rate and epoch are chosen on the validation part."""
@@ -202,53 +195,7 @@ def own(folder: Path, images: Path, seed: int) -> tuple[Any, pictures.Task]:
 
 @lru_cache(maxsize=1)
 def convolutions(data: str, folder: str | None, sizes: tuple[int, ...]) -> tuple[Any, pictures.Task]:
-    """Returns EfficientNet-Lite0, and the upper half of a set's classes as a task: `small` takes the same."""
+    """Returns EfficientNet-Lite0, and the upper half of a set's classes as a task: the small ViT's is the same."""
     pixels, labels = pictures.plain(data, Path(folder) if folder else None)
     _, task = pictures.halves(lite0.seen(pixels), labels, 0, sizes)
     return lite0.load(task.classes), task
-
-
-@lru_cache(maxsize=1)
-def small(data: str, folder: str | None, sizes: tuple[int, ...], kept: Path | None) -> tuple[Any, pictures.Task]:
-    """Returns a ViT that was pretrained on the lower half of a set's classes, and the upper half as a task.
-
-    Args:
-        data, folder: as `pictures.plain` takes them.
-        sizes: rows of training, validation and test.
-        kept: folder where the ViT is looked for, and put.
-    """
-    pixels, labels = pictures.plain(data, Path(folder) if folder else None)
-    lower, task = pictures.halves(pixels, labels, 0, sizes)
-    model = fresh(data, int(labels.max() + 1) // 2)
-    file = kept / "vit.safetensors" if kept else None
-    if file is not None and file.is_file():
-        model.load_state_dict(load_file(file))
-    else:
-        pretrain(model, lower, VITS[data][2])
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, save(model.state_dict()))
-    model.classifier = torch.nn.Linear(WIDTH, task.classes)
-    return model, task
-
-
-def pretrain(model: Any, rows: heads.Rows, epochs: int) -> None:
-    """Trains all of a model, head and body."""
-    heads.draw_head(model.classifier, 0)
-    body = [one for name, one in model.named_parameters() if not name.startswith("classifier")]
-    for _ in heads.fit(model, Recipe("full", epochs=epochs, batch=64, warm_up=0.1), rows, body, None):
-        pass
-
-
-def fresh(data: str, classes: int) -> Any:
-    """Returns an untrained small ViT for a data set, always the same."""
-    from transformers import ViTConfig, ViTForImageClassification
-
-    side, patch, _ = VITS[data]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = ViTConfig(
-            hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=4, intermediate_size=2 * WIDTH,
-            image_size=side, patch_size=patch, num_channels=1, num_labels=classes,
-        )  # fmt: skip
-        return ViTForImageClassification(config).eval()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.system.errors import UserError
 
-from . import heads, sentences, table, texts
+from . import heads, scores, sentences, table, texts
 from .classification import picked
 from .experiment import Cell, Result
 from .heads import Recipe, Rows
@@ -132,7 +132,7 @@ class Glue(Measured):
             held["method"], network, held["rate"], held["head_rate"], 0.0, held["epochs"], held["batch"],
             held["warm_up"], held["seed"],
         )  # fmt: skip
-        return heads.run(model, recipe, train, valid, test, heads.SCORES[score])
+        return heads.run(model, recipe, train, valid, test, scores.SCORES[score])
 
     def summary(self, results: Mapping[str, tuple[Cell, Result]]) -> dict[str, Any]:
         """Returns medians at the last epoch, and what a choice of the epoch on the scored rows would give."""

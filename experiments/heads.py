@@ -21,6 +21,7 @@ from trainer.system import rng
 from trainer.system.errors import UserError
 
 from . import bottlenecks
+from .scores import Score
 
 COMPONENT = "model"
 HEADS = ("classifier", "score")  # what transformers calls a model's head
@@ -31,7 +32,6 @@ OF_TRAINER = {
     "SHiRA": "shira", "WaveFT": "waveft",
 }  # fmt: skip
 Batch = Mapping[str, torch.Tensor]
-Score = Callable[[torch.Tensor, torch.Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -224,28 +224,3 @@ def factor(step: int, steps: int, warm_up: float) -> float:
     """Returns what the rates are multiplied by: up in a straight line, then down to 0."""
     first = round(warm_up * steps)
     return (step + 1) / first if step < first else (steps - step) / max(1, steps - first)
-
-
-def accuracy(guessed: torch.Tensor, labels: torch.Tensor) -> float:
-    """Returns the share of rows whose largest logit is that of their class."""
-    return float((guessed.argmax(1) == labels).double().mean())
-
-
-def pearson(guessed: torch.Tensor, labels: torch.Tensor) -> float:
-    """Returns the correlation of guesses and ratings; 0 where either does not vary."""
-    both = torch.stack([guessed.flatten().double(), labels.double()])
-    found = torch.corrcoef(both)[0, 1]
-    return float(found) if torch.isfinite(found) else 0.0
-
-
-def matthews(guessed: torch.Tensor, labels: torch.Tensor) -> float:
-    """Returns the Matthews correlation of two classes: Pearson's of what is guessed and what is."""
-    return pearson(guessed.argmax(1), labels)
-
-
-SCORES: dict[str, Score] = {"accuracy": accuracy, "pearson": pearson, "matthews": matthews}
-
-
-def best_epoch(scores: Sequence[float]) -> int:
-    """Returns the first epoch with the highest score."""
-    return max(range(len(scores)), key=lambda epoch: (scores[epoch], -epoch))

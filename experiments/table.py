@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import heads, plots
+from . import plots
 from .experiment import Cell, Result
+from .scores import best_epoch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +67,7 @@ def chosen(rates: Mapping[float, Sequence[Mapping[str, Any]]], select: str) -> d
     """Returns the best rate's runs: their median and each one's score."""
 
     def epoch(run: Mapping[str, Any]) -> int:
-        return heads.best_epoch(run["valid"]) if select == "valid" else len(run["valid"]) - 1
+        return best_epoch(run["valid"]) if select == "valid" else len(run["valid"]) - 1
 
     rate = max(rates, key=lambda one: statistics.median(run["valid"][epoch(run)] for run in rates[one]))
     runs = sorted(rates[rate], key=lambda run: run["seed"])
@@ -113,9 +114,9 @@ def draw(made: Mapping[str, Any], figure: Figure, titles: Mapping[str, str], sco
     for panel, (task, methods) in zip(panels, made["tasks"].items(), strict=True):
         names = [f"{label} ({one['parameters']:,})" for label, one in methods.items()]
         for place, (label, one) in enumerate(methods.items()):
-            colour, scores = plots.COLOURS.get(label.split()[0], plots.FAINT), [100 * each for each in one["scores"]]
-            panel.plot([min(scores), max(scores)], [place, place], color=colour, linewidth=1)
-            panel.plot(scores, [place] * len(scores), "o", color=colour, alpha=0.4, markersize=4)
+            colour, own = plots.COLOURS.get(label.split()[0], plots.FAINT), [100 * each for each in one["scores"]]
+            panel.plot([min(own), max(own)], [place, place], color=colour, linewidth=1)
+            panel.plot(own, [place] * len(own), "o", color=colour, alpha=0.4, markersize=4)
             panel.plot(100 * one["median"], place, "D", color=colour, markersize=6)
             panel.annotate(
                 f"{100 * one['median']:.1f}", (100 * one["median"], place), (0, 6), textcoords="offset points",

@@ -28,7 +28,7 @@ class Form:
         label: column of the class or rating.
         names: of the classes, in the order of their numbers; none = the column holds numbers.
         header: whether the first line is one.
-        score: of heads.SCORES.
+        score: of scores.SCORES.
         epochs: FourierFT's.
         head_rate: FourierFT's.
         fourier: FourierFT's rate and scaling.

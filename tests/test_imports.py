@@ -36,7 +36,7 @@ STOREYS = {
     "waveft": ("cli", "__init__", "__main__"),
     "experiments": (
         *("experiment", "plots", "running", "jobs", "sentences", "gradients"),
-        *("bottlenecks", "lite0", "heads", "pictures", "texts", "table", "dreambooths", "permuted"),
+        *("bottlenecks", "scores", "lite0", "heads", "pictures", "vits", "texts", "table", "dreambooths", "permuted"),
         *("variants", "rows", "panels", "compared"),
         *("rank", "bottleneck", "interpolation", "coverage", "interference", "energy", "classification", "glue"),
         *("dreambooth", "budget", "wavelets", "ablations", "seeds", "lambdas", "cost"),

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from experiments import heads, lite0, pictures, table, texts
+from experiments import heads, lite0, pictures, scores, table, texts, vits
 from experiments.__main__ import main
 from experiments.experiment import Cell
 from experiments.heads import Recipe
@@ -40,7 +40,7 @@ def task():
 def run(model, task, method, **more):
     network = {"targets": TARGETS, **METHODS[method]}
     recipe = Recipe(method, network, RATES.get(method, 0.0), 1e-2, epochs=12, batch=16, **more)
-    return heads.run(model, recipe, task, task, task, heads.accuracy)
+    return heads.run(model, recipe, task, task, task, scores.accuracy)
 
 
 @pytest.fixture(scope="module")
@@ -69,27 +69,27 @@ def test_every_method_learns_more_than_the_head_alone_and_leaves_the_body_as_it_
 
 def test_the_methods_rate_is_not_the_heads(vit, task):
     network = {"targets": TARGETS, "coefficients": 32}
-    still = heads.run(vit, Recipe("WaveFT", network, 0.0, 1e-2, epochs=3), task, task, task, heads.accuracy)
-    head = heads.run(vit, Recipe("LP", {}, 0.0, 1e-2, epochs=3), task, task, task, heads.accuracy)
+    still = heads.run(vit, Recipe("WaveFT", network, 0.0, 1e-2, epochs=3), task, task, task, scores.accuracy)
+    head = heads.run(vit, Recipe("LP", {}, 0.0, 1e-2, epochs=3), task, task, task, scores.accuracy)
     assert still["loss"] == head["loss"], "at a rate of 0 the method is not there"
     assert still["parameters"] == 4 * 32
 
 
 def test_an_unknown_method_and_a_model_without_a_head_are_refused(vit, task):
     with pytest.raises(UserError, match="expected one of LP, full, Adapter"):
-        heads.run(vit, Recipe("DyLoRA"), task, task, task, heads.accuracy)
+        heads.run(vit, Recipe("DyLoRA"), task, task, task, scores.accuracy)
     with pytest.raises(UserError, match="Linear has none"):
-        heads.run(torch.nn.Linear(2, 2), Recipe("LP"), task, task, task, heads.accuracy)
+        heads.run(torch.nn.Linear(2, 2), Recipe("LP"), task, task, task, scores.accuracy)
 
 
 def test_scores_by_hand():
     labels = torch.tensor([0, 0, 1, 1])
     guessed = torch.tensor([[2.0, 0], [0, 2.0], [0, 2.0], [0, 2.0]])  # one of class 0 is wrong
-    assert heads.accuracy(guessed, labels) == 0.75
+    assert scores.accuracy(guessed, labels) == 0.75
     # MCC = (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)) = (2*1 - 1*0) / sqrt(3*2*2*1)
-    assert heads.matthews(guessed, labels) == pytest.approx(2 / 12**0.5)
-    assert heads.pearson(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([2.0, 4.0, 6.0])) == pytest.approx(1)
-    assert heads.pearson(torch.ones(3, 1), torch.tensor([1.0, 2.0, 3.0])) == 0
+    assert scores.matthews(guessed, labels) == pytest.approx(2 / 12**0.5)
+    assert scores.pearson(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([2.0, 4.0, 6.0])) == pytest.approx(1)
+    assert scores.pearson(torch.ones(3, 1), torch.tensor([1.0, 2.0, 3.0])) == 0
 
 
 def test_the_rates_rise_and_fall_in_straight_lines():
@@ -229,14 +229,14 @@ def test_a_pretrained_vit_is_kept_and_comes_back_the_same(tmp_path, monkeypatch)
 
     pixels = torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(pictures, "plain", lambda data, folder: (pixels, torch.arange(60) % 4))
-    monkeypatch.setitem(classification.VITS, "digits", (8, 4, 2))
-    classification.small.cache_clear()
-    first, task = classification.small("digits", None, (8, 8, 8), tmp_path)
-    classification.small.cache_clear()
+    monkeypatch.setitem(vits.SIZES, "digits", (8, 4, 2))
+    vits.pretrained.cache_clear()
+    first, task = vits.pretrained("digits", None, (8, 8, 8), tmp_path)
+    vits.pretrained.cache_clear()
     monkeypatch.setattr(classification, "pretrain", lambda *_: pytest.fail("it is there already"))
-    second, _ = classification.small("digits", None, (8, 8, 8), tmp_path)
-    classification.small.cache_clear()
-    fresh = classification.fresh("digits", 2).state_dict()
+    second, _ = vits.pretrained("digits", None, (8, 8, 8), tmp_path)
+    vits.pretrained.cache_clear()
+    fresh = vits.fresh("digits", 2).state_dict()
     for name, held in first.vit.state_dict().items():
         assert torch.equal(held, second.vit.state_dict()[name])
     assert any(not torch.equal(held, fresh[f"vit.{name}"]) for name, held in first.vit.state_dict().items())
