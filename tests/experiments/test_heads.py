@@ -225,15 +225,13 @@ def test_what_is_missing_is_said_before_anything_is_measured(tmp_path, capsys, v
 
 
 def test_a_pretrained_vit_is_kept_and_comes_back_the_same(tmp_path, monkeypatch):
-    from experiments import classification
-
     pixels = torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(pictures, "plain", lambda data, folder: (pixels, torch.arange(60) % 4))
     monkeypatch.setitem(vits.SIZES, "digits", (8, 4, 2))
     vits.pretrained.cache_clear()
     first, task = vits.pretrained("digits", None, (8, 8, 8), tmp_path)
     vits.pretrained.cache_clear()
-    monkeypatch.setattr(classification, "pretrain", lambda *_: pytest.fail("it is there already"))
+    monkeypatch.setattr(vits, "pretrain", lambda *_: pytest.fail("it is there already"))
     second, _ = vits.pretrained("digits", None, (8, 8, 8), tmp_path)
     vits.pretrained.cache_clear()
     fresh = vits.fresh("digits", 2).state_dict()
