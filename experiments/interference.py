@@ -84,7 +84,7 @@ class Interference(Measured):
                 for way, prefix in (("norm 1", "rms"), ("as PEFT has it", "peft")):
                     right[f"{method} {name}, {way}"] = (one[f"{prefix}_{key}"],) * 3
         plots.bars(panels[0], left)
-        title = "what a coefficient is left with of the gradients\nthat it gathers (line: the same, shuffled)"
+        title = "what a coefficient is left with of the gradients\nthat it gathers (mark: the same, shuffled)"
         plots.tidy(panels[0], title, "|sum of g| / sum of |g|; 1 = nothing cancels")
         plots.bars(panels[1], right)
         panels[1].set_xscale("log")

@@ -123,5 +123,7 @@ def curves(
         base_line(rows, panel.axhline, measure)
         plots.tidy(panel, WORDS.get(measure, measure))
     handles, names = canvas.axes[0].get_legend_handles_labels()
-    canvas.legend(handles, names, frameon=False, fontsize=8, ncol=len(names), loc="outside lower center")
-    canvas.supxlabel(f"{title} (dotted: the base, before any training)", fontsize=8)
+    canvas.legend(
+        handles, names, frameon=False, fontsize=8, ncol=len(names), loc="outside lower center", title_fontsize=8,
+        title=f"{title} (dotted: the base, before any training)",
+    )  # fmt: skip

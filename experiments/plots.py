@@ -32,6 +32,6 @@ def bars(panel: Any, rows: dict[str, tuple[float, float, float]], colours: dict[
     held = colours or COLOURS
     for place, (name, (middle, low, high)) in enumerate(reversed(rows.items())):
         panel.barh(place, middle, height=0.62, color=held.get(name.split()[0], FAINT), alpha=0.85)
-        panel.plot([low, high], [place, place], color=INK, linewidth=1)
+        panel.plot([low, high], [place, place], color=INK, linewidth=1, marker="|", markersize=7)
         panel.text(max(middle, high), place, f" {middle:.3g}", va="center", fontsize=7, color=INK)
     panel.set_yticks(range(len(rows)), list(reversed(rows)), fontsize=7)
