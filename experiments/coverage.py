@@ -96,7 +96,7 @@ class Coverage(Measured):
             for name, one in (summary["formula"] or {}).items()
         }
         plots.bars(left, rows)
-        title = "if a tenth of the weights have a gradient\n(in brackets: weights that one number reaches; mark: formula)"
+        title = "if a tenth of the weights have a gradient\n(brackets: weights that one number reaches; mark: formula)"
         plots.tidy(left, title, "share of trained numbers that see one")
         for (name, one), colour in zip(summary["sources"].items(), plots.SERIES, strict=False):
             for key, style in (("curve_identity", "-"), ("curve_db1", "--")):

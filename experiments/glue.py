@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from trainer.system.errors import UserError
 
 from . import heads, scores, sentences, table, texts
-from .classification import picked
 from .experiment import Cell, Result
 from .heads import Recipe, Rows
 from .running import Measured
@@ -84,7 +83,7 @@ class Glue(Measured):
         parser.add_argument("--epochs", type=int, metavar="N", help="each task's own unless given, 3 small")
         parser.add_argument("--batch", type=int, metavar="N", help="rows of a step; 32 unless given, 16 small")
         parser.add_argument("--seeds", type=int, default=len(SEEDS), metavar="N", help="5 unless given")
-        parser.add_argument("--methods", default="", metavar="NAMES", help=f"some of {', '.join(FULL)}")
+        table.options(parser, FULL, SMALL)
 
     def cells(self, options: argparse.Namespace) -> list[Cell]:
         """Returns a cell a task, method, rate and seed."""
@@ -99,7 +98,7 @@ class Glue(Measured):
         held = {**found, "sizes": list(SIZES), "head_rate": 3e-3, "epochs": options.epochs or 3}
         held |= {"batch": options.batch or 16, "warm_up": 0.1}
         tasks = chosen(options.tasks, list(SMALL_TASKS))
-        methods = picked(SMALL, options.methods)
+        methods = table.picked(SMALL, options.methods, options.rates)
         return [cell for task in tasks for cell in table.cells(task, held, methods, seeds)]
 
     def full(self, options: argparse.Namespace, seeds: tuple[int, ...]) -> list[Cell]:
@@ -114,10 +113,9 @@ class Glue(Measured):
                 "encoder": str(folder), "glue": str(place), "head_rate": form.head_rate, "warm_up": 0.06,
                 "epochs": options.epochs or form.epochs, "batch": options.batch or 32,
             }  # fmt: skip
-            methods = {name: dict(one) for name, one in picked(FULL, options.methods).items()}
-            if "FourierFT" in methods:
-                rate, scaling = form.fourier
-                methods["FourierFT"] |= {"network": {"n_frequency": 1000, "scaling": scaling}, "rates": [rate]}
+            rate, scaling = form.fourier
+            fourier = {**FULL["FourierFT"], "network": {"n_frequency": 1000, "scaling": scaling}, "rates": [rate]}
+            methods = table.picked({**FULL, "FourierFT": fourier}, options.methods, options.rates)
             made += table.cells(task, held, methods, seeds)
         return made
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from trainer.system.errors import UserError
 
 from . import plots
 from .experiment import Cell, Result
@@ -36,6 +39,35 @@ def cells(
         for label, one in methods.items()
         for rate in one["rates"]
     ]
+
+
+def options(parser: argparse.ArgumentParser, full: Mapping[str, Any], small: Mapping[str, Any]) -> None:
+    """Adds which methods are tuned, and at which rates."""
+    names = f"some of {', '.join(full)}; small: of {', '.join(small)}"
+    parser.add_argument("--methods", default="", metavar="NAMES", help=names)
+    parser.add_argument(
+        "--rates", default="", metavar="LIST", help='of some of them, "WaveFT=1e-3,3e-3;LoRA 1=1e-2": those alone'
+    )
+
+
+def picked(methods: Mapping[str, Mapping[str, Any]], names: str, rates: str = "") -> dict[str, Mapping[str, Any]]:
+    """Returns the methods of a command line, all of them where none is named, at its rates where it has any.
+
+    Raises:
+        UserError: a name is none of theirs, or a rate no number.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()] or list(methods)
+    own: dict[str, list[float]] = {}
+    for part in filter(str.strip, rates.split(";")):
+        name, _, numbers = part.partition("=")
+        try:
+            own[name.strip()] = [float(number) for number in numbers.split(",")]
+        except ValueError:
+            raise UserError(f'--rates: expected NAME=RATE,... with ";" between methods, got {part.strip()}.') from None
+    for option, held in (("--methods", wanted), ("--rates", list(own))):
+        if unknown := [name for name in held if name not in methods]:
+            raise UserError(f"{option}: expected some of {', '.join(methods)}, got {unknown[0]}.")
+    return {name: {**methods[name], "rates": own.get(name, methods[name]["rates"])} for name in wanted}
 
 
 def method_of(one: Mapping[str, Any]) -> dict[str, Any]:

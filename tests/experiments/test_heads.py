@@ -303,3 +303,24 @@ def test_the_digits_are_halved_by_class():
     assert set(lower.labels.tolist()) == set(range(5))
     assert [len(part) for part in (task.train, task.valid, task.test)] == [200, 200, 400]
     assert set(task.test.labels.tolist()) == set(range(task.classes)) == set(range(5))
+
+
+def test_rates_of_the_command_line_take_the_place_of_those_that_are_tried():
+    methods = {"LoRA 1": {"method": "LoRA", "rates": [1.0, 2.0]}, "LP": {"method": "LP", "rates": [3.0]}}
+    found = table.picked(methods, "LP, LoRA 1", "LoRA 1=0.5,1e-1;")
+    assert list(found) == ["LP", "LoRA 1"]
+    assert [one["rates"] for one in found.values()] == [[3.0], [0.5, 0.1]]
+    assert methods["LoRA 1"]["rates"] == [1.0, 2.0]
+    with pytest.raises(UserError, match="--rates: expected some of LoRA 1, LP, got LoRA"):
+        table.picked(methods, "", "LoRA=1")
+    with pytest.raises(UserError, match="--rates: expected NAME=RATE"):
+        table.picked(methods, "", "LP=fast")
+
+
+def test_a_bodys_own_methods_take_the_rates_that_are_theirs(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    asked = ["classification", "--small", "--body", "lite0", "--seeds", "1", "--dry-run", "--out", str(tmp_path)]
+    assert main([*asked, "--methods", "LoRA 8"]) == 0
+    assert not capsys.readouterr().out, "not one of this body's"
+    assert main([*asked, "--methods", "LoRA 8,LoRA 1", "--rates", "LoRA 1=0.5;LoRA 8=0.1"]) == 0
+    assert [line.split("--")[1:3] for line in capsys.readouterr().out.splitlines()] == [["LoRA-1", "0.5"]]
