@@ -318,7 +318,6 @@ def test_rates_of_the_command_line_take_the_place_of_those_that_are_tried():
 
 
 def test_a_bodys_own_methods_take_the_rates_that_are_theirs(tmp_path, capsys):
-    pytest.importorskip("sklearn")
     asked = ["classification", "--small", "--body", "lite0", "--seeds", "1", "--dry-run", "--out", str(tmp_path)]
     assert main([*asked, "--methods", "LoRA 8"]) == 0
     assert not capsys.readouterr().out, "not one of this body's"
