@@ -35,10 +35,19 @@ class Dreambooth(Compared):
     SEE = "Eight methods: at the paper's one rate (published), and at three rates of their own (tuned)"
     HINT = "beside tuned: the learning rate"
 
+    def options(self, parser: argparse.ArgumentParser) -> None:
+        """Adds one of the two alone."""
+        super().options(parser)
+        parser.add_argument("--only", choices=("published", "tuned"), help="a quarter of the trainings, or the others")
+
     def variants(self, options: argparse.Namespace, job: Job) -> list[Variant]:
-        """Returns each method twice."""
-        small = jobs.is_small(options)
-        return [one for method in METHODS for one in (published(method, small), tuned(method, small, job))]
+        """Returns each method twice, or once where one way alone is asked for."""
+        small, only = jobs.is_small(options), options.only
+        found = []
+        for method in METHODS:
+            found += [published(method, small)] if only != "tuned" else []
+            found += [tuned(method, small, job)] if only != "published" else []
+        return found
 
 
 def published(method: str, small: bool) -> Variant:

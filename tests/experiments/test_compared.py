@@ -282,6 +282,14 @@ def test_seeds_takes_as_many_draws_as_asked(tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2 * 3
 
 
+@pytest.mark.parametrize(("only", "count"), [("published", 8), ("tuned", 24)])
+def test_dreambooth_trains_one_of_its_two_ways_where_that_is_asked_for(only, count, tmp_path, capsys):
+    assert main(["dreambooth", "--small", "--dry-run", "--only", only, "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == count
+    assert all(f"-{only}--" in line for line in lines)
+
+
 def test_variances_by_hand():
     def row(label, value):
         return {"label": label, "rate": 1, "figures": {"trained": [value, None, None]}}
