@@ -76,8 +76,12 @@ def subjects(job: Job, folder: Path | None) -> list[tuple[str, Job]]:
     found = [inside for inside in folders.folders_in(folder) if folders.image_files(inside)]
     if not found:
         raise UserError(
-            f'--subjects "{folder}": expected a folder of pictures for each subject in it, got none. '
-            + ("It holds pictures itself: leave --subjects out." if folders.image_files(folder) else "")
+            f'--subjects "{folder}": expected a folder of pictures for each subject in it, got '
+            + (
+                "pictures themselves. Put them into a folder inside it that is named after what they show, such as dog."
+                if folders.image_files(folder)
+                else "none."
+            )
         )
     return [(inside.name, of_subject(job, inside)) for inside in found]
 

@@ -83,8 +83,8 @@ def compare(
     Raises:
         UserError: a network is missing; nothing was trained.
     """
-    request.out.mkdir(parents=True, exist_ok=True)
     found = networks.find(request.job.evaluation, request.allow_download)
+    request.out.mkdir(parents=True, exist_ok=True)
     if not page_only:
         if count or cluster:
             started = (

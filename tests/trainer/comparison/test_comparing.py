@@ -226,6 +226,7 @@ def test_what_is_missing_is_said_before_anything_is_trained(compared, capsys, co
     assert error.startswith("Nothing can be compared")
     assert expected in error
     assert counted == []
+    assert not out.exists()
 
 
 def test_a_dry_run_lists_the_cells(compared, capsys, counted):
