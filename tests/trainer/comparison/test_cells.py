@@ -64,7 +64,7 @@ def test_a_folder_of_folders_is_a_subject_each(grid, pictures_in, tmp_path):
     assert job.metadata.trigger_phrase == "sks red cartoon"
     assert job.evaluation.class_word == "red cartoon"
     assert job.datasets[0].subsets[0].image_dir.endswith("red_cartoon")
-    with pytest.raises(UserError, match="got pictures themselves. Put them into a folder inside it"):
+    with pytest.raises(UserError, match="got pictures themselves"):
         grid("waveft", subjects=tmp_path / "subjects" / "dog")
     with pytest.raises(UserError, match="got nothing there"):
         grid("waveft", subjects=tmp_path / "nowhere")
