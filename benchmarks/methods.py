@@ -155,7 +155,7 @@ def sizes(rows: Sequence[Row]) -> str:
     made = []
     for size, methods in SIZES.items():
         of_size = [gathered(own, [method]) for method in methods]
-        said = [", ".join(means(one, rate) for rate in one.rates.get(one.methods[0], ())) for one in of_size]
+        said = [", ".join(means(one, rate) for rate in sorted(one.rates.get(one.methods[0], ()))) for one in of_size]
         made.append([size, *(text or "no such rank" for text in said)])
     return table(["numbers", "WaveFT", "SHiRA", "LoRA"], made)
 
