@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ..measures.intervals import Figure, student
+from ..measures.intervals import LEVEL, Figure, student
 from .summary import Pair, Point, Results, grouping
 
 Setting = tuple[float, int]  # learning rate and optimizer steps
@@ -42,7 +42,7 @@ class Rank:
         method: its label.
         settings: learning rate and steps that were chosen for each pair, without it.
         score: its mean worth there.
-        behind: its score less that of the first of the ranking.
+        behind: its score less that of the first of the ranking; the intervals of all methods hold at once.
     """
 
     method: str
@@ -118,19 +118,24 @@ def elected(worths: Mapping[Setting, Mapping[Pair, float]], judges: Sequence[Pai
 
 
 def ranking(results: Results) -> list[Rank]:
-    """Returns the methods that have trainings, best first, over the pairs that all of them have."""
+    """Returns the methods that have trainings, best first, over the pairs that all of them have.
+
+    Distances from the first have intervals that hold all of them at once (Bonferroni's), so that of many methods none
+    is called behind because there are many.
+    """
     held = {method: found for method in results.methods if (found := unseen(results, method))}
     groups: Mapping[Pair, Hashable] = grouping(results)
     pairs = [pair for pair in groups if all(pair in found for found in held.values())]
     belongs = [groups[pair] for pair in pairs]
     scores = {method: student([found[pair][1] for pair in pairs], belongs) for method, found in held.items()}
+    level = 1 - (1 - LEVEL) / max(1, len(held) - 1)
     order = sorted(held, key=lambda method: -scores[method].mean)
     return [
         Rank(
             method,
             {pair: held[method][pair][0] for pair in pairs},
             scores[method],
-            student([held[method][pair][1] - held[order[0]][pair][1] for pair in pairs], belongs),
+            student([held[method][pair][1] - held[order[0]][pair][1] for pair in pairs], belongs, level),
         )
         for method in order
     ]

@@ -40,7 +40,8 @@ def differences(results: Results, plane: str) -> str:
     head = [f"fidelity above {first}'s", *(f"at {name} {cost:.3g}" for cost, _ in found)]
     return (
         f'<div class="wide">{table(rows, head)}</div><p><small>+ = closer to the photos than {escape(first)} is at the '
-        "same cost. In brackets: 95 % interval; where it holds 0 chance may have made the difference. A pair is a "
+        "same cost. In brackets: 95 % interval; where it holds 0 chance may have made the difference, and of twenty "
+        "such intervals one leaves 0 out by chance alone. A pair is a "
         "subject and a seed: the number says how many reach that cost with both methods, read on straight lines "
         "between a pair's own trainings.</small></p>"
     )
@@ -68,8 +69,8 @@ def scores(results: Results) -> str:
         "the base that is kept (1 - drift over how far apart its pictures of two prompts are), times the part of the "
         f"prompt score that is kept. Each {'subject' if of_several else 'seed'} counts at the learning rate and length "
         f"that the {others} did best with: a rate that is chosen on the pictures that it is judged by flatters. In "
-        f"brackets: 95 % interval (Student's t over {'subjects' if of_several else 'seeds'}); where it holds 0 chance "
-        "may have made the difference.</small></p>"
+        f"brackets: 95 % interval (Student's t over {'subjects' if of_several else 'seeds'}), in the last column for "
+        "all methods at once; where it holds 0 chance may have made the difference.</small></p>"
     )
 
 

@@ -49,11 +49,13 @@ def with_method(table: Mapping[str, Any], method: str) -> dict[str, Any]:
     """Returns a job's [network] for another method: what both understand alike stays, what is the old one's own goes.
 
     Keys of one name may mean another thing: a `scaling` of WaveFT's is none of FourierFT's. So that only what the two
-    have from a common table is carried over, and no file to start from.
+    have from a common table is carried over, and no file to start from; nor are weights' targets those of biases, which
+    many of these layers lack.
     """
     old, new = (METHODS.get(str(name).lower(), Network) for name in (table.get("method", FIRST), method))
     if new is old:
         return {**table, "method": method}
     common: Any = next(kind for kind in new.__mro__ if issubclass(old, kind))
-    kept = {key: value for key, value in table.items() if key in common.model_fields and key != "network_weights"}
+    others = {"network_weights"} | ({"targets"} if Bitfit in (old, new) else set())
+    kept = {key: value for key, value in table.items() if key in common.model_fields and key not in others}
     return {**kept, "method": method}

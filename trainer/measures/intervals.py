@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, TypeVar
 
 import numpy as np
 
 RESAMPLES, LEVEL = 10_000, 0.95
-TWO_SIDED = 1.959964  # of the normal distribution: what Student's t comes to with many groups
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # of two groups, three, ...
+ANGLES = 100_001  # at which Student's distribution is summed
 BLOCK = 2**22  # draws at a time: the memory that they take stays under 100 MB
 
 Unit = Literal["groups", "values"]
@@ -88,14 +88,15 @@ def bootstrap(
     return Figure(mean, low, high, len(held), len(names))
 
 
-def student(values: Sequence[float], groups: Sequence[Hashable]) -> Figure:
-    """Returns the mean of the groups' means with Student's 95 % interval.
+def student(values: Sequence[float], groups: Sequence[Hashable], level: float = LEVEL) -> Figure:
+    """Returns the mean of the groups' means with Student's interval.
 
     For few groups, as subjects and seeds are: a bootstrap over three holds the true mean in three cases of four.
 
     Args:
         values: the numbers; none gives NaN.
         groups: the group of each.
+        level: of the interval.
     """
     if not len(values):
         return NOTHING
@@ -106,17 +107,20 @@ def student(values: Sequence[float], groups: Sequence[Hashable]) -> Figure:
     mean, count = float(means.mean()), len(means)
     if count == 1:
         return Figure(mean, math.nan, math.nan, len(values), 1)
-    far = quantile(count - 1) * float(means.std(ddof=1)) / math.sqrt(count)
+    far = quantile(count - 1, level) * float(means.std(ddof=1)) / math.sqrt(count)
     return Figure(mean, mean - far, mean + far, len(values), count)
 
 
-def quantile(degrees: int) -> float:
-    """Returns the 97.5 % quantile of Student's t; beyond the table by its expansion in 1 / degrees, to three digits."""
-    if degrees <= len(STUDENT):
-        return STUDENT[degrees - 1]
-    z = TWO_SIDED
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / degrees + second / degrees**2
+@cache
+def quantile(degrees: int, level: float = LEVEL) -> float:
+    """Returns how many standard errors to each side hold `level` of Student's distribution.
+
+    With t = sqrt(degrees) tan(angle) its density is cos(angle) ** (degrees - 1), which is summed.
+    """
+    angles = np.linspace(0, math.pi / 2, ANGLES)
+    density = np.cos(angles) ** (degrees - 1)
+    area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return math.sqrt(degrees) * math.tan(float(np.interp(level, area / area[-1], angles)))
 
 
 def paired(

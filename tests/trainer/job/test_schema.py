@@ -55,6 +55,9 @@ def test_another_method_takes_over_what_it_understands_alike():
     assert networks.with_method(own, "fourierft") == {"exclude": ["a"], "method": "fourierft"}
     assert networks.with_method(own, "WaveFT") == {**own, "method": "WaveFT"}
     assert networks.with_method({"method": "lora", "network_alpha": 1.0}, "lokr") == {"method": "lokr"}
+    attention = {"targets": ["attn2.to_k"], "exclude": ["a"]}
+    assert networks.with_method(attention, "lora") == attention | {"method": "lora"}
+    assert networks.with_method(attention, "bitfit") == {"exclude": ["a"], "method": "bitfit"}, "to_k has no bias"
 
 
 def test_there_are_example_jobs():
