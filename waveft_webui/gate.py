@@ -125,8 +125,9 @@ class Gate:
         unet_multipliers: Sequence[float] | None = None,
         dyn_dims: Sequence[Any] | None = None,
     ) -> None:
+        ranks = () if dyn_dims is None else (dyn_dims,)  # newer Forge Neos have none, and take no such argument
         if not self.family.is_ready():
-            original(names, te_multipliers, unet_multipliers, dyn_dims)
+            original(names, te_multipliers, unet_multipliers, *ranks)
             return
         PLANS.limit = int(settings.value(self.shared, settings.PLANS_MIB)) << 20
         before = self._adapters()
@@ -148,8 +149,7 @@ class Gate:
             self.family.changed()
             _forget_conditioning(self._processing)
         self._last = None  # until it has worked: after an error the same prompt must not pass for what is applied
-        dyn = None if dyn_dims is None else [dyn_dims[number] for number in kept]
-        original([names[n] for n in kept], [te[n] for n in kept], [unet[n] for n in kept], dyn)
+        original(*([held[number] for number in kept] for held in (names, te, unet, *ranks)))
         self.family.applied({name: use.loaded for name, use in self.uses.items()})
         self._note()
         self._say(now)

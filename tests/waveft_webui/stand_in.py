@@ -61,7 +61,7 @@ class ExtraNetworkLora:
             unet.append(float(params.named.get("unet", te[-1] if "te" in params.named else both)))
             dyn.append(None)
         networks = sys.modules["networks"]
-        networks.load_networks(names, te, unet, dyn)
+        networks.load_networks(names, te, unet, *([dyn] if networks.has_ranks else []))
         held = {net.mentioned_name: net.network_on_disk.shorthash for net in networks.loaded_networks}
         p.extra_generation_params["Lora hashes"] = held
 
@@ -113,6 +113,7 @@ def networks_module(folder):
     made = types.ModuleType("networks")
     made.available_networks, made.available_network_aliases, made.forbidden_network_aliases = {}, {}, {}
     made.loaded_networks, made.networks_in_memory, made.extra_network_lora = [], {}, None
+    made.has_ranks = True  # whether a tag's `dyn=` is handed on
 
     def list_available_networks():
         for held in (made.available_networks, made.available_network_aliases):
@@ -326,7 +327,10 @@ def forge_networks(folder, models, lora, by_class):
                     if adapter is not None:
                         loaded[key] = adapter
                         known |= adapter.loaded_keys
-            made.logged += [name for name in tensors if name not in known]
+            left = [name for name in tensors if name not in known]
+            made.logged += left
+            if not made.has_ranks and len(left) / len(tensors) > 0.5:  # as Forge Neo
+                return model, clip
             sides = [{k: v for k, v in loaded.items() if k in dict(p.model.named_parameters())} for p in (model, clip)]
         else:
             in_model, left = lora.load_lora(tensors, lora.model_lora_keys_unet(model.model, {}))
@@ -362,6 +366,17 @@ def forge_networks(folder, models, lora, by_class):
     made.load_lora_state_dict, made.load_lora_for_models = load_lora_state_dict, load_lora_for_models
     made.load_networks, made.logged = load_networks, []
     return made
+
+
+def without_ranks(networks):
+    """Has Forge's `networks` be newer Forge Neos': `dyn=` is gone there, the argument too."""
+    load_networks, networks.has_ranks = networks.load_networks, False
+
+    def shorter(names, te_multipliers=None, unet_multipliers=None):
+        load_networks(names, te_multipliers, unet_multipliers)
+
+    networks.load_networks = shorter
+    return networks
 
 
 def clip_patcher(model):

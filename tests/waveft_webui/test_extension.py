@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.waveft_webui.stand_in import SHAPES, UNET, Processing
+from tests.waveft_webui.worlds import WORLDS
 from waveft_core import Adapter, Layer, WaveFTError, save
 from waveft_webui import axes, cards, extension, panel, settings, tags
 from waveft_webui.applying import HANDED
@@ -24,6 +25,15 @@ def test_a_ui_without_its_lora_extension_gets_one_line_and_nothing_else(monkeypa
     extension.register()
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "expected it, got none that we know" in said
+
+
+def test_a_forge_neo_without_adapter_classes_gets_one_line_and_nothing_else(monkeypatch, tmp_path, capsys):
+    world = WORLDS["Forge Neo"](monkeypatch, tmp_path)
+    del sys.modules["backend.patcher.lora"].weight_adapter
+    before = world.networks.load_networks
+    extension.register()
+    assert "expected it, got none that we know" in capsys.readouterr().out
+    assert extension.GATE is None and world.networks.load_networks is before
 
 
 def test_settings_are_there_and_multiply_every_adapter(ui, write):

@@ -15,7 +15,6 @@ import torch
 from tests.waveft_webui import stand_in
 from waveft_webui import extension, files
 
-FAMILIES = ("A1111", "Forge", "reForge", "Forge Classic")
 _TE2 = "lora_te2_text_model_encoder_layers_0_self_attn_"
 
 
@@ -217,6 +216,23 @@ class ReForgeWorld(ForgeWorld):
         return patch.calculate_weight(weight, "key", strength, 1.0, None, lambda held: held)
 
 
+class NeoWorld(ReForgeWorld):
+    title = "Forge Neo"
+
+    def make(self):
+        return stand_in.without_ranks(super().make())
+
+    def loader(self):
+        base = type("WeightAdapterBase", (), {})
+        kinds = self._module("modules_forge.packages.comfy.weight_adapter", adapters=[], WeightAdapterBase=base)
+        return self._module(
+            "backend.patcher.lora",
+            weight_adapter=kinds,
+            model_lora_keys_unet=stand_in.keys_unet,
+            model_lora_keys_clip=stand_in.keys_clip,
+        )
+
+
 class ClassicWorld(ForgeWorld):
     title = "Forge Classic"
 
@@ -231,4 +247,4 @@ class ClassicWorld(ForgeWorld):
         )
 
 
-WORLDS = {world.title: world for world in (A1111World, ForgeWorld, ReForgeWorld, ClassicWorld)}
+WORLDS = {world.title: world for world in (A1111World, ForgeWorld, ReForgeWorld, NeoWorld, ClassicWorld)}

@@ -37,7 +37,9 @@ def _forge(networks: Any) -> Family | None:
         if hasattr(lora, "lora_collection_priority"):
             forge.install_forge(lora)
             return ForgeFamily("Forge", networks, models, lora)
-        adapters.install(sys.modules[lora.weight_adapter.__name__])
+        if not hasattr(lora, "weight_adapter"):  # Forge Neo's first months
+            return None
+        adapters.install(lora.weight_adapter)
         return ForgeFamily("Forge Neo", networks, models, lora)
     if not _exists("ldm_patched.modules.lora"):
         return None

@@ -88,6 +88,8 @@ class ForgeFamily:
         """Gives the file a name that changes with it: Forge merges anew only where a name or a strength differs."""
         filename = kwargs.get("filename")
         use = self.gate.loaded(filename) if self.gate is not None and filename else None
+        if use is not None and not tensors:  # all at strength 0: Forge Neo asks for the share of those left over
+            return model, clip
         if use is not None and HEADER in tensors:
             kwargs["filename"] = f"{filename} ({use.loaded.token})"
         return original(model, clip, tensors, *args, **kwargs)
