@@ -4,8 +4,9 @@
 
 WEBUI_DIR is a checkout with its `repositories/`. Its own modules are tested in this process's Python, or in
 WEBUI_PYTHON where that has pytest: no model is made, it takes a minute. With WEBUI_CKPT, a checkpoint of SDXL's kind in
-the checkout's `models/Stable-diffusion`, the UI itself is started too, headless on the CPU; WEBUI_URL names one that
-runs already, with this clone and `probe/` among its extensions. Without them the tests are skipped and say so.
+the checkout's `models/Stable-diffusion`, the UI itself is started too, headless on the CPU, with the further flags of
+WEBUI_FLAGS; WEBUI_URL names one that runs already, with this clone and `probe/` among its extensions. Without them the
+tests are skipped and say so.
 """
 
 from __future__ import annotations

@@ -82,6 +82,8 @@ def _is_installed(top):
 
 def family_of(checkout):
     """Returns the title of the family that a checkout is of."""
+    if (checkout / "modules_forge/packages/comfy/weight_adapter").is_dir():
+        return "Forge Neo"
     if (checkout / "backend/patcher/lora.py").is_file():
         return "Forge"
     if (checkout / "ldm_patched/modules/weight_adapter").is_dir():
@@ -99,7 +101,7 @@ class _Real:
         for name in [name for name in sys.modules if name.partition(".")[0].startswith(own)]:
             monkeypatch.delitem(sys.modules, name)
         lora = next(checkout.glob("extensions-builtin/*ora/networks.py")).parent
-        for path in (checkout, checkout / "packages_3rdparty", lora):
+        for path in (checkout, checkout / "packages_3rdparty", checkout / "modules_forge" / "packages", lora):
             monkeypatch.syspath_prepend(str(path))
         monkeypatch.setattr(sys, "meta_path", [_Stubs(), *sys.meta_path])
         monkeypatch.setattr(sys, "argv", ["webui", "--always-cpu"])
@@ -126,7 +128,9 @@ class _Real:
         }
         self.shared = self._module(
             "modules.shared",
-            cmd_opts=SimpleNamespace(lora_dir=str(self.folder), lyco_dir_backcompat=str(self.folder / "none")),
+            cmd_opts=SimpleNamespace(
+                lora_dir=str(self.folder), lora_dirs=[], lyco_dir_backcompat=str(self.folder / "none")
+            ),
             walk_files=lambda path, allowed_extensions: sorted(map(str, Path(path).glob("*.safetensors"))),
             opts=SimpleNamespace(**options),
             OptionInfo=lambda default, label, *_: (default, label),
@@ -315,4 +319,23 @@ class RealClassic(_RealPorted):
     title = "Forge Classic"
 
 
+class RealNeo(_RealPorted):
+    """Forge Neo, which is tried in a Python that has its packages: more of them are asked for than can be stood in."""
+
+    title = "Forge Neo"
+
+    def prepare(self):
+        importlib.import_module("backend.args").args.cpu = True
+        self.keys = importlib.import_module("backend.patcher.lora")
+        self.base_module = importlib.import_module("backend.patcher.base")
+        self.patched_now = []
+        _RealForge.prepare(self)
+
+    def merge(self):
+        for patcher in (self.current.forge_objects.unet, self.current.forge_objects.clip.patcher):
+            patcher.patch_model(torch.device("cpu"))
+            self.patched_now.append(patcher)
+
+
 REAL = {"A1111": RealA1111, "Forge": RealForge, "reForge": RealReForge, "Forge Classic": RealClassic}
+REAL["Forge Neo"] = RealNeo

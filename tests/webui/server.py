@@ -23,12 +23,20 @@ from safetensors.torch import load_file
 
 STARTING_S, PICTURE_S = 900, 900
 PROBE = Path(__file__).resolve().parent / "probe"
-# Without its installers and without the network; unknown flags are none of any family's.
+# Without its installers and without the network.
 FLAGS = (
     *("--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--api", "--nowebui"),
-    *("--no-download-sd-model", "--disable-console-progressbars", "--server-name", "127.0.0.1"),
+    *("--disable-console-progressbars", "--server-name", "127.0.0.1"),
 )
 A1111_FLAGS = ("--use-cpu", "all", "--no-half", "--precision", "full", "--do-not-download-clip")
+
+
+def flags_of(checkout: Path, checkpoint: Path) -> tuple[str, ...]:
+    """Returns the flags with which this family loads a checkpoint on the CPU; Neo takes what its folder has."""
+    if (checkout / "modules_forge" / "packages").is_dir():
+        return ("--cpu",)
+    own = ("--always-cpu",) if (checkout / "modules_forge").is_dir() else A1111_FLAGS
+    return ("--no-download-sd-model", "--ckpt", str(checkpoint), *own)
 
 
 @dataclass(frozen=True)
@@ -66,8 +74,8 @@ class Server:
         made = [link for link in links if not link.exists()]
         for link in made:
             link.symlink_to(links[link])
-        own = A1111_FLAGS if not (checkout / "modules_forge").is_dir() else ("--always-cpu",)
-        command = [str(python), "launch.py", *FLAGS, "--port", str(port), "--ckpt", str(checkpoint), *own]
+        own = (*flags_of(checkout, checkpoint), *os.environ.get("WEBUI_FLAGS", "").split())
+        command = [str(python), "launch.py", *FLAGS, "--port", str(port), *own]
         quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
         with tempfile.TemporaryFile() as log:
             environment = {**os.environ, **quiet, "CUDA_VISIBLE_DEVICES": ""}
