@@ -287,14 +287,14 @@ def _state(case: Case) -> list[Tensor]:
 @contextlib.contextmanager
 def _tables_apart() -> Iterator[None]:
     """Inside, the core's cached tables are fakes' own: a fake that stays in one would be anybody's."""
-    for cached in (gradient._table, gradient._starts, plan._taps):
+    for cached in (gradient._table, gradient._starts, plan.taps_of):
         cached.cache_clear()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Accessing the data pointer")  # of a fake: 0, as good as any
             yield
     finally:
-        for cached in (gradient._table, gradient._starts, plan._taps):
+        for cached in (gradient._table, gradient._starts, plan.taps_of):
             cached.cache_clear()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .atoms import IDENTITY, axis, coeffs_shape, filters, matrix_shape
-from .plan import MOST_BLOCKS, block_count, make_plan
+from .planning import MOST_BLOCKS, block_count, make_plan
 
 # One CPU core's nanoseconds, of which only the ratio matters (python -m benchmarks.scaling): an atom's block, made and
 # added; a filter tap applied to one entry, both ways.

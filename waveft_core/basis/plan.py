@@ -1,100 +1,62 @@
 """A layer's plan: which entries of the weight its coefficients touch, and the exact sum that each entry receives.
 
-An entry's sum runs over its contributions in ascending coefficient order, whatever the device or thread count.  Atomic
-scatter-adds do not promise an order, so the contributions are kept in turns: turn d holds the d-th contribution of
-every block of entries that has more than d of them.  Within a turn no two meet, so each is a gather, a multiply and an
-add: no atomics, the same bits everywhere.
+An entry's sum runs over its contributions in ascending coefficient order, whatever the device or thread count.  There
+are two ways to it, with the same bits: `turns.py` sorts the contributions once and keeps their order; `sweep.py` keeps
+nothing and runs through the coefficients each time.  `planning.py` chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
 from functools import lru_cache
-from itertools import zip_longest
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import WaveFTError, within_memory
-from .atoms import filters, matrix_shape
-from .blocks import block_entries, block_starts, block_taps, blocks, cells, whole
+from .atoms import matrix_shape
+from .blocks import block_entries, block_starts, block_taps, cells
 from .places import Places
 
-MOST_BLOCKS = 2**26  # of a layer: making their plan takes about 3.5 GB
 E4M3_LIMIT = 464.0  # half a step above float8_e4m3fn's largest number, 448
 
 
-@dataclass(frozen=True)
-class Turn:
-    """Contributions that fall on different blocks.
-
-    Attributes:
-        blocks: [L] int32, where each falls; None in the first turn, which has one for every block, in their order.
-        atoms: [L] int16 to int64, the coefficient of each, shifted left by the plan's `bits`, and the row of the plan's
-            taps that it is multiplied by: two bytes for most layers.
-    """
-
-    blocks: Tensor | None
-    atoms: Tensor
-
-    def to(self, device: torch.device) -> Turn:
-        """Returns the turn on `device`."""
-        return Turn(None if self.blocks is None else self.blocks.to(device), self.atoms.to(device))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where p coefficients of one layer, or of several side by side, fall.
+class Plan(ABC):
+    """Where p coefficients of one layer fall, and what they come to there.
 
     Attributes:
         places: the touched entries, each once.
-        turns: the contributions, in the order in which they are added.
-        whole: how many of the blocks' entries, the first ones, are all among `places`.
-        kept: [R] int32, those of the others that are, as places behind `whole`; None where all are.
-        taps: [codes, s] float32 or float64.
+        taps: [codes, s] float32 or float64, an atom's entries in a block by the block's code.
         basis: wavelet, mode, and the weight's shape.
         coefficients: p.
     """
 
     places: Places
-    turns: tuple[Turn, ...]
-    whole: int
-    kept: Tensor | None
     taps: Tensor
     basis: tuple[str, str, tuple[int, ...]]
     coefficients: int
 
     @property
+    @abstractmethod
     def device(self) -> torch.device:
         """Where it is kept."""
-        return self.turns[0].atoms.device
 
     @property
-    def bits(self) -> int:
-        """How far `Turn.atoms` hold a coefficient shifted."""
-        return (len(self.taps) - 1).bit_length()
-
-    @property
+    @abstractmethod
     def nbytes(self) -> int:
         """What it holds on its device, the taps aside, which all layers of one basis share."""
-        turns = [part for turn in self.turns for part in (turn.blocks, turn.atoms)]
-        return self.places.nbytes + sum(part.nbytes for part in (self.kept, *turns) if part is not None)
 
+    @abstractmethod
     def sums(self, values: Tensor) -> Tensor:
         """Returns IDWT(C) at the touched entries, [E] in the taps' dtype; `values`: [p]."""
-        contributions = self._contributions(values.to(self.taps.dtype))
-        first, *rest = self.turns
-        total = contributions(first.atoms)  # [B, s]
-        for turn in rest:
-            assert turn.blocks is not None
-            # a separate multiply and add: a fused one would round differently on some devices
-            total[turn.blocks] = total.index_select(0, turn.blocks).add_(contributions(turn.atoms))
-        flat = total.view(-1)
-        if self.kept is None:
-            return flat
-        return torch.cat([flat[: self.whole], flat[self.whole :].index_select(0, self.kept)])
+
+    @abstractmethod
+    def to(self, device: torch.device, dtype: torch.dtype) -> Plan:
+        """Returns the plan on `device`, for arithmetic in `dtype`."""
+
+    def fits(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Returns whether it is there, and for that arithmetic."""
+        return self.taps.dtype == dtype and self.device == device
 
     def dense(self, values: Tensor, factor: float = 1.0) -> Tensor:
         """Returns factor * IDWT(C) in the weight's shape, on the plan's device and in its dtype; `values`: [p].
@@ -111,129 +73,40 @@ class Plan:
         self.places.write(made, content)
         return made
 
-    def _contributions(self, values: Tensor) -> Callable[[Tensor], Tensor]:
-        """Returns what gives taps times values of some atoms [L]: [L, s]."""
-        bits, taps = self.bits, self.taps
-        short = taps.shape == (4, 4) and taps.dtype == torch.float32 and self.turns[0].atoms.dtype == torch.int16
-        if short and taps.device.type in ("cpu", "cuda"):  # others, Apple's among them, know no number of 16 bytes
-            # all products of one layer's values and a filter of two taps, gathered 16 bytes at a time: half the time
-            products = torch.outer(values, taps.view(-1)).view(torch.complex128).view(-1)
-            return lambda atoms: products.index_select(0, atoms.int()).view(torch.float32).view(-1, 4)
 
-        def product(atoms: Tensor) -> Tensor:
-            found = taps.index_select(0, (atoms & ((1 << bits) - 1)).int())
-            return found.mul_(values.index_select(0, (atoms >> bits).int()).unsqueeze(1))
-
-        return product
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Plan:
-        """Returns the plan on `device`, for arithmetic in `dtype`."""
-        if self.taps.dtype == dtype and self.device == device:
-            return self
-        return replace(
-            self,
-            places=self.places.to(device),
-            turns=tuple(turn.to(device) for turn in self.turns),
-            kept=None if self.kept is None else self.kept.to(device),
-            taps=_taps(self.basis[0], dtype, device),
-        )
-
-
-def make_plan(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, dtype: torch.dtype) -> Plan:
-    """Returns the plan of a layer on the CPU.
+def laid_out(basis: tuple[str, str, tuple[int, ...]], block: np.ndarray) -> tuple[Places, int, Tensor | None]:
+    """Returns the entries of some blocks, how many of them lie in whole blocks, and which of the others are entries.
 
     Args:
-        shape: of the weight itself.
-        indices: [p] int32, flat in C, ascending.
-        dtype: of the arithmetic, float32 or float64.
+        block: [B] int64, each once and ascending. Those over an edge come last, the number of all blocks added to them.
 
-    Raises:
-        WaveFTError: more contributions than `MOST_BLOCKS` (a long filter at very many places), or too little memory.
+    Returns:
+        The places; how many of the blocks' entries, the first ones, are all among them; those of the others that are,
+        [R] int32 as places behind those, None where all are.
     """
-    count = block_count(wavelet, len(indices))
-    if count > MOST_BLOCKS:
-        raise WaveFTError(
-            f"coefficients: expected at most {MOST_BLOCKS} blocks of entries that they touch in a layer, got {count} "
-            f"({len(indices)} coefficients of {wavelet}). Prune the adapter, or use a shorter wavelet."
-        )
-    with within_memory(f"the {count} blocks that {len(indices)} coefficients of {wavelet} touch"):
-        return _planned(wavelet, mode, shape, indices, dtype)
-
-
-def block_count(wavelet: str, coefficients: int) -> int:
-    """Returns how many blocks the atoms of so many coefficients cover, each counted for every atom."""
-    return coefficients * max(1, int(filters(wavelet).shape[1]) // 2) ** 2
-
-
-def _planned(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, dtype: torch.dtype) -> Plan:
+    wavelet, mode, shape = basis
     m, n = matrix_shape(shape)
-    taps = _taps(wavelet, dtype, torch.device("cpu"))
-    found = blocks(wavelet, mode, shape, indices.cpu().numpy())
-    number = cells(wavelet, mode, m).number * cells(wavelet, mode, n).number
-    block, order = _ordered(found.of_coefficient, whole(wavelet, mode, shape, found.of_coefficient), number)
-    each, bits = found.of_coefficient.shape[1], (len(taps) - 1).bit_length()
-    sources = order if each == 1 else order // each
-    atoms = _narrow((sources << bits) | found.codes.reshape(-1)[order], len(indices) << bits)
-    fresh = np.empty(len(block), bool)
-    fresh[0] = True
-    np.not_equal(block[1:], block[:-1], out=fresh[1:])
-    firsts, again = np.flatnonzero(fresh), np.flatnonzero(~fresh)
-    turns = [Turn(None, torch.from_numpy(atoms[firsts]))]
-    if len(again):
-        places = np.searchsorted(firsts, again) - 1
-        depths = again - firsts[places]
-        for depth in range(1, int(depths.max()) + 1):
-            deep = depths == depth
-            turns.append(Turn(_int32(places[deep]), torch.from_numpy(atoms[again[deep]])))
-    block = block[firsts]
+    rows, columns = cells(wavelet, mode, m), cells(wavelet, mode, n)
+    number, each = rows.number * columns.number, rows.width * columns.width
     inside = int(np.searchsorted(block, number))
     starts = block_starts(wavelet, mode, shape, block[:inside])
     rest = np.empty(0, np.int64)
     if inside < len(block):
         rest = block_entries(wavelet, mode, shape, block[inside:] - number).reshape(-1)
     kept = np.flatnonzero(rest >= 0) if len(rest) and rest.min() < 0 else None
-    return Plan(
-        places=Places(
-            starts=_int32(starts),
-            corners=(0, 1, n, n + 1) if taps.shape[1] == 4 else (0,),
-            rest=_int32(rest if kept is None else rest[kept]),
-            paired=cells(wavelet, mode, m).even and cells(wavelet, mode, n).even,
-        ),
-        turns=tuple(turns),
-        whole=len(starts) * taps.shape[1],
-        kept=None if kept is None else _int32(kept),
-        taps=taps,
-        basis=(wavelet, mode, shape),
-        coefficients=len(indices),
+    places = Places(
+        starts=int32(starts),
+        corners=(0, 1, n, n + 1) if each == 4 else (0,),
+        rest=int32(rest if kept is None else rest[kept]),
+        paired=rows.even and columns.even,
     )
+    return places, inside * each, None if kept is None else int32(kept)
 
 
-def joined(plans: Sequence[Plan]) -> Plan:
-    """Returns one plan for layers of one basis, on one device: its values and its sums are theirs, end to end.
-
-    Its `places` are the first layer's: the layers' weights lie apart.
-    """
-    bits, width = plans[0].bits, plans[0].taps.shape[1]
-    starts = np.cumsum([0, *(plan.coefficients for plan in plans)])
-    sizes = [len(plan.turns[0].atoms) for plan in plans]
-    offsets = np.cumsum([0, *sizes])
-    wide = torch.int32 if int(starts[-1]) << bits < 2**31 else torch.int64
-    turns = []
-    for layer in zip_longest(*(plan.turns for plan in plans)):
-        held = [(number, turn) for number, turn in enumerate(layer) if turn is not None]
-        places = [turn.blocks + int(offsets[number]) for number, turn in held if turn.blocks is not None]
-        atoms = torch.cat([turn.atoms.to(wide) + (int(starts[number]) << bits) for number, turn in held])
-        turns.append(Turn(torch.cat(places) if places else None, atoms))
-    kept = None
-    if any(plan.kept is not None for plan in plans):
-        parts = []
-        for plan, size, offset in zip(plans, sizes, offsets, strict=False):
-            own = torch.arange(width * size, dtype=torch.int32, device=plan.device)
-            if plan.kept is not None:
-                own = torch.cat([own[: plan.whole], plan.kept + plan.whole])
-            parts.append(own + width * int(offset))
-        kept = torch.cat(parts)
-    return replace(plans[0], turns=tuple(turns), whole=0, kept=kept, coefficients=int(starts[-1]))
+def chosen(total: Tensor, whole: int, kept: Tensor | None) -> Tensor:
+    """Returns those of the blocks' entries, [B, s], that are entries of the weight: [E]; as `laid_out` says."""
+    flat = total.view(-1)
+    return flat if kept is None else torch.cat([flat[:whole], flat[whole:].index_select(0, kept)])
 
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -249,33 +122,11 @@ def rounded(total: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _taps(wavelet: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+def taps_of(wavelet: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns an atom's entries in a block by the block's code: [codes, s]."""
     return torch.from_numpy(block_taps(wavelet)).to(device, dtype)
 
 
-def _ordered(block: np.ndarray, inside: np.ndarray | bool, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the blocks in ascending order, int64, and which contribution each is, those of one block in theirs.
-
-    Args:
-        block: [p, A], of each contribution.
-        inside: [p, A], whether it lies within the weight. Those over an edge come last, `number` added to them.
-        number: of blocks that there can be.
-    """
-    bits = max(1, int(block.size - 1).bit_length())
-    keys = block.astype(np.int64)
-    if inside is not True:
-        keys += number * ~inside
-    keys <<= bits
-    keys = keys.reshape(-1)
-    keys |= np.arange(block.size)
-    keys.sort()  # all different: a fast sort need not be stable
-    return keys >> bits, keys & ((1 << bits) - 1)
-
-
-def _narrow(array: np.ndarray, bound: int) -> np.ndarray:
-    """Returns whole numbers below `bound` in as few bytes as hold them."""
-    return array.astype(np.int16 if bound <= 2**15 else np.int32 if bound <= 2**31 else np.int64)
-
-
-def _int32(array: np.ndarray) -> Tensor:
+def int32(array: np.ndarray) -> Tensor:
+    """Returns whole numbers as a tensor that takes half the memory."""
     return torch.from_numpy(array.astype(np.int32))

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..basis.atoms import coeffs_shape
 from ..basis.delta import dense_delta
-from ..basis.plan import Plan, arithmetic_dtype, make_plan, rounded
+from ..basis.plan import Plan, arithmetic_dtype, rounded
+from ..basis.planning import make_plan
 from ..errors import Refusal, WaveFTError, listed, within_memory
 from .header import Header, check_header
 

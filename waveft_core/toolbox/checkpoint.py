@@ -20,7 +20,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..basis.places import same_bits
-from ..basis.plan import arithmetic_dtype, make_plan
+from ..basis.plan import arithmetic_dtype
+from ..basis.planning import make_plan
 from ..errors import Refusal, WaveFTError, listed
 from ..format.adapter import Adapter, check_pairs
 from ..format.container import PIECE_BYTES, Entry, read_tensor, write_container
@@ -28,7 +29,8 @@ from ..format.disk import files_below, is_file, is_folder, opened, resolved, siz
 from ..format.header import is_finite
 from ..format.layout import Stored
 from ..format.wholefile import check_name
-from ..update.ledger import Update, ledger_of, refuse_overflow
+from ..update.active import Update
+from ..update.ledger import ledger_of, refuse_overflow
 from ..update.storage import WEIGHT_DTYPES
 from .outputs import check_target, copy_file, replacing_folder, tree_of
 from .weights import Slot, Weights

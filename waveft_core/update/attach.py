@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ..basis.locations import draw
-from ..basis.plan import Plan, arithmetic_dtype, make_plan
+from ..basis.plan import Plan, arithmetic_dtype
+from ..basis.planning import make_plan
 from ..errors import WaveFTError
 from ..format.adapter import Adapter, check_adapter
 from ..versions import check_torch_trains
+from .active import Update
 from .beside import Beside
 from .coefficients import Coefficients, InWeight
 from .gradient import Sampler
-from .ledger import Update, ledger_of, refuse_overflow
+from .ledger import ledger_of, refuse_overflow
 from .lock import LOCK, locked
 from .spec import Spec, check_strength
 from .storage import can_hold, check_weight

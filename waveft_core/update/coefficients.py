@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import WaveFTError
+from .active import Update
 from .gradient import Sampler
-from .ledger import Ledger, Update
+from .ledger import Ledger
 from .lock import LOCK, locked
 from .tap import layer_input, tapped
 

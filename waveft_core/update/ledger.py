@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -19,33 +18,11 @@ import torch
 from torch import Tensor
 
 from ..basis.places import Places, same_bits
-from ..basis.plan import Plan, arithmetic_dtype, rounded
+from ..basis.plan import arithmetic_dtype
 from ..errors import WaveFTError
 from . import storage
+from .active import Active, Update
 from .lock import LOCK, locked
-
-
-class Update:
-    """One adapter's share in one weight.
-
-    Attributes:
-        layer: the layer's name, for messages.
-        plan: where its coefficients fall.
-        values: [p]; read at every write, so a trained tensor may change in place.
-        factor: scaling * strength. Zero leaves the update out altogether, so that W0's bits stand.
-    """
-
-    def __init__(self, layer: str, plan: Plan, values: Tensor, factor: float) -> None:
-        self.layer, self.plan, self.values, self.factor = layer, plan, values, factor
-
-    def fits(self, weight: Tensor) -> bool:
-        """Returns whether the plan is on the device and in the arithmetic of `weight`."""
-        return self.plan is self.plan.to(weight.device, arithmetic_dtype(weight.dtype))
-
-    def contribution(self, weight: Tensor) -> Tensor:
-        """Returns factor * IDWT(C) at the plan's entries, [E], in the arithmetic of `weight` and on its device."""
-        self.plan = self.plan.to(weight.device, arithmetic_dtype(weight.dtype))
-        return self.plan.sums(self.values.detach().to(weight.device)).mul_(self.factor)
 
 
 class Ledger:
@@ -53,23 +30,41 @@ class Ledger:
 
     Attributes:
         weight, layer: the tensor, and its layer's name for messages.
-        updates: in the order in which they are summed.
-        places: which entries those are, E of them.
-        originals, written: [E] in the weight's dtype, W0's and what stands there now.
+        originals: [E] in the weight's dtype, W0's.
     """
 
     def __init__(self, weight: Tensor, layer: str) -> None:
         self.weight = weight
         self.layer = layer
-        self.updates: list[Update] = []
-        self.places = Places.of(torch.empty(0, dtype=torch.int32, device=weight.device))
-        self.originals = self.written = torch.empty(0, dtype=weight.dtype, device=weight.device)
-        self._spots: list[Tensor | None] = []  # of each update's entries among all
+        self._active = Active([], [], weight.device)
+        self.originals = torch.empty(0, dtype=weight.dtype, device=weight.device)
+        self._written: Tensor | None = self.originals  # None where it is made anew, of what it was made of:
+        self._written_of: list[tuple[Tensor, float]] = []
+        self._finite: bool | None = None  # not yet known
         self._behind = False  # the weight was cast, and not yet written in its new dtype
         self._frozen_by, self._required_grad = 0, False
         self._seen: tuple[Any, ...] = ()
         self._where: tuple[Any, ...] = ()
         self.mark()
+
+    @property
+    def updates(self) -> list[Update]:
+        """In the order in which they are summed."""
+        return self._active.updates
+
+    @property
+    def places(self) -> Places:
+        """Which entries are touched, E of them."""
+        return self._active.places
+
+    @property
+    def written(self) -> Tensor:
+        """What was last written there, [E] in the weight's dtype of that time.
+
+        Where plans are sweeps it is not kept but made once more of W0's bits and the values of that time: the same
+        arithmetic in the same order, so the same bits.
+        """
+        return self._active.content(self.originals, self._written_of) if self._written is None else self._written
 
     def add(self, update: Update, place: int | None = None) -> None:
         """Makes `update` active, the last of the updates or at `place` among them."""
@@ -99,20 +94,13 @@ class Ledger:
 
     def planned(self) -> Tensor:
         """Returns what `write` would put at the touched entries, [E] in the weight's dtype."""
-        wide = arithmetic_dtype(self.weight.dtype)
-        active = [
-            (update, spots) for update, spots in zip(self.updates, self._spots, strict=True) if update.factor != 0.0
-        ]
-        if not active:
-            return self.originals
-        if len(self.updates) == 1:
-            total = active[0][0].contribution(self.weight)
-        else:
-            total = torch.zeros(len(self.places), dtype=wide, device=self.weight.device)
-            for update, spots in active:  # they are unique within an update: no two adds meet
-                assert spots is not None
-                total.index_add_(0, spots, update.contribution(self.weight))
-        return rounded(total.add_(self.originals.to(wide)), self.weight.dtype)
+        return self._active.content(self.originals, [(update.values, update.factor) for update in self.updates])
+
+    def finite(self) -> bool:
+        """Returns whether every entry that was last written is; waits for the device."""
+        if self._finite is None:
+            self._finite = _finite(self.written)
+        return self._finite
 
     def changed(self) -> bool:
         """Returns whether the weight was cast, moved or written by someone else since it was last written here."""
@@ -130,15 +118,14 @@ class Ledger:
         cast = storage.fingerprint(self.weight) != self._seen
         device, dtype = self.weight.device, self.weight.dtype
         storage.check_weight(self.weight, self.layer)
-        if cast:
-            self.places = self.places.to(device)
         expected = self.written.to(device, dtype)
+        if cast:
+            self._active = self._active.to(device, dtype)
         if self.updates and not same_bits(self.places.read(self.weight), expected):
             raise self._foreign()
         if cast:
-            self._behind |= dtype != self.written.dtype  # the same bits elsewhere need no rewriting
-            self.originals, self.written = self.originals.to(device, dtype), expected
-            self._spots = [None if spots is None else spots.to(device) for spots in self._spots]
+            self._behind |= dtype != self.originals.dtype  # the same bits elsewhere need no rewriting
+            self.originals, self._written = self.originals.to(device, dtype), expected
             self.mark()
 
     def behind(self) -> bool:
@@ -180,8 +167,8 @@ class Ledger:
         """Takes what a state dict brought into the weight as a new W0 and puts the updates into it."""
         if storage.fingerprint(self.weight) == self._seen:
             return  # the load failed here, or another tuning of this weight has done it
-        self.places = self.places.to(self.weight.device)
-        self.originals = self.written = self.places.read(self.weight)
+        self._active = self._active.to(self.weight.device, self.weight.dtype)
+        self.originals = self._written = self.places.read(self.weight)
         self.mark()
         self.write()
 
@@ -216,20 +203,13 @@ class Ledger:
         if storage.fingerprint(self.weight) != self._seen:
             self.follow()
         device, wide = self.weight.device, arithmetic_dtype(self.weight.dtype)
-        plans = [update.plan.to(device, wide) for update in updates]
-        spots: list[Tensor | None] = [None] * len(plans)
-        if len(plans) == 1:
-            places = plans[0].places
-        else:
-            each = [plan.places.entries() for plan in plans]
-            entries = torch.unique(torch.cat(each)) if each else torch.empty(0, dtype=torch.int32, device=device)
-            places, spots = Places.of(entries), [torch.searchsorted(entries, own) for own in each]
+        active = Active(updates, [update.plan.to(device, wide) for update in updates], device)
+        places = active.places
         if self.updates:  # from here on nothing but a few copies can fail
             self.put(self.originals, look=True)
-        for update, plan in zip(updates, plans, strict=True):
-            update.plan = plan
-        self.updates, self.places, self._spots = updates, places, spots
-        self.originals = self.written = places.read(self.weight) if updates else self.originals[:0].clone()
+        active.settle()
+        self._active = active
+        self.originals = self._written = places.read(self.weight) if updates else self.originals[:0].clone()
         self.write()
 
     def put(self, content: Tensor, look: bool = False) -> None:
@@ -243,7 +223,10 @@ class Ledger:
 
     def wrote(self, content: Tensor) -> None:
         """Takes note that `content`, [E] in the weight's dtype, stands at the touched entries now."""
-        self.written, self._behind = content, False
+        self._written, self._finite, self._behind = content, None, False
+        if self._active.sweeps and content is not self.originals:
+            self._finite, self._written = _finite(content), None
+            self._written_of = [(update.values.detach().clone(), update.factor) for update in self.updates]
         self.mark()
 
     def lie_in(self, originals: Tensor, starts: Tensor) -> None:
@@ -253,11 +236,9 @@ class Ledger:
             originals: [E] in the weight's dtype.
             starts: [B] int32, of `places`.
         """
-        self.places = replace(self.places, starts=starts)
-        for update in self.updates:
-            update.plan = replace(update.plan, places=self.places)
-        if self.written is self.originals:
-            self.written = originals
+        self._active.lie_in(starts)
+        if self._written is self.originals:
+            self._written = originals
         self.originals = originals
 
     def mark(self) -> None:
@@ -305,12 +286,17 @@ def refuse_overflow(ledgers: Iterable[Ledger]) -> None:
         WaveFTError: naming the first such layer.
     """
     for ledger in ledgers:
-        wide = arithmetic_dtype(ledger.written.dtype)
-        if not ledger.updates or math.isfinite(ledger.written.to(wide).abs().max()):
-            continue  # a look at each number takes several times as long
+        if not ledger.updates or ledger.finite():
+            continue
+        wide = arithmetic_dtype(ledger.originals.dtype)
         broken = ~torch.isfinite(ledger.written.to(wide)) & torch.isfinite(ledger.originals.to(wide))
         if bool(broken.any()):
             raise WaveFTError(
                 f'layer "{ledger.layer}": expected a finite merged weight, got {int(broken.sum())} entries beyond '
                 f"{str(ledger.weight.dtype).removeprefix('torch.')}. Use a smaller strength, or a wider dtype."
             )
+
+
+def _finite(content: Tensor) -> bool:
+    """Returns whether every entry is: a look at each number takes several times as long."""
+    return math.isfinite(content.to(arithmetic_dtype(content.dtype)).abs().max())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..basis.plan import arithmetic_dtype, make_plan
+from ..basis.plan import arithmetic_dtype
+from ..basis.planning import make_plan
 from ..format.adapter import Adapter, check_adapter
-from .ledger import Ledger, Update, ledger_of, refuse_overflow
+from .active import Update
+from .ledger import Ledger, ledger_of, refuse_overflow
 from .lock import LOCK, locked
 from .spec import check_strength
 from .storage import check_weight

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..basis.places import BITS, Places
-from ..basis.plan import Plan, joined, rounded
+from ..basis.plan import rounded
+from ..basis.turns import InTurns, joined
 from . import storage
 from .coefficients import InWeight
 
@@ -28,13 +29,14 @@ class Batch:
         ledgers = [layer.ledger for layer in layers]
         self._sizes = [len(ledger.originals) for ledger in ledgers]
         self._originals = torch.cat([ledger.originals for ledger in ledgers])
-        self._plan: Plan = joined([layer.update.plan for layer in layers])
+        plans = [layer.update.plan for layer in layers]
+        self._plan = joined([plan for plan in plans if isinstance(plan, InTurns)])  # all: they are alike
         self._own = list(torch.split(self._originals, self._sizes))
         counts = [len(ledger.places.starts) for ledger in ledgers]
         starts = torch.cat([ledger.places.starts for ledger in ledgers])
         for ledger, original, own in zip(ledgers, self._own, torch.split(starts, counts), strict=True):
             ledger.lie_in(original, own)
-        self._plans = [layer.update.plan for layer in layers]
+        self._plans = [layer.update.plan for layer in layers]  # as they are now
         weights = [ledger.weight for ledger in ledgers]
         self._memory = storage.shared_memory(weights)
         first = [0 if self._memory is None else int(weight.storage_offset()) for weight in weights]
@@ -110,7 +112,8 @@ def alike(layers: Sequence[InWeight]) -> bool:
     Each must be the only update of its weight, and nobody else may have changed that.
     """
     return all(
-        layer.update.fits(layer.ledger.weight)
+        isinstance(layer.update.plan, InTurns)
+        and layer.update.fits(layer.ledger.weight)
         and len(layer.ledger.updates) == 1
         and layer.update.factor == layers[0].update.factor
         and not layer.ledger.changed()

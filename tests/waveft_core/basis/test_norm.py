@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from waveft_core import Adapter, Layer, WaveFTError, summarize
-from waveft_core.basis import plan as plans
+from waveft_core.basis import planning
 from waveft_core.basis.atoms import axis, coeffs_shape, touched, wavelets
 from waveft_core.basis.norm import norm
-from waveft_core.basis.plan import make_plan
+from waveft_core.basis.planning import make_plan
 
 
 def drawn(wavelet, mode, shape, seed=0, most=40):
@@ -82,7 +82,7 @@ def test_the_norm_of_many_coefficients_needs_memory_for_them_alone():
 
 
 def test_more_places_than_a_plan_may_take_are_refused_with_the_figure(monkeypatch):
-    monkeypatch.setattr(plans, "MOST_BLOCKS", 1000)
+    monkeypatch.setattr(planning, "MOST_BLOCKS", 1000)
     layer = Layer(torch.ones(10), torch.arange(10, dtype=torch.int32), (64, 64))
     adapter = Adapter({"lora_0": layer}, "db38", "zero")
     with pytest.raises(WaveFTError, match=r"at most 1000 blocks .* got 14440 \(10 coefficients of db38\)"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from waveft_core.basis.places import Places, same_bits
-from waveft_core.basis.plan import make_plan
+from waveft_core.basis.planning import make_plan
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.float8_e5m2]
 

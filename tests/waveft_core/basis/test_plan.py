@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from waveft_core.basis.plan import arithmetic_dtype, joined, make_plan
+from waveft_core.basis.plan import arithmetic_dtype
+from waveft_core.basis.planning import make_plan
+from waveft_core.basis.turns import joined
 
 CASES = [
     pytest.param("db1", "periodization", (8, 12), 20, id="db1"),

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from waveft_core import WaveFTError
-from waveft_core.basis.plan import arithmetic_dtype, make_plan
-from waveft_core.update.ledger import _BY_MEMORY, Update, ledger_of
+from waveft_core.basis.plan import arithmetic_dtype
+from waveft_core.basis.planning import make_plan
+from waveft_core.update.active import Update
+from waveft_core.update.ledger import _BY_MEMORY, ledger_of
 from waveft_core.update.storage import WEIGHT_DTYPES, check_weight
 
 
