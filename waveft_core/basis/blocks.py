@@ -65,7 +65,12 @@ class Cells:
     def first(self, cells: np.ndarray) -> np.ndarray:
         """Returns the first entry of each of `cells` [B], which are whole or begin before the weight."""
         first = self.width * cells - self._before if self._before else self.width * cells
-        return first % self._size if self._before and self._mode == "periodization" else first
+        if self._mode != "periodization" or not self._before:
+            return first
+        if self._before > self._size:  # a filter that is longer than the weight goes round it several times
+            return first % self._size
+        first += np.multiply(first < 0, self._size, dtype=first.dtype)  # numpy divides slowly
+        return first
 
     def entries(self, cells: np.ndarray) -> list[np.ndarray]:
         """Returns the entries of `cells` [B]: a [B] int64 for each of a cell's, -1 beyond the weight's edge."""
@@ -88,11 +93,13 @@ class Blocks:
 
     Attributes:
         of_coefficient: [p, A] whole numbers, the blocks that each coefficient's atom covers.
-        codes: [p, A] whole numbers, the row of `block_taps` that holds the atom's entries there.
+        codes: [p, A] int16, the row of `block_taps` that holds the atom's entries there.
+        inside: [p, A], whether its entries are neighbours within the weight; True where all are.
     """
 
     of_coefficient: np.ndarray
     codes: np.ndarray
+    inside: np.ndarray | bool
 
 
 def blocks(wavelet: str, mode: str, shape: tuple[int, ...], indices: np.ndarray) -> Blocks:
@@ -101,9 +108,16 @@ def blocks(wavelet: str, mode: str, shape: tuple[int, ...], indices: np.ndarray)
     rows, columns = cells(wavelet, mode, m), cells(wavelet, mode, n)
     i = indices // columns.count  # numpy's divmod takes four times as long
     (row_cells, row_codes), (column_cells, column_codes) = rows.covered(i), columns.covered(indices - i * columns.count)
+    size = len(indices), row_cells.shape[1] * column_cells.shape[1]
     covered = row_cells[:, :, None] * columns.number + column_cells[:, None, :]  # [p, k/2, k/2]
-    codes = row_codes[:, :, None] * len(columns.taps) + column_codes[:, None, :]
-    return Blocks(covered.reshape(len(indices), -1), codes.reshape(len(indices), -1))
+    row_codes = row_codes.astype(np.int16) * np.int16(len(columns.taps))  # k * k at most
+    codes = row_codes[:, :, None] + column_codes.astype(np.int16)[:, None, :]
+    below, along = rows.whole(row_cells), columns.whole(column_cells)
+    inside: np.ndarray | bool = True
+    if below is not True or along is not True:
+        below, along = np.broadcast_to(below, row_cells.shape), np.broadcast_to(along, column_cells.shape)
+        inside = (below[:, :, None] & along[:, None, :]).reshape(size)
+    return Blocks(covered.reshape(size), codes.reshape(size), inside)
 
 
 def block_taps(wavelet: str) -> np.ndarray:
@@ -120,14 +134,6 @@ def block_starts(wavelet: str, mode: str, shape: tuple[int, ...], block: np.ndar
     row_cell = block // columns.number
     found: np.ndarray = rows.first(row_cell) * n + columns.first(block - row_cell * columns.number)
     return found
-
-
-def whole(wavelet: str, mode: str, shape: tuple[int, ...], block: np.ndarray) -> np.ndarray | bool:
-    """Returns which of the blocks [B] are neighbours within the weight, True where all are."""
-    m, n = matrix_shape(shape)
-    rows, columns = cells(wavelet, mode, m), cells(wavelet, mode, n)
-    row_cell = block // columns.number
-    return rows.whole(row_cell) & columns.whole(block - row_cell * columns.number)
 
 
 def block_entries(wavelet: str, mode: str, shape: tuple[int, ...], block: np.ndarray) -> np.ndarray:

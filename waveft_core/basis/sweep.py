@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import within_memory
 from .atoms import matrix_shape
-from .blocks import blocks, cells, whole
+from .blocks import blocks, cells
 from .places import Places
 from .plan import Plan, chosen, laid_out, taps_of
 from .turns import planned
@@ -35,7 +35,7 @@ class _Marked:
         number: of touched blocks.
         whole, kept: as `laid_out` says.
         ranks: [p, A] int32, which of the touched blocks each contribution falls on.
-        codes: [p, A] whole numbers, the row of the plan's taps that it is multiplied by.
+        codes: [p, A] int16, the row of the plan's taps that it is multiplied by.
     """
 
     places: Places
@@ -122,19 +122,22 @@ class Sweep(Plan):
     def _mark(self) -> _Marked:
         wavelet, mode, shape = self.basis
         m, n = matrix_shape(shape)
+        number = cells(wavelet, mode, m).number * cells(wavelet, mode, n).number
         found = blocks(wavelet, mode, shape, self.indices.numpy())
-        block, inside = found.of_coefficient, whole(wavelet, mode, shape, found.of_coefficient)
-        number = most = cells(wavelet, mode, m).number * cells(wavelet, mode, n).number
-        if inside is not True:
-            block, most = block + number * ~inside, 2 * number
-        marks = np.zeros(most, bool)
-        marks[block.reshape(-1)] = True
-        touched = np.flatnonzero(marks)
-        ranks = np.empty(most, np.int32)  # only what is marked is written, and read
+        block = found.of_coefficient.astype(np.intp)  # numpy would turn any other into these each time
+        edges = np.empty(0, np.intp)
+        if found.inside is not True:  # they come last
+            edges, which = np.unique(block[~found.inside], return_inverse=True)
+            block[~found.inside] = number + which
+        marks = np.zeros(number + len(edges), bool)
+        marks[block] = True
+        touched = np.flatnonzero(marks).astype(np.int32)  # a weight has fewer than 2**31 entries
+        ranks = np.empty(len(marks), np.int32)  # only what is marked is written, and read
         ranks[touched] = np.arange(len(touched), dtype=np.int32)
-        codes = found.codes.astype(np.int16)  # k * k of them at most
-        places, first, kept = laid_out(self.basis, touched)
-        return _Marked(places, len(touched), first, kept, torch.from_numpy(ranks[block]), torch.from_numpy(codes))
+        touched[len(touched) - len(edges) :] = edges + number
+        where, first, kept = laid_out(self.basis, touched)
+        codes = torch.from_numpy(found.codes)
+        return _Marked(where, len(touched), first, kept, torch.from_numpy(ranks[block]), codes)
 
 
 _LAST: weakref.WeakKeyDictionary[Sweep, _Marked] = weakref.WeakKeyDictionary()  # one, and no longer than its plan

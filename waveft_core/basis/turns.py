@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .atoms import matrix_shape
-from .blocks import blocks, cells, whole
+from .blocks import blocks, cells
 from .places import Places
 from .plan import Plan, chosen, int32, laid_out, taps_of
 
@@ -122,7 +122,7 @@ def planned(wavelet: str, mode: str, shape: tuple[int, ...], indices: Tensor, dt
     taps = taps_of(wavelet, dtype, torch.device("cpu"))
     found = blocks(wavelet, mode, shape, indices.cpu().numpy())
     number = cells(wavelet, mode, m).number * cells(wavelet, mode, n).number
-    block, order = _ordered(found.of_coefficient, whole(wavelet, mode, shape, found.of_coefficient), number)
+    block, order = _ordered(found.of_coefficient, found.inside, number)
     each, bits = found.of_coefficient.shape[1], (len(taps) - 1).bit_length()
     sources = order if each == 1 else order // each
     atoms = _narrow((sources << bits) | found.codes.reshape(-1)[order], len(indices) << bits)
