@@ -32,7 +32,7 @@ from waveft_core.update.tuning import Tuning
 
 SDXL_LAYERS = (((640, 640), 60), ((640, 2048), 20), ((1280, 1280), 360), ((1280, 2048), 120))  # (m, n), how many
 KINDS = {
-    "values": ("values",),
+    "values": ("values", "written_of"),  # and those that were last written, where what they made is not kept
     "originals": ("originals", "written"),  # W0's bits at the touched entries, and what stands there now
 }  # all else that is kept says where the coefficients are
 

@@ -8,7 +8,8 @@ from .atoms import IDENTITY, axis, coeffs_shape, filters, matrix_shape
 from .planning import MOST_BLOCKS, block_count, make_plan
 
 # One CPU core's nanoseconds, of which only the ratio matters (python -m benchmarks.scaling): an atom's block, made and
-# added; a filter tap applied to one entry, both ways.
+# added, in turns (a sweep takes half of it, and this keeps the way, and so the bits, that a dW always had); a filter
+# tap applied to one entry, both ways.
 _BLOCK_NS, _TAP_NS = 100.0, 3.0
 # Entries; below this either way is done in a millisecond, and the atoms' sums are merge's to the last bit.
 _SMALL = 2**16

@@ -120,7 +120,8 @@ class Adapter:
     def plan(self, layer: str, dtype: torch.dtype, device: torch.device) -> Plan:
         """Returns which entries of a weight of `dtype` the layer touches, and how: what `add_` can be given again.
 
-        It takes 6 bytes a coefficient with db1, 130 with db4 (`nbytes`). Making it is most of what `add_` costs.
+        It takes 6 bytes a coefficient with db1, 130 with db4 (`nbytes`), 4 with filters so long that they are swept on
+        the CPU (`planning.py`). Making it is most of what `add_` costs.
 
         Raises:
             WaveFTError: no such layer.
