@@ -32,8 +32,7 @@ class Dreambooth(Compared):
     PAPER = "Tables 2, 9, figures 1, 4"
     ABOUT = "Eight methods as the paper set them (one rate), and each at three rates that move the weights as far."
     SMALL = "the nano base and its robot, 32 trainings of 120 steps: an hour"
-    SEE = "Eight methods: at the paper's one rate (published), and at three rates of their own (tuned)"
-    HINT = "beside tuned: the learning rate"
+    SEE = "Eight methods: at the paper's one rate (published), at rates of their own (tuned, with the rate beside it)"
 
     def options(self, parser: argparse.ArgumentParser) -> None:
         """Adds one of the two alone."""
