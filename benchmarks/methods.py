@@ -144,8 +144,12 @@ def ranked(results: Results) -> str:
     for one in found:
         rates = " or ".join(f"{rate:g}" for rate in sorted({rate for rate, _ in one.settings.values()}))
         less = "" if one is found[0] else shown(one.behind, 3, True)
-        rows.append([METHODS[one.method], rates, shown(one.score), less])
-    return table(["method", "learning rate", "score", "less the first's"], rows)
+        own = choice.best(results, one.method)
+        every = [choice.worth(results, point) for point in results.points if point.method == one.method]
+        best, mean = f"{own.worth if own else 0:.3f}", f"{statistics.fmean(every):.3f}"
+        rows.append([METHODS[one.method], rates, shown(one.score), less, best, mean])
+    head = ["method", "learning rate", "score", "less the first's", "at its own best", "mean of its rates"]
+    return table(head, rows)
 
 
 def sizes(rows: Sequence[Row]) -> str:

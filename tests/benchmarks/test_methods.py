@@ -5,8 +5,11 @@ import json
 import pytest
 
 from benchmarks import methods
+from benchmarks.__main__ import refreshed
 from tests.trainer.comparison.test_summary import point, record
 from trainer.comparison import summary, verdict
+
+PAGE = methods.ROOT / "docs" / "compare.md"
 
 
 def cells():
@@ -77,3 +80,11 @@ def test_the_command_takes_cells_in_and_makes_tables_and_plot_anew(tmp_path, cap
     assert len(methods.read(rows)) == 15
     assert page.read_text().startswith("Before.\n\n| method | score |\n|---|---|\n| WaveFT | ")
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_shows_what_the_rows_say():
+    page, printed = PAGE.read_text(encoding="utf-8"), methods.report(methods.read(methods.ROWS))
+    same, tables = refreshed(page, printed)
+    assert len(tables) == 4, "the ranking, equal drift, each at its best, sizes"
+    assert same == page, "python -m benchmarks.methods --page docs/compare.md"
+    assert printed.partition("\n")[0] in page, "the sentence that heads it"

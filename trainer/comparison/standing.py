@@ -7,7 +7,7 @@ from html import escape
 from ..evaluation.columns import shown
 from ..result.report import table
 from ..system.console import counted
-from . import choice, plots, summary
+from . import choice, plots, summary, verdict
 from .summary import Results
 
 FRONTS_PX = 760  # the plot at least: narrower pages scroll it
@@ -61,16 +61,20 @@ def scores(results: Results) -> str:
     if len(found) < 2 or found[0].score.groups < 2:
         return ""
     first, of_several = found[0].method, len(results.bases) > 1
-    rows = [[one.method, settings_in_words(one), shown(one.score), less(one, first)] for one in found]
-    head = ("", "learning rate, steps", "score", f"score less {first}'s")
+    bests = {one.method: f"{one.worth:.3f}" for one in verdict.best(results)}
+    rows = [
+        [one.method, settings_in_words(one), shown(one.score), less(one, first), bests[one.method]] for one in found
+    ]
+    head = ("", "learning rate, steps", "score", f"score less {first}'s", "at its own best")
     others = "other subjects" if of_several else "other seeds"
     return (
         f'<div class="wide">{table(rows, head)}</div><p><small>Score: fidelity gained over the base, times the part of '
         "the base that is kept (1 - drift over how far apart its pictures of two prompts are), times the part of the "
         f"prompt score that is kept. Each {'subject' if of_several else 'seed'} counts at the learning rate and length "
-        f"that the {others} did best with: a rate that is chosen on the pictures that it is judged by flatters. In "
-        f"brackets: 95 % interval (Student's t over {'subjects' if of_several else 'seeds'}), in the last column for "
-        "all methods at once; where it holds 0 chance may have made the difference.</small></p>"
+        f"that the {others} did best with: a rate that is chosen on the pictures that it is judged by flatters, as in "
+        "the last column; where rates are close the truth lies between the two. In brackets: 95 % interval (Student's "
+        f"t over {'subjects' if of_several else 'seeds'}), for the differences from {escape(first)} of all at once; "
+        "where it holds 0 chance may have made the difference.</small></p>"
     )
 
 
