@@ -42,7 +42,7 @@ SMALL_P = 768  # of a layer of 384 x 384: LoRA rank 1's budget
 SMALL: dict[str, dict[str, Any]] = {
     "LP": {"method": "LP", "rates": [1e-2]},
     "full": {"method": "full", "rates": [1e-4, 3e-4, 1e-3]},
-    "BitFit": {"method": "BitFit", "network": {"targets": ".*"}, "rates": [1e-2, 3e-2, 1e-1]},
+    "BitFit": {"method": "BitFit", "network": {"targets": ".*"}, "rates": [3e-3, 1e-2, 3e-2, 1e-1]},
     "Adapter 1": {"method": "Adapter", "network": {"targets": FEED_FORWARD, "width": 1}, "rates": [1e-2, 3e-2, 1e-1]},
     "LoRA 1": {"method": "LoRA", "network": {"network_dim": 1}, "rates": [3e-3, 1e-2, 3e-2, 1e-1]},
     "AdaLoRA 1": {
