@@ -38,8 +38,11 @@ def differences(results: Results, plane: str) -> str:
         for method in found[0][1]
     ]
     head = [f"fidelity above {first}'s", *(f"at {name} {cost:.3g}" for cost, _ in found)]
+    made = f'<div class="wide">{table(rows, head)}</div>'
+    if plane != "drift":
+        return made  # below the other plane's, which says how it is read
     return (
-        f'<div class="wide">{table(rows, head)}</div><p><small>+ = closer to the photos than {escape(first)} is at the '
+        f"{made}<p><small>+ = closer to the photos than {escape(first)} is at the "
         "same cost. In brackets: 95 % interval; where it holds 0 chance may have made the difference, and of twenty "
         "such intervals one leaves 0 out by chance alone. A pair is a "
         "subject and a seed: the number says how many reach that cost with both methods, read on straight lines "

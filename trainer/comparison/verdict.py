@@ -28,7 +28,9 @@ def headline(results: Results) -> str:
     of = groups_in_words(results, found[0].score.groups)
     if not found[0].score.values:
         return f"Nothing can be said yet: the methods have no subject and seed in common.{left}"
-    if found[0].score.groups < choice.GROUPS or len(found) == 1:
+    if len(found) == 1:
+        return f"{found[0].method} is trained alone: there is nothing to choose between yet.{left}"
+    if found[0].score.groups < choice.GROUPS:
         return f"{TOO_LITTLE}: {of}. Three of them are the least.{left}"
     if found[0].score.mean <= 0:
         return f"Take none of them yet: none learned anything of {of} that it did not pay for elsewhere.{left}"
@@ -37,13 +39,13 @@ def headline(results: Results) -> str:
     if len(level) > 1:
         last = f" {listed(behind)} {'is' if len(behind) == 1 else 'are'} behind." if behind else ""
         return (
-            f"{so_far}{listed(level)} cannot be told apart: what they learn of the subject for what they spoil differs "
-            f"by no more than chance makes, on {of}. Take whichever is easiest to use.{last}{left}"
+            f"{so_far}{listed(level)} cannot be told apart: what each learns, weighed against what it spoils, differs "
+            f"by no more than chance, on {of}. Take whichever is easiest to use.{last}{left}"
         )
     first, second = found[:2]
     return (
-        f"{so_far}Take {first.method}: it learns the most of the subject for what it spoils, by more than chance "
-        f"makes, on {of} (score {first.score.mean:.3f}; the next is {second.method} with "
+        f"{so_far}Take {first.method}: it learns the most of the subject for what it spoils, by more than "
+        f"chance, on {of} (score {first.score.mean:.3f}; the next is {second.method} with "
         f"{second.score.mean:.3f}).{left}"
     )
 
@@ -78,7 +80,8 @@ def beside(method: str, first: str, figures: Sequence[tuple[float, Figure]]) -> 
     known = [(at, figure) for at, figure in figures if figure.values]
     if not known:
         return f"{method} and {first}: no subject and seed at which both reach the same drift."
-    if any(figure.low != figure.low for _, figure in known):  # NaN: one group alone
+    known = [one for one in known if one[1].groups > 1] or known
+    if known[0][1].groups == 1:  # one subject, or seed, has no interval
         at, widest = max(known, key=lambda one: one[1].values)
         pairs = counted(widest.values, "pair")
         return (

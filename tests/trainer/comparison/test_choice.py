@@ -87,16 +87,16 @@ AHEAD = {"waveft": always(0.2), "shira": always(0.1), "lora:1": always(0.05)}
     ("made", "expected"),
     [
         (results(AHEAD),
-         "Take waveft: it learns the most of the subject for what it spoils, by more than chance makes, on 3 subjects "
+         "Take waveft: it learns the most of the subject for what it spoils, by more than chance, on 3 subjects "
          "(score 0.200; the next is shira with 0.100)."),
         (results(TIE),
-         "waveft and shira cannot be told apart: what they learn of the subject for what they spoil differs by no more "
-         "than chance makes, on 3 subjects. Take whichever is easiest to use."),
+         "waveft and shira cannot be told apart: what each learns, weighed against what it spoils, differs by no more "
+         "than chance, on 3 subjects. Take whichever is easiest to use."),
         (results(WIDE | {"lora:1": always(0.0)}, ["dog", "cup", "hat", "pot", "can"]),
-         "waveft and shira cannot be told apart: what they learn of the subject for what they spoil differs by no more "
-         "than chance makes, on 5 subjects. Take whichever is easiest to use. lora:1 is behind."),
+         "waveft and shira cannot be told apart: what each learns, weighed against what it spoils, differs by no more "
+         "than chance, on 5 subjects. Take whichever is easiest to use. lora:1 is behind."),
         (results(AHEAD, ["dog"], seeds=3),
-         "Take waveft: it learns the most of the subject for what it spoils, by more than chance makes, on 3 seeds of "
+         "Take waveft: it learns the most of the subject for what it spoils, by more than chance, on 3 seeds of "
          "one subject (score 0.200; the next is shira with 0.100)."),
         (results(AHEAD, rates=(1e-4,)),
          "Too little is done to say which method to take: of waveft, shira and lora:1 one learning rate alone was "
@@ -110,10 +110,12 @@ AHEAD = {"waveft": always(0.2), "shira": always(0.1), "lora:1": always(0.05)}
         (results({"waveft": always(-0.1), "shira": always(-0.2)}),
          "Take none of them yet: none learned anything of 3 subjects that it did not pay for elsewhere."),
         (results(AHEAD, failed=[("waveft", "all")]),
-         "Take shira: it learns the most of the subject for what it spoils, by more than chance makes, on 3 subjects "
+         "Take shira: it learns the most of the subject for what it spoils, by more than chance, on 3 subjects "
          "(score 0.100; the next is lora:1 with 0.050). Of waveft no training is done."),
+        (results({"waveft": always(0.1), "shira": always(0.2)}, failed=[("shira", "all")]),
+         "waveft is trained alone: there is nothing to choose between yet. Of shira no training is done."),
         (results(AHEAD, ["dog", "cup", "hat", "pot"], failed=[("shira", "pot")]),
-         "Take waveft: it learns the most of the subject for what it spoils, by more than chance makes, on 3 subjects "
+         "Take waveft: it learns the most of the subject for what it spoils, by more than chance, on 3 subjects "
          "(score 0.200; the next is shira with 0.100)."),
         (results(AHEAD, ["dog"], failed=[("waveft", "dog"), ("shira", "dog"), ("lora:1", "dog")]),
          "Nothing can be said yet: no training is done."),
@@ -122,7 +124,7 @@ AHEAD = {"waveft": always(0.2), "shira": always(0.1), "lora:1": always(0.05)}
          "Nothing can be said yet: the methods have no subject and seed in common."),
     ],
     ids=["winner", "tie", "tie and one behind", "winner of seeds", "one rate", "two subjects", "one seed", "one method",
-         "nothing", "a method failed", "a cell failed", "all failed", "no pair in common"],
+         "nothing", "a method failed", "all but one failed", "a cell failed", "all failed", "no pair in common"],
 )  # fmt: skip
 def test_the_headline_says_which_to_take(made, expected):
     assert verdict.headline(made) == expected

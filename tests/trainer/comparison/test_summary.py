@@ -174,6 +174,17 @@ def test_a_verdict_quotes_the_figures_that_decide_it_and_names_both_sides():
     )
 
 
+def test_a_drift_that_one_subject_alone_reaches_is_no_figure_while_others_are():
+    alone, three = Figure(0.5, float("nan"), float("nan"), 1, 1), figure(0.007, -0.02, 0.039, 3)
+    said = verdict.beside("shira", "waveft", [(0.3, alone), (0.2, three)])
+    assert said.endswith("no difference that chance could not make (+0.007 [-0.020, +0.039] at drift 0.2, 3 pairs).")
+    said = verdict.beside("shira", "waveft", [(0.3, alone)])
+    assert (
+        said == "shira beside waveft: fidelity +0.500 at drift 0.3, of 1 pair of subject and seed. "
+        "That is too few to say more."
+    )
+
+
 def test_a_method_that_came_to_nothing_is_said():
     spoilt = [point(50, 0.9, 0.5)]  # drift beyond another prompt's
     records = {"a": record("waveft", 1e-4, 0, ladder(0.1)), "b": record("shira", 1e-4, 0, spoilt)}
