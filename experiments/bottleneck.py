@@ -29,7 +29,7 @@ class Bottleneck(Measured):
     PAPER = "Lemma 2"
     ABOUT = "LoRA's update moves r directions and sees r directions; a check by numbers."
     SMALL = "the same, seconds"
-    SEE = "How many directions an update has: LoRA as many as its rank, WaveFT of as many numbers hundreds"
+    SEE = "How many directions an update has: LoRA's are its rank, WaveFT's are hundreds, with as many numbers"
 
     def cells(self, options: argparse.Namespace) -> list[Cell]:
         """Returns a cell a rank."""
