@@ -177,6 +177,23 @@ def test_multipliers_that_are_none_are_refused_in_words(ui, base, write, tags, s
     assert said in drawn.comments[0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_merge_at_every_forward_as_where_memory_is_short_is_the_same_and_rounds_once(world, write, dtype):
+    if not hasattr(world, "at_forward"):
+        pytest.skip("A1111 merges before a picture, whatever memory it has")
+    world.dtype = dtype
+    world.switch()
+    world.register()
+    dog = write("dog")
+    base = world.draw().weights
+    merged = expected(base, (dog, 0.8, 0.8))
+    assert same(world.draw("<lora:dog:0.8>").weights, merged)
+    for layer in (UNET, CROSS):
+        found = world.at_forward(layer)
+        assert found.dtype == dtype and torch.equal(found, merged[layer])
+        assert torch.equal(world.at_forward(layer), found)
+
+
 def test_another_checkpoint_is_fitted_anew(ui, base, write):
     dog = write("dog")
     assert ui.draw("<lora:dog:1>").comments == []

@@ -191,6 +191,14 @@ class ForgeWorld(World):
         kind, held = patch
         return self.calculators[kind](weight, strength, held)
 
+    def at_forward(self, layer):
+        """Returns a UNet layer as a UI has it that merges at every forward: a copy, in the weight's own dtype."""
+        key = stand_in.keys_unet(self.current.forge_objects_original.unet.model, {})[layer]
+        weight = self.base["unet"][key].clone()
+        for strength, patch in self.current.forge_objects.unet.patches[key]:
+            weight = self.patched(weight, strength, patch)
+        return weight
+
     def weights(self):
         found = {}
         for (_, module), keys in zip(self._sides(), (stand_in.keys_unet, stand_in.keys_clip), strict=True):

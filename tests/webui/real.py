@@ -229,6 +229,11 @@ class _RealForge(_Real, ForgeWorld):
             forge_objects_after_applying_lora=None,
         )
 
+    def at_forward(self, layer):
+        patcher = self.current.forge_objects.unet
+        key = self.keys.model_lora_keys_unet(patcher.model, {})[layer]
+        return self.merged_at_forward(patcher, key, dict(patcher.model.named_parameters())[key].detach().clone())
+
     def text_paths(self):
         # the names of a second encoder are only given where the first one has come before it in each list
         return {"clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight": (4, 4), **stand_in.TEXT_PATHS}
@@ -277,6 +282,11 @@ class RealForge(_RealForge):
         cpu = torch.device("cpu")
         return self.base_module.ModelPatcher(model, load_device=cpu, offload_device=cpu)
 
+    def merged_at_forward(self, patcher, key, _):
+        (patches,) = patcher.lora_patches.values()
+        weight = patcher.lora_loader.backup[key].detach().clone()
+        return self.keys.merge_lora_to_weight(patches[key], weight, computation_dtype=weight.dtype)
+
     def merge(self):
         self.current.forge_objects.unet.refresh_loras()
         self.current.forge_objects.clip.patcher.refresh_loras()
@@ -304,6 +314,11 @@ class _RealPorted(_RealForge):
             for patcher in self.patched_now:
                 patcher.unpatch_model()
             self.patched_now = []
+
+    def merged_at_forward(self, patcher, key, weight):
+        if not hasattr(self.base_module, "LowVramPatch"):  # Forge Classic
+            return patcher.calculate_weight(patcher.patches[key], weight, key)
+        return self.base_module.LowVramPatch(key, patcher.patches)(weight)
 
     def merge(self):
         for patcher in (self.current.forge_objects.unet, self.current.forge_objects.clip.patcher):
