@@ -65,5 +65,6 @@ def _register_callbacks() -> None:
         places = Places(shared, sd_models, GATE.networks, GATE.entry)
         return tab.build(gradio, ui_common.create_refresh_button, Workshop(places, extra_networks.parse_prompt))
 
+    axes.add(scripts.scripts_data)  # A1111 without its page lists them before that call; scripts of its own come first
     script_callbacks.on_before_ui(before_ui)
     script_callbacks.on_ui_tabs(tabs)

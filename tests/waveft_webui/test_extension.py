@@ -64,7 +64,18 @@ class AxisOption:
 
 
 def _plot():
-    return SimpleNamespace(module=SimpleNamespace(axis_options=[AxisOption("Seed", int, None)], AxisOption=AxisOption))
+    held = SimpleNamespace(axis_options=[AxisOption("Seed", int, None)], AxisOption=AxisOption)
+    return SimpleNamespace(path="xyz_grid.py", module=held)
+
+
+def test_axes_are_there_before_the_ui_is_built_which_is_never_where_it_has_no_page(world):
+    plot = _plot()
+    world.modules.scripts.scripts_data.append(plot)
+    extension.register()
+    assert len(plot.module.axis_options) == 4
+    for call in world.callbacks:
+        call()
+    assert len(plot.module.axis_options) == 4
 
 
 def test_axes_are_added_once_to_the_uis_script_and_set_what_the_gate_reads():

@@ -43,6 +43,7 @@ def webui(checkout):
     url, checkpoint, python = (os.environ.get(name) for name in ("WEBUI_URL", "WEBUI_CKPT", "WEBUI_PYTHON"))
     if url:
         server = Server(checkout, url)
+        server.without_previews()
         ran_on.add(server.version)
         yield server
         return

@@ -97,6 +97,10 @@ class Server:
         with urllib.request.urlopen(request, timeout=PICTURE_S) as answer:
             return json.load(answer)
 
+    def without_previews(self):
+        """Switches live previews off: they would download a decoder."""
+        self.call("/sdapi/v1/options", {"live_previews_enable": False})
+
     def draw(self, prompt, **more):
         """Returns a picture of 64 x 64 and one step, the first of several.
 
@@ -127,7 +131,7 @@ class Server:
         ends = time.monotonic() + STARTING_S
         while time.monotonic() < ends and process.poll() is None:
             try:
-                self.call("/sdapi/v1/options", {"live_previews_enable": False})  # they would download a decoder
+                self.without_previews()
             except (OSError, urllib.error.HTTPError):
                 time.sleep(2)
             else:
