@@ -170,22 +170,16 @@ def joined(plans: Sequence[InTurns]) -> InTurns:
 
 
 def _ordered(block: np.ndarray, inside: np.ndarray | bool, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the blocks in ascending order, int64, and which contribution each is, those of one block in theirs.
+    """Returns the blocks in ascending order, and which contribution each is, those of one block in theirs.
 
     Args:
         block: [p, A], of each contribution.
         inside: [p, A], whether it lies within the weight. Those over an edge come last, `number` added to them.
         number: of blocks that there can be.
     """
-    bits = max(1, int(block.size - 1).bit_length())
-    keys = block.astype(np.int64)
-    if inside is not True:
-        keys += number * ~inside
-    keys <<= bits
-    keys = keys.reshape(-1)
-    keys |= np.arange(block.size)
-    keys.sort()  # all different: a fast sort need not be stable
-    return keys >> bits, keys & ((1 << bits) - 1)
+    keys = (block if inside is True else block + number * ~inside).reshape(-1)
+    order = np.argsort(keys, kind="stable")  # by merging runs, of which atoms in the order of their places are made
+    return keys[order], order
 
 
 def _narrow(array: np.ndarray, bound: int) -> np.ndarray:
