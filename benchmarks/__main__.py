@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = {  # as the page was made, and tiny
     "roofline": ([], ["--size", "tiny", "--px", "64", "--coefficients", "20", "--methods", "frozen", "WaveFT (ours)"]),
     "step": (["--rounds", "11"], ["--tokens", "8", "--width", "64", "--context", "64", "--coefficients", "20"]),
+    "causes": (["--threads", "1"], ["--tokens", "8", "--width", "64", "--context", "64", "--coefficients", "20"]),
     "memory": ([], ["--tokens", "8", "--width", "64", "--context", "64", "--coefficients", "20", "--size", "tiny"]),
     "load": ([], ["--size", "tiny", "--coefficients", "20", "--peft-rounds", "1"]),
     "delta": ([], ["--wavelets", "db2", "--size", "64", "--coefficients", "20"]),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import delta, gradient, load, measure, memory, plot, scaling, step, webui
+from benchmarks import causes, delta, gradient, load, measure, memory, plot, scaling, step, webui
 from waveft_core import Spec, attach
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own, and the profiler's
@@ -18,6 +18,7 @@ SMALL = ["--rounds", "2", "--threads", "1"]
 BLOCK = ["--tokens", "8", "--width", "64", "--context", "64", "--coefficients", "20"]
 COMMANDS = {
     step: [*BLOCK],
+    causes: [*BLOCK],
     memory: [*BLOCK, "--size", "tiny", "--methods", "frozen", "PEFT WaveFT", "WaveFT (ours)"],
     load: ["--size", "tiny", "--coefficients", "20", "--peft-rounds", "1"],
     delta: ["--wavelets", "db2", "--size", "64", "--coefficients", "20"],
@@ -56,6 +57,16 @@ def test_a_benchmark_gives_a_table_and_its_figures(module, folder, capsys):
     assert record["records"]
     rows = [line for line in said.splitlines() if line.startswith("| ")]
     assert len({line.count(" | ") for line in rows}) <= 2  # every row of a table has the table's columns
+
+
+def test_the_causes_and_what_is_left_are_all_of_our_step(folder, capsys):
+    _, record = ran(causes, COMMANDS[causes], folder / "causes.json", capsys)
+    shares = {row["cause"]: row["share_of_frozen"] for row in record["records"]}
+    parts = [*causes.PARTS, causes.LEFT]
+    assert list(shares) == [*parts, causes.ALL, "PEFT LoRA r=1, all"]
+    assert all(share > 0 for part in causes.PARTS for share in shares[part])
+    for number, total in enumerate(shares[causes.ALL]):
+        assert sum(shares[part][number] for part in parts) == pytest.approx(total)
 
 
 def test_the_plots_are_drawn_from_the_records(folder, capsys):
