@@ -62,8 +62,8 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """A benchmark, by its name after `--`: step (the default), causes, memory, load, delta, scaling, gradient, roofline,
-    gpu, frontier, comfyui.
+    """A benchmark, by its name after `--`: step (the default), causes, memory, load, delta, scaling, gradient,
+    roofline, gpu, frontier, comfyui.
     """
     name, *arguments = session.posargs or ["step"]
     session.run(sys.executable, "-m", f"benchmarks.{name}", *arguments)
