@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ SIZES = {  # as many numbers as LoRA rank 1 times this
     "1": ("waveft", "shira", "lora:1"),
     "3": ("waveft:615", "shira:615", "lora:3"),
 }
-SIZED = ("backpack", "dog", "red_cartoon", "robot", "teapot"), 43  # subjects and the seed of which sizes were tried
+SIZED = ("backpack", "dog", "red_cartoon", "robot", "teapot")  # subjects of which sizes were tried
+SIZED_METHODS = ("WaveFT", "SHiRA", "LoRA")
 DRIFTS = (0.15, 0.2, 0.25)
 HEAD = ("subject", "method", "rate", "seed", "step")
 SHOWN = {"held_out": 3, "trained": 3, "prompt": 2, "drift": 3}  # measures of the table, and their digits
@@ -115,15 +116,14 @@ def point(row: Row) -> Row:
     return {"step": row["step"], "columns": {name: {"0/0": mean} for name, mean in row.items() if name not in HEAD}}
 
 
-def equal_drift(results: Results) -> str:
+def equal_drift(results: Results, head: str, names: Mapping[str, str]) -> str:
     """Returns fidelity less the first method's at equal drift, with how many pairs reach it with both."""
     found = summary.differences(results, "drift", DRIFTS)
-    first, *others = (METHODS[method] for method in results.methods)
     rows = [
-        [name, *(f"{shown(each[method], 3, True)} of {each[method].values}" for _, each in found)]
-        for name, method in zip(others, results.methods[1:], strict=True)
+        [names[method], *(f"{shown(each[method], 3, True)} of {each[method].values}" for _, each in found)]
+        for method in results.methods[1:]
     ]
-    return table([f"less {first}", *(f"at drift {drift:.2f}" for drift in DRIFTS)], rows)
+    return table([head, *(f"at drift {drift:.2f}" for drift in DRIFTS)], rows)
 
 
 def at_best(results: Results) -> str:
@@ -153,15 +153,18 @@ def ranked(results: Results) -> str:
 
 
 def sizes(rows: Sequence[Row]) -> str:
-    """Returns similarity at drift for each size and rate."""
-    subjects, seed = SIZED
-    own = [row for row in rows if row["subject"] in subjects and (row["method"] == "base" or row["seed"] == seed)]
-    made = []
+    """Returns similarity at drift for each size and rate, and each size beside WaveFT's own at equal drift."""
+    own = [row for row in rows if row["subject"] in SIZED]
+    made: list[list[str]] = []
+    names: dict[str, str] = {}
     for size, methods in SIZES.items():
         of_size = [gathered(own, [method]) for method in methods]
         said = [", ".join(means(one, rate) for rate in sorted(one.rates.get(one.methods[0], ()))) for one in of_size]
         made.append([size, *(text or "no such rank" for text in said)])
-    return table(["numbers", "WaveFT", "SHiRA", "LoRA"], made)
+        names |= {method: f"{name}, {size}" for name, method in zip(SIZED_METHODS, methods, strict=True) if method}
+    results = gathered(own, ["waveft", *(method for method in names if method != "waveft")])
+    beside = equal_drift(results, "less WaveFT at size 1", names)
+    return "\n\n".join([table(["numbers", *SIZED_METHODS], made), beside])
 
 
 def means(results: Results, rate: float) -> str:
@@ -173,7 +176,7 @@ def means(results: Results, rate: float) -> str:
 def report(rows: Sequence[Row]) -> str:
     """Returns all of it as Markdown: the sentence that heads it, the tables, and what is to be known before."""
     results = gathered(rows, METHODS)
-    tables = ranked(results), equal_drift(results), at_best(results), sizes(rows)
+    tables = ranked(results), equal_drift(results, "less WaveFT", METHODS), at_best(results), sizes(rows)
     return "\n\n".join([verdict.headline(results), *tables, *verdict.verdict(results), *cautions.warnings(results)])
 
 

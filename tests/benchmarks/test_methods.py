@@ -1,6 +1,7 @@
 """docs/compare.md from its trainings' means: taken from cells, gathered as `compare` does, and what it shows."""
 
 import json
+import re
 
 import pytest
 
@@ -68,7 +69,8 @@ def test_a_rate_that_some_subject_lacks_is_left_out():
 
 def test_the_command_takes_cells_in_and_makes_tables_and_plot_anew(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(methods, "METHODS", {"waveft": "WaveFT", "shira": "SHiRA"})
-    monkeypatch.setattr(methods, "SIZES", {})
+    monkeypatch.setattr(methods, "SIZES", {"1": ("waveft", "shira", "")})
+    monkeypatch.setattr(methods, "SIZED", ("dog", "hat"))
     monkeypatch.setattr(methods, "SHOWN", {"held_out": 3, "drift": 3})
     (tmp_path / "cells").mkdir()
     for number, cell in enumerate(cells()):
@@ -76,7 +78,12 @@ def test_the_command_takes_cells_in_and_makes_tables_and_plot_anew(tmp_path, cap
     rows, page, plot = (tmp_path / name for name in ("rows.jsonl", "page.md", "fronts.png"))
     page.write_text("Before.\n\n| method | score |\n|---|---|\n| nobody | 0 |\n\nBehind.\n")
     methods.main(["--rows", str(rows), "--add", str(tmp_path), "--page", str(page), "--plot", str(plot)])
-    assert capsys.readouterr().out.startswith("Take waveft")
+    printed = capsys.readouterr().out
+    assert printed.startswith("Take waveft")
+    assert "| 1 | 0.505 at 0.100, 0.705 at 0.200 | 0.405 at 0.100, 0.505 at 0.200 | no such rank |" in printed
+    beside = printed.partition("less WaveFT at size 1")[2].splitlines()[2]
+    # at drift 0.15 both are half way between their two rates
+    assert re.match(r"\| SHiRA, 1 \| -0\.150 \[.*\] of 2 \| -0\.200 .*of 2 \|", beside)
     assert len(methods.read(rows)) == 15
     assert page.read_text().startswith("Before.\n\n| method | score |\n|---|---|\n| WaveFT | ")
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -85,6 +92,6 @@ def test_the_command_takes_cells_in_and_makes_tables_and_plot_anew(tmp_path, cap
 def test_the_page_shows_what_the_rows_say():
     page, printed = PAGE.read_text(encoding="utf-8"), methods.report(methods.read(methods.ROWS))
     same, tables = refreshed(page, printed)
-    assert len(tables) == 4, "the ranking, equal drift, each at its best, sizes"
+    assert len(tables) == 5, "the ranking, equal drift, each at its best, sizes, sizes at equal drift"
     assert same == page, "python -m benchmarks.methods --page docs/compare.md"
     assert printed.partition("\n")[0] in page, "the sentence that heads it"
