@@ -20,6 +20,7 @@ from typing import Any
 from trainer.comparison import cautions, choice, plots, summary, verdict
 from trainer.comparison.summary import Results
 from trainer.evaluation.columns import shown
+from trainer.system.files import write_atomically
 
 from .__main__ import ROOT, refreshed
 from .measure import table
@@ -191,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.add:
         cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.add.glob("cells/*.json"))]
         rows = added(rows, cells)
-        options.rows.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_atomically(options.rows, "".join(json.dumps(row) + "\n" for row in rows))
     text = report(rows)
     print(text)
     if options.page:

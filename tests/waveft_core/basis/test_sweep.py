@@ -1,3 +1,5 @@
+"""A sweep beside a plan in turns: the same bits in the same order, and nothing kept but the coefficients' places."""
+
 import tracemalloc
 
 import numpy as np
