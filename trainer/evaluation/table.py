@@ -61,10 +61,9 @@ def cell(scores: Scores, base: Scores, measure: Measure, interval: str, is_base:
 
 def counts(scores: Scores) -> str:
     """Returns what the numbers of one candidate rest on, in words."""
-    subject = max((len(column) for name, column in scores.columns.items() if name != "drift"), default=0)
-    prompts = len({key[0] for name, column in scores.columns.items() if name != "drift" for key in column})
-    plain = scores.columns.get("drift", {})
-    text = f"n = {counted(subject, 'picture')} of {counted(prompts, 'prompt')} with the trigger"
+    subject, plain = scores.columns.get("copy", {}), scores.columns.get("drift", {})  # every picture of either kind
+    prompts = counted(len({key[0] for key in subject}), "prompt")
+    text = f"n = {counted(len(subject), 'picture')} of {prompts} with the trigger"
     if plain:
         text += f", {len(plain)} of {len({key[0] for key in plain})} without"
     return text

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from trainer import cli
-from trainer.evaluation import command, drawing, evaluating, photos
+from trainer.evaluation import command, drawing, evaluating, photos, table
+from trainer.evaluation.scoring import Scores
 from trainer.run.runfolder import RunFolder
 from trainer.system import commandline
 
@@ -193,6 +194,12 @@ def test_a_job_stands_for_the_run_that_it_makes(finished, tmp_path):
     read, run = command.read(job, "", ["evaluation.images_per_prompt=7"])
     assert (run.folder, run.name, read.evaluation.images_per_prompt) == (folder, "robot", 7)
     assert command.read(folder, "", [], job) == (command.read(job, "", [])[0], run)
+
+
+def test_pictures_are_counted_by_prompts_with_and_without_the_trigger():
+    own, plain = {(0, 1): 0.5, (0, 2): 0.5, (1, 1): 0.5}, {(2, 1): 0.1, (3, 1): 0.1}
+    found = Scores({"copy": own, "seeds": {(0, 0): 0.3}, "drift": plain, "plain_apart": plain})
+    assert table.counts(found) == "n = 3 pictures of 2 prompts with the trigger, 2 of 2 without"
 
 
 def test_without_the_extra_it_says_what_to_install(finished, capsys, monkeypatch):
