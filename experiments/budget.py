@@ -1,7 +1,7 @@
 """Table 7 and figure 4: three methods over the number of trained numbers, below LoRA's rank 1 and above it.
 
 The paper trains all three at one rate, at which LoRA moves the weights far less: it is trained beside that at the rate
-that moves them as far.
+that moves them as far, and at a third of it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPARSE, WHOLE = (0.8, 0.9, 1, 1.5, 2, 3, 4), (1, 2, 3)
-ONE_RATE, AS_FAR = "LoRA, at the others' rate", "LoRA, at a rate that moves weights as far as theirs"
+ONE_RATE, AS_FAR = "LoRA, at the others' rate", "LoRA, at the rate that moves weights as far as theirs"
+BETWEEN = "LoRA, at a third of that rate"
 RATES = (variants.SMALL_RATE, variants.FULL_RATE)
 
 
 class Budget(Compared):
-    """Ranks 0.8 to 4 of WaveFT and SHiRA, 1 to 3 of LoRA at two rates."""
+    """Ranks 0.8 to 4 of WaveFT and SHiRA, 1 to 3 of LoRA at three rates."""
 
     NAME = "budget"
     PAPER = "Table 7, figure 4"
-    ABOUT = "How each method's pictures change with its budget, at the published rate, LoRA at one of its own too."
-    SMALL = "the nano base and its robot, 20 trainings: half an hour"
+    ABOUT = "How each method's pictures change with its budget, at the published rate, LoRA at two of its own too."
+    SMALL = "the nano base and its robot, 23 trainings: half an hour"
     SEE = "Do more trained numbers help, and which method's? One line a method"
 
     def variants(self, options: argparse.Namespace, job: Job) -> list[Variant]:
@@ -44,21 +45,22 @@ class Budget(Compared):
         lora = []
         for rank in WHOLE:
             keys = {"network_dim": rank}
-            _, as_far, _ = variants.default_rates("lora", keys, job)
-            lora.append(Variant(f"lora {rank}", "lora", keys, (rate, as_far)))
+            third, far, _ = variants.default_rates("lora", keys, job)
+            lora.append(Variant(f"lora {rank}", "lora", keys, (rate, third, far)))
         return [*sparse, *lora]
 
     def draw(self, rows: Mapping[str, Any], canvas: Figure) -> None:
         """Draws measures over rank, as figure 4 does."""
         own = plots.COLOURS["LoRA"]
         title = "budget: how often it holds the numbers of LoRA rank 1"
-        panels.curves(rows, canvas, place, title, {ONE_RATE: (own, "--"), AS_FAR: (own, "-")})
+        far = max((row["rate"] for row in rows["rows"] if row["label"].startswith("lora ")), default=0.0)
+        panels.curves(rows, canvas, lambda row: place(row, far), title, {ONE_RATE: (own, ":"), BETWEEN: (own, "--"), AS_FAR: (own, "-")})
 
 
-def place(row: Mapping[str, Any]) -> tuple[str, float]:
-    """Returns a row's line and budget; LoRA's are two, of which the lower rate is everybody's."""
+def place(row: Mapping[str, Any], far: float) -> tuple[str, float]:
+    """Returns a row's line and budget; LoRA's are three: everybody's rate, the highest, `far`, and one between."""
     method, _, rank = row["label"].partition(" ")
     line = plots.NAMES[method]
     if method == "lora":
-        line = ONE_RATE if row["rate"] in RATES else AS_FAR
+        line = ONE_RATE if row["rate"] in RATES else AS_FAR if row["rate"] == far else BETWEEN
     return line, float(rank)

@@ -301,16 +301,16 @@ def test_variances_by_hand():
     assert "larger with WaveFT" in seeds.Seeds().lines(rows)[0]
 
 
-def test_budget_draws_loras_two_rates_as_two_lines():
+def test_budget_draws_loras_three_rates_as_three_lines():
     job = jobs.job(argparse.Namespace(small=True, base=None, photos=None, metrics=None, overrides=[]))
     found = budget.Budget().variants(argparse.Namespace(small=True, base=None), job)
     held = [{"label": one.label, "rate": rate} for one in found for rate in one.rates]
-    lines = {}
+    lines, far = {}, max(row["rate"] for row in held if row["label"].startswith("lora "))
     for row in held:
-        line, rank = budget.place(row)
+        line, rank = budget.place(row, far)
         lines.setdefault(line, []).append(rank)
-    assert set(lines) == {"WaveFT", "SHiRA", budget.ONE_RATE, budget.AS_FAR}
-    assert lines[budget.ONE_RATE] == lines[budget.AS_FAR] == [1, 2, 3]
+    assert set(lines) == {"WaveFT", "SHiRA", budget.ONE_RATE, budget.BETWEEN, budget.AS_FAR}
+    assert lines[budget.ONE_RATE] == lines[budget.BETWEEN] == lines[budget.AS_FAR] == [1, 2, 3]
     assert lines["WaveFT"] == lines["SHiRA"] == list(budget.SPARSE)
 
 
