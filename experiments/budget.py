@@ -54,7 +54,13 @@ class Budget(Compared):
         own = plots.COLOURS["LoRA"]
         title = "budget: how often it holds the numbers of LoRA rank 1"
         far = max((row["rate"] for row in rows["rows"] if row["label"].startswith("lora ")), default=0.0)
-        panels.curves(rows, canvas, lambda row: place(row, far), title, {ONE_RATE: (own, ":"), BETWEEN: (own, "--"), AS_FAR: (own, "-")})
+        panels.curves(
+            rows,
+            canvas,
+            lambda row: place(row, far),
+            title,
+            {ONE_RATE: (own, ":"), BETWEEN: (own, "--"), AS_FAR: (own, "-")},
+        )
 
 
 def place(row: Mapping[str, Any], far: float) -> tuple[str, float]:

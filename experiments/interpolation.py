@@ -11,7 +11,6 @@ import pywt
 import torch
 from torch import nn
 
-from trainer.measures.intervals import bootstrap
 from waveft_core import Spec, attach
 
 from . import plots
@@ -67,7 +66,7 @@ class Interpolation(Measured):
         return trained(inputs, outputs, METHODS[held["method"]], held["p"], held["seed"], held["epochs"])
 
     def summary(self, results: Mapping[str, tuple[Cell, Result]]) -> dict[str, Any]:
-        """Returns the mean loss and its interval for each method and p."""
+        """Returns the mean loss for each method and p, and the least and the largest of its draws."""
         made: dict[str, Any] = {"construction": None, "curves": {}}
         if "construction" in results:
             made["construction"] = dict(results["construction"][1])
@@ -78,9 +77,8 @@ class Interpolation(Measured):
                     losses.setdefault(cell.settings["p"], []).append(result)
             rows = []
             for p, each in sorted(losses.items()):
-                figure = bootstrap([one["loss"] for one in each])
-                low, high = (figure.low, figure.high) if len(each) > 1 else (figure.mean, figure.mean)
-                row = {"p": p, "loss": figure.mean, "low": low, "high": high, "draws": len(each)}
+                drawn = [one["loss"] for one in each]
+                row = {"p": p, "loss": float(np.mean(drawn)), "low": min(drawn), "high": max(drawn), "draws": len(each)}
                 row["least"] = float(np.mean([one["least"] for one in each]))
                 row["short_rows"] = float(np.mean([one["short_rows"] for one in each]))
                 rows.append(row)

@@ -1,4 +1,7 @@
-"""How rows are drawn: a panel a measure, a dot a row, or a line over a number that rows differ in."""
+"""How rows are drawn: a panel a measure, a line of dots a row, or a line over a number that rows differ in.
+
+What a mean is of is drawn beside it, small: of two or three seeds that says more than an interval does.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import plots
-from .rows import BASE, LOSS
+from .rows import BASE, LOSS, MEASURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
+FAR = 1.0  # widths of the rows' range that the base may lie beside it, to be drawn as a line
 # What plots call the measures: by what a reader should wish for.
 WORDS = {
     "loss": "loss on unseen photos\n(lower is better)",
@@ -21,6 +25,9 @@ WORDS = {
     "drift": "change of other pictures\n(lower is better)",
     "seeds": "difference between seeds\n(higher is more diverse)",
 }
+
+
+SINGLES = "large: the mean; small: each subject, or each seed of one"
 
 
 def dots(rows: Mapping[str, Any], canvas: Canvas, hint: str) -> None:
@@ -44,13 +51,15 @@ def dots(rows: Mapping[str, Any], canvas: Canvas, hint: str) -> None:
                 continue
             middle, low, high = row["figures"][measure]
             colour = plots.COLOURS.get(plots.NAMES.get(row["label"].split()[0], ""), plots.INK)
-            beyond = measure == LOSS.name and middle > edge
-            panel.plot(
-                min(middle, edge) if beyond else middle, place, ">" if beyond else "o", color=colour, markersize=4
-            )
+            if measure == LOSS.name and middle > edge:
+                panel.plot(edge, place, ">", color=colour, markersize=5)
+                continue
+            panel.plot(middle, place, "o", color=colour, markersize=5)
+            each = row["each"][measure]
+            singles(panel, each, [place] * len(each), colour)
             if low is not None and high is not None:
                 panel.plot([low, high], [place, place], color=colour, linewidth=1)
-        base_line(rows, panel.axvline, measure)
+        base_line(rows, panel, measure, "x")
         plots.tidy(panel, WORDS.get(measure, measure))
     first = canvas.axes[0]
     first.set_yticks(range(len(names)), names, fontsize=7)
@@ -59,8 +68,21 @@ def dots(rows: Mapping[str, Any], canvas: Canvas, hint: str) -> None:
     if any(row["figures"].get(LOSS.name, [0])[0] > edge for row in held):
         hints.append("an arrow: further right than drawn")
     if any(row["figures"][measure][1] is not None for row in held for measure in measures if measure in row["figures"]):
-        hints.append("line: the interval over subjects, or over seeds of one")
+        hints.append("line: 95 % interval of the mean")
+    if with_singles(rows):
+        hints.append(SINGLES)
     canvas.supxlabel("\n".join(part for part in ("; ".join(hints), hint) if part), fontsize=8)
+
+
+def singles(panel: Any, x: Sequence[float], y: Sequence[float], colour: str) -> None:
+    """Draws what a mean is of, small."""
+    if len(x) > 1:
+        panel.plot(x, y, "o", color=colour, markersize=2.5, alpha=0.45, markeredgewidth=0)
+
+
+def with_singles(rows: Mapping[str, Any]) -> bool:
+    """Returns whether any row is a mean of several."""
+    return any(len(values) > 1 for row in rows["rows"] for values in row["each"].values())
 
 
 def name(row: Mapping[str, Any], with_rate: bool) -> str:
@@ -70,11 +92,29 @@ def name(row: Mapping[str, Any], with_rate: bool) -> str:
     return f"{words}, {row['rate']:g}" if with_rate else words
 
 
-def base_line(rows: Mapping[str, Any], draw: Callable[..., Any], measure: str) -> None:
-    """Draws the base's measure as a dotted line, by `axvline` or `axhline` of a panel."""
-    for row in rows["rows"]:
-        if row["label"] == BASE and measure in row["figures"]:
-            draw(row["figures"][measure][0], color=plots.FAINT, linestyle=":", linewidth=1.2)
+def base_line(rows: Mapping[str, Any], panel: Any, measure: str, axis: str) -> None:
+    """Draws the base's measure as a dotted line, or says where it is, where the rows would shrink to a dot by it.
+
+    Args:
+        rows: the table.
+        panel: with the rows' dots on it.
+        measure: its name.
+        axis: "x" or "y", on which the measure is.
+    """
+    (value,) = [
+        row["figures"][measure][0] for row in rows["rows"] if row["label"] == BASE and measure in row["figures"]
+    ] or [None]
+    low, high = panel.get_xlim() if axis == "x" else panel.get_ylim()
+    if value is None:
+        return
+    if low - FAR * (high - low) <= value <= high + FAR * (high - low):
+        (panel.axvline if axis == "x" else panel.axhline)(value, color=plots.FAINT, linestyle=":", linewidth=1.2)
+        return
+    above, text = value > high, f"base: {value:.{MEASURES[measure].digits}g}"
+    text = f"{text} {'→' if above else '←'}" if axis == "x" else f"{text} {'↑' if above else '↓'}"
+    place = {"x": (0.99 if above else 0.01, 0.01), "y": (0.99, 0.99 if above else 0.01)}[axis]
+    across, along = ("right" if axis == "y" or above else "left"), ("top" if axis == "y" and above else "bottom")
+    panel.text(*place, text, transform=panel.transAxes, ha=across, va=along, fontsize=7, color=plots.INK)
 
 
 def measured(rows: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -94,7 +134,7 @@ def curves(
     title: str,
     styles: Mapping[str, tuple[str, str]] | None = None,
 ) -> None:
-    """Draws measures over a number in which rows differ, intervals where there are any.
+    """Draws measures over a number in which rows differ: a line through the means, and what they are of.
 
     Args:
         rows: the table.
@@ -109,21 +149,25 @@ def curves(
     for row in rows["rows"]:
         if row["label"] != BASE:
             line, number = line_of(row)
-            lines.setdefault(line, []).append((number, row["figures"]))
+            lines.setdefault(line, []).append((number, row))
     for panel, measure in zip(canvas.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         for place, (line, points) in enumerate(lines.items()):
-            held = [(number, *figures[measure]) for number, figures in points if measure in figures]
+            held = [(number, row) for number, row in points if measure in row["figures"]]
             colour, style = (styles or {}).get(line, (plots.COLOURS.get(line, plots.SERIES[place]), "-"))
-            numbers, middles = [one[0] for one in held], [one[1] for one in held]
-            panel.plot(numbers, middles, style, marker=".", color=colour, label=line)
-            if all(one[2] is not None for one in held):
-                panel.fill_between(
-                    numbers, [one[2] for one in held], [one[3] for one in held], color=colour, alpha=0.15, linewidth=0
-                )
-        base_line(rows, panel.axhline, measure)
+            middles = [row["figures"][measure][0] for _, row in held]
+            panel.plot(
+                [number for number, _ in held], middles, style, marker="o", markersize=4, color=colour, label=line
+            )
+            for number, row in held:
+                each = row["each"][measure]
+                singles(panel, [number] * len(each), each, colour)
+        base_line(rows, panel, measure, "y")
         plots.tidy(panel, WORDS.get(measure, measure))
+    hint = "dotted: the base, before any training"
+    if with_singles(rows):
+        hint += f"; {SINGLES}"
     handles, names = canvas.axes[0].get_legend_handles_labels()
     canvas.legend(
         handles, names, frameon=False, fontsize=8, ncol=len(names), loc="outside lower center", title_fontsize=8,
-        title=f"{title} (dotted: the base, before any training)",
+        title=f"{title}\n({hint})",
     )  # fmt: skip

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from trainer.comparison import comparing, doing
-from trainer.comparison.summary import Pair, Point, Results
+from trainer.comparison.choice import GROUPS
+from trainer.comparison.summary import Pair, Point, Results, grouping
 from trainer.evaluation.columns import BY_NAME, LOWER, Measure
-from trainer.measures.intervals import Figure, bootstrap, paired
+from trainer.measures.intervals import Figure, student, student_paired
 
 from .variants import Variant
 
@@ -54,43 +56,58 @@ def with_losses(results: Results, request: comparing.Request) -> Results:
 
 
 def table(results: Results, variants: Sequence[Variant]) -> dict[str, Any]:
-    """Returns a row for the base and for each variant and rate: means with intervals, and differences from the first.
+    """Returns a row for the base and for each variant and rate.
 
-    Intervals are drawn over subjects where there are several, else over seeds; differences are paired.
+    Each has its measures' `figures`, means with intervals; `each`, what they are means of: subjects, where there are
+    several, else seeds; and `differences` from the first variant, paired.
     """
-    rows: list[dict[str, Any]] = []
-    if results.bases:
-        drawn = {name: [own[name] for own in results.bases.values() if name in own] for name in SHOWN}
-        of_base = {name: told(bootstrap(each)) for name, each in drawn.items() if each}
-        rows.append({"label": BASE, "rate": None, "figures": of_base})
-    first = next(((one.label, rate) for one in variants for rate in one.rates), None)
-    for one in variants:
-        for rate in one.rates:
-            held, other = last_points(results, one.label, rate), last_points(results, *first) if first else {}
-            if not held:
+    groups, rows = grouping(results), [base_row(results)] if results.bases else []
+    settings = [(one.label, rate) for one in variants for rate in one.rates]
+    other = last_points(results, *settings[0]) if settings else {}
+    for label, rate in settings:
+        held = last_points(results, label, rate)
+        if not held:
+            continue
+        row: dict[str, Any] = {"label": label, "rate": rate, "steps": max(point.step for point in held.values())}
+        costs = [cost for cost in results.costs.get(label, []) if cost.get("parameters")]
+        row |= {"parameters": costs[0]["parameters"] if costs else None, "figures": {}, "each": {}, "differences": {}}
+        for name in SHOWN:
+            own = values_of(held, name)
+            if not own:
                 continue
-            figures, differences = {}, {}
-            for name in SHOWN:
-                own = {pair: point.values[name] for pair, point in held.items() if name in point.values}
-                if not own:
-                    continue
-                groups = {pair: pair[0] if len({subject for subject, _ in own}) > 1 else pair for pair in own}
-                figures[name] = told(bootstrap(list(own.values()), list(groups.values())))
-                theirs = {pair: point.values[name] for pair, point in other.items() if name in point.values}
-                if (one.label, rate) != first and theirs:
-                    differences[name] = told(paired(own, theirs, groups))
-            costs = [cost for cost in results.costs.get(one.label, []) if cost.get("parameters")]
-            rows.append(
-                {
-                    "label": one.label,
-                    "rate": rate,
-                    "steps": max(point.step for point in held.values()),
-                    "parameters": costs[0]["parameters"] if costs else None,
-                    "figures": figures,
-                    "differences": differences,
-                }
-            )
+            row["figures"][name] = told(student(list(own.values()), [groups[pair] for pair in own]))
+            row["each"][name] = means(own, groups)
+            theirs = values_of(other, name)
+            if (label, rate) != settings[0] and theirs:
+                row["differences"][name] = told(student_paired(own, theirs, groups))
+        rows.append(row)
     return {"rows": rows, "failures": dict(results.failures), "missing": list(results.missing)}
+
+
+def base_row(results: Results) -> dict[str, Any]:
+    """Returns the row of the base, before any training."""
+    drawn = {name: {at: own[name] for at, own in results.bases.items() if name in own} for name in SHOWN}
+    held = {name: own for name, own in drawn.items() if own}
+    figures = {name: told(student(list(own.values()), list(own))) for name, own in held.items()}
+    return {
+        "label": BASE,
+        "rate": None,
+        "figures": figures,
+        "each": {name: [*own.values()] for name, own in held.items()},
+    }
+
+
+def values_of(points: Mapping[Pair, Point], name: str) -> dict[Pair, float]:
+    """Returns a measure of those trainings that have it."""
+    return {pair: point.values[name] for pair, point in points.items() if name in point.values}
+
+
+def means(values: Mapping[Pair, float], groups: Mapping[Pair, Hashable]) -> list[float]:
+    """Returns each group's mean, as JSON has it."""
+    held: dict[Hashable, list[float]] = {}
+    for pair, value in values.items():
+        held.setdefault(groups[pair], []).append(value)
+    return [round(fmean(own), 6) for own in held.values()]
 
 
 def last_points(results: Results, label: str, rate: float) -> dict[Pair, Point]:
@@ -103,17 +120,21 @@ def last_points(results: Results, label: str, rate: float) -> dict[Pair, Point]:
 
 
 def told(figure: Figure) -> list[float | None]:
-    """Returns mean, low and high as JSON has them: no interval of one group alone."""
-    return [None if value != value else round(value, 6) for value in (figure.mean, figure.low, figure.high)]
+    """Returns mean, low and high as JSON has them; no interval of so few groups that it would say nothing."""
+    sides = (figure.low, figure.high) if figure.groups >= GROUPS else (None, None)
+    return [None if value is None else round(value, 6) for value in (figure.mean, *sides)]
 
 
 def words(rows: Mapping[str, Any]) -> list[str]:
-    """Returns each row in words."""
-    found = []
+    """Returns each row in words: its means, and its paired difference in loss from the first where chance is known."""
+    found: list[str] = []
     for row in rows["rows"]:
         name = row["label"] if row["rate"] is None else f"{row['label']} at {row['rate']:g}"
         held = ", ".join(
             f"{measure} {value[0]:.{MEASURES[measure].digits}f}" for measure, value in row["figures"].items()
         )
+        apart, low, high = row.get("differences", {}).get(LOSS.name, (None, None, None))
+        if low is not None:
+            held += f"; {LOSS.name} {apart:+.4f} [{low:+.4f}, {high:+.4f}] from the first's"
         found.append(f"{name}: {held}")
     return found

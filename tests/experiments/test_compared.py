@@ -260,21 +260,48 @@ def test_the_small_form_needs_nothing_and_every_variant_is_a_job(name, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
-def test_the_table_pairs_a_variant_with_the_first_by_subject():
-    pair = [variants.Variant(label, "waveft", {}, (1e-3,)) for label in ("one", "two")]
+PAIR = [variants.Variant(label, "waveft", {}, (1e-3,)) for label in ("one", "two")]
+
+
+def trained(worths):
+    """Trainings of two variants, the second better by a gain: subject -> (seed -> the first's worth, gain)."""
     points = [
-        Point((subject, 0), label, 1e-3, step, {"trained": value + (label == "two") * gain}, "c")
-        for subject, value, gain in (("dog", 0.2, 0.1), ("bowl", 0.6, 0.3))
+        Point((subject, seed), label, 1e-3, step, {"trained": value + (label == "two") * gain}, "c")
+        for subject, (seeds, gain) in worths.items()
+        for seed, value in seeds.items()
         for label in ("one", "two")
         for step in (1, 2)
     ]
-    results = Results(points, {"dog": {"trained": 0.1}, "bowl": {"trained": 0.5}}, methods=["one", "two"])
-    base, first, second = rows.table(results, pair)["rows"]
-    assert base["figures"]["trained"][0] == pytest.approx(0.3)
+    return Results(points, {subject: {"trained": 0.1} for subject in worths}, methods=["one", "two"])
+
+
+def test_the_table_pairs_a_variant_with_the_first_by_subject():
+    worths = {"dog": ({0: 0.1, 1: 0.3}, 0.1), "bowl": ({0: 0.6}, 0.3), "cup": ({0: 0.4}, 0.2)}
+    base, first, second = rows.table(trained(worths), PAIR)["rows"]
+    assert base["figures"]["trained"][0] == pytest.approx(0.1)
     assert first["differences"] == {}
     assert second["steps"] == 2
     assert second["figures"]["trained"][0] == pytest.approx(0.6)
-    assert second["differences"]["trained"] == pytest.approx([0.2, 0.1, 0.3])
+    assert second["each"]["trained"] == pytest.approx([0.3, 0.9, 0.6]), "a subject's seeds are one of what is drawn"
+    far = 4.303 * 0.1 / 3**0.5  # Student's, of differences 0.1, 0.3, 0.2
+    assert second["differences"]["trained"] == pytest.approx([0.2, 0.2 - far, 0.2 + far], abs=1e-4)
+
+
+def test_of_two_seeds_the_table_has_both_and_no_interval():
+    base, first, second = rows.table(trained({"dog": ({0: 0.1, 1: 0.3}, 0.1)}), PAIR)["rows"]
+    assert base["figures"]["trained"] == [0.1, None, None]
+    assert first["figures"]["trained"] == [0.2, None, None]
+    assert first["each"]["trained"] == [0.1, 0.3]
+    assert second["differences"]["trained"] == [0.1, None, None]
+
+
+def test_words_say_how_far_from_the_first_the_loss_is_where_chance_is_known():
+    results = trained({"dog": ({0: 0.1, 1: 0.3, 2: 0.2}, 0.1)})
+    for point in results.points:
+        point.values["loss"] = point.values["trained"] + (point.method == "two") * 0.001 * point.pair[1]
+    _, first, second = rows.words(rows.table(results, PAIR))
+    assert first == "one at 0.001: loss 0.2000, trained 0.200"
+    assert second.endswith("; loss +0.1010 [+0.0985, +0.1035] from the first's")
 
 
 def test_seeds_takes_as_many_draws_as_asked(tmp_path, capsys):
@@ -292,7 +319,7 @@ def test_dreambooth_trains_one_of_its_two_ways_where_that_is_asked_for(only, cou
 
 def test_variances_by_hand():
     def row(label, value):
-        return {"label": label, "rate": 1, "figures": {"trained": [value, None, None]}}
+        return {"label": label, "rate": 1, "figures": {"trained": [value, None, None]}, "each": {"trained": [value]}}
 
     rows = {"rows": [row("waveft 0", 1.0), row("waveft 1", 3.0), row("shira 0", 1.0), row("shira 1", 2.0)]}
     found = seeds.spread(rows)

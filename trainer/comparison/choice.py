@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ..measures.intervals import LEVEL, Figure, student
+from ..measures.intervals import LEVEL, Figure, student, student_paired
 from .summary import Pair, Point, Results, grouping
 
 Setting = tuple[float, int]  # learning rate and optimizer steps
@@ -127,7 +127,8 @@ def ranking(results: Results) -> list[Rank]:
     groups: Mapping[Pair, Hashable] = grouping(results)
     pairs = [pair for pair in groups if all(pair in found for found in held.values())]
     belongs = [groups[pair] for pair in pairs]
-    scores = {method: student([found[pair][1] for pair in pairs], belongs) for method, found in held.items()}
+    worths = {method: {pair: found[pair][1] for pair in pairs} for method, found in held.items()}
+    scores = {method: student(list(own.values()), belongs) for method, own in worths.items()}
     level = 1 - (1 - LEVEL) / max(1, len(held) - 1)
     order = sorted(held, key=lambda method: -scores[method].mean)
     return [
@@ -135,7 +136,7 @@ def ranking(results: Results) -> list[Rank]:
             method,
             {pair: held[method][pair][0] for pair in pairs},
             scores[method],
-            student([held[method][pair][1] - held[order[0]][pair][1] for pair in pairs], belongs, level),
+            student_paired(worths[method], worths[order[0]], groups, level),
         )
         for method in order
     ]

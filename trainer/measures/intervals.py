@@ -111,6 +111,21 @@ def student(values: Sequence[float], groups: Sequence[Hashable], level: float = 
     return Figure(mean, mean - far, mean + far, len(values), count)
 
 
+def student_paired(
+    first: Mapping[Key, float], second: Mapping[Key, float], groups: Mapping[Key, Hashable], level: float = LEVEL
+) -> Figure:
+    """Returns the mean of `first` - `second` where both have a value, with Student's interval.
+
+    Args:
+        first: key -> value, such as (subject, seed) -> likeness.
+        second: the same of what it is compared with.
+        groups: key -> its group.
+        level: of the interval.
+    """
+    shared, apart = _differences(first, second)
+    return student(apart, [groups[key] for key in shared], level)
+
+
 @cache
 def quantile(degrees: int, level: float = LEVEL) -> float:
     """Returns how many standard errors to each side hold `level` of Student's distribution.
@@ -145,10 +160,15 @@ def paired(
         level: as in `bootstrap`.
         seed: as in `bootstrap`.
     """
-    shared = [key for key in first if key in second]
-    differences = [first[key] - second[key] for key in shared]
+    shared, apart = _differences(first, second)
     belongs = [groups[key] for key in shared] if groups is not None else None
-    return bootstrap(differences, belongs, unit, resamples, level, seed)
+    return bootstrap(apart, belongs, unit, resamples, level, seed)
+
+
+def _differences(first: Mapping[Key, float], second: Mapping[Key, float]) -> tuple[list[Key], list[float]]:
+    """Returns the keys that both have, and how far `first` is above `second` at each."""
+    shared = [key for key in first if key in second]
+    return shared, [first[key] - second[key] for key in shared]
 
 
 def _percentiles(values: np.ndarray, resamples: int, level: float, seed: int) -> tuple[float, float]:

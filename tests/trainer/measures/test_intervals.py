@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from trainer.measures.intervals import bootstrap, paired, quantile, student
+from trainer.measures.intervals import bootstrap, paired, quantile, student, student_paired
 
 
 def test_a_constant_has_an_interval_without_width():
@@ -82,6 +82,14 @@ def test_student_s_interval_of_three_groups_is_the_textbook_s():
     one = student([1.0, 3.0], ["a", "a"])
     assert one.mean == 2 and math.isnan(one.low) and not one.is_above_zero and not one.is_below_zero
     assert student([], []).values == 0
+
+
+def test_student_s_interval_of_pairs_is_that_of_their_differences():
+    first, second = {1: 1.0, 2: 9.0, 3: 4.0, 4: 7.0}, {2: 8.0, 3: 1.0, 4: 2.0, 5: 0.0}  # apart by 1, 3, 5
+    groups = {1: "a", 2: "a", 3: "b", 4: "c", 5: "c"}
+    assert student_paired(first, second, groups) == student([1.0, 3.0, 5.0], "abc")
+    assert student_paired(first, second, groups, 0.9) == student([1.0, 3.0, 5.0], "abc", 0.9)
+    assert student_paired(first, {5: 1.0}, groups).values == 0
 
 
 def test_student_s_quantiles_are_the_tables():
