@@ -27,7 +27,7 @@ WORDS = {
 }
 
 
-SINGLES = "large: the mean; small: each subject, or each seed of one"
+SINGLES = "large: the mean; small: each seed, or each subject"
 
 
 def dots(rows: Mapping[str, Any], canvas: Canvas, hint: str) -> None:
@@ -59,8 +59,8 @@ def dots(rows: Mapping[str, Any], canvas: Canvas, hint: str) -> None:
             singles(panel, each, [place] * len(each), colour)
             if low is not None and high is not None:
                 panel.plot([low, high], [place, place], color=colour, linewidth=1)
-        base_line(rows, panel, measure, "x")
         plots.tidy(panel, WORDS.get(measure, measure))
+        base_line(rows, panel, measure, "x")
     first = canvas.axes[0]
     first.set_yticks(range(len(names)), names, fontsize=7)
     first.invert_yaxis()
@@ -93,7 +93,7 @@ def name(row: Mapping[str, Any], with_rate: bool) -> str:
 
 
 def base_line(rows: Mapping[str, Any], panel: Any, measure: str, axis: str) -> None:
-    """Draws the base's measure as a dotted line, or says where it is, where the rows would shrink to a dot by it.
+    """Draws the base's measure as a dotted line; says where it is instead where the rows would shrink to a dot by it.
 
     Args:
         rows: the table.
@@ -110,11 +110,8 @@ def base_line(rows: Mapping[str, Any], panel: Any, measure: str, axis: str) -> N
     if low - FAR * (high - low) <= value <= high + FAR * (high - low):
         (panel.axvline if axis == "x" else panel.axhline)(value, color=plots.FAINT, linestyle=":", linewidth=1.2)
         return
-    above, text = value > high, f"base: {value:.{MEASURES[measure].digits}g}"
-    text = f"{text} {'→' if above else '←'}" if axis == "x" else f"{text} {'↑' if above else '↓'}"
-    place = {"x": (0.99 if above else 0.01, 0.01), "y": (0.99, 0.99 if above else 0.01)}[axis]
-    across, along = ("right" if axis == "y" or above else "left"), ("top" if axis == "y" and above else "bottom")
-    panel.text(*place, text, transform=panel.transAxes, ha=across, va=along, fontsize=7, color=plots.INK)
+    sides = "←→" if axis == "x" else "↓↑"
+    panel.set_xlabel(f"base: {value:.{MEASURES[measure].digits}g} {sides[int(value > high)]}", fontsize=7, loc="right")
 
 
 def measured(rows: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -161,8 +158,8 @@ def curves(
             for number, row in held:
                 each = row["each"][measure]
                 singles(panel, [number] * len(each), each, colour)
-        base_line(rows, panel, measure, "y")
         plots.tidy(panel, WORDS.get(measure, measure))
+        base_line(rows, panel, measure, "y")
     hint = "dotted: the base, before any training"
     if with_singles(rows):
         hint += f"; {SINGLES}"

@@ -41,7 +41,7 @@ class Rank(Measured):
     PAPER = "Lemma 1, figure 3"
     ABOUT = "The rank of sparse updates over the number of their entries: how soon it is full."
     SMALL = "5 draws, about a minute; else 20 draws, some minutes"
-    SEE = "The rank of an update over the numbers that train: scattered entries soon reach nearly all, LoRA has r"
+    SEE = "The rank of an update, by how many numbers train: scattered entries reach nearly all of it, LoRA stays at r"
 
     def cells(self, options: argparse.Namespace) -> list[Cell]:
         """Returns a cell a shape and draw, and one for each dense check."""

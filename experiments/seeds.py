@@ -80,8 +80,8 @@ class Seeds(Compared):
                 )
             panel.set_xticks(range(len(METHODS)), [plots.NAMES[method] for method in METHODS], fontsize=7)
             panel.set_xlim(-0.5, len(METHODS) - 0.5)
-            panels.base_line(rows, panel, measure, "y")
             plots.tidy(panel, panels.WORDS.get(measure, measure))
+            panels.base_line(rows, panel, measure, "y")
         canvas.supxlabel("each dot: one draw of positions, everything else the same; dotted: the base", fontsize=7)
 
 
