@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..measures.intervals import Figure, Unit, bootstrap, paired
+from ..measures.intervals import LEVEL, Figure, Unit, bootstrap, paired
 
 HIGHER, LOWER, NEITHER = 1, -1, 0
 
@@ -70,10 +70,13 @@ def figure(column: Mapping[tuple[int, int], float], interval: str) -> Figure:
 
 
 def difference(
-    column: Mapping[tuple[int, int], float], other: Mapping[tuple[int, int], float], interval: str
+    column: Mapping[tuple[int, int], float],
+    other: Mapping[tuple[int, int], float],
+    interval: str,
+    level: float = LEVEL,
 ) -> Figure:
     """Returns the mean difference of two columns, paired by prompt and seed, with its interval."""
-    return paired(column, other, {key: key[0] for key in column}, unit(interval, column))
+    return paired(column, other, {key: key[0] for key in column}, unit(interval, column), level=level)
 
 
 def shown(figure: Figure, digits: int = 3, signed: bool = False) -> str:

@@ -7,6 +7,9 @@ Three shares decide, each measured against what is free to know, so that no scal
 - obeyed: how much of the base's reading of prompts, over what pictures of other prompts score, is left.
 
 The recommended candidate has the largest product of those that were measured, among those that do not copy.
+
+Whether anything was learned is asked of the image network and, where it sees nothing, of the CLIP: to a network of
+ImageNet's classes a base's robots can be as alike to the photographs' robot as its pictures are to each other.
 """
 
 from __future__ import annotations
@@ -16,13 +19,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ..measures.intervals import LEVEL, Figure
 from .candidates import Candidate
 from .columns import difference
 from .photos import Photos
 from .scoring import Column, Scores, Subject
 
 MOST_COPIES = 0.25  # part of the pictures that may be nearer to a training photo than any two photos are to each other
-FAITHFUL = ("held_out", "trained")  # the first that was measured counts
+# Fidelity as the image network sees it and as the CLIP does; the first pair that was measured counts.
+FAITHFUL = (("held_out", "clip_held_out"), ("trained", "clip_trained"))
+SECOND_LOOK = 0.99  # level of the CLIP's intervals: who asks twice is told of something twice as often
 
 
 @dataclass(frozen=True)
@@ -66,21 +72,27 @@ def advise(found: Mapping[Candidate, Scores], subject: Subject, photos: Photos, 
         interval: as the job says it.
     """
     base = next(scores for one, scores in found.items() if one.path is None)
-    measure = next((name for name in FAITHFUL if base.columns.get(name)), "")
+    measure, second = next((pair for pair in FAITHFUL if base.columns.get(pair[0])), ("", ""))
     tried = [one for one in found if one.path is not None]
     if not measure or not tried:
         return Advice(None, "There is nothing to compare: no pictures of the subject.", "nothing learned")
-    shares = {one: weigh(found[one], base, subject, measure) for one in tried}
-    gains = {one: difference(found[one].columns[measure], base.columns[measure], interval) for one in tried}
+    gains = gained(found, base, measure, interval)
+    unseen = ""
     if not any(gain.is_above_zero for gain in gains.values()):
         best = max(tried, key=lambda one: gains[one].mean)
-        return Advice(
-            None,
-            f"Nothing was learned that can be seen: the best of them, {best.label}, is {gains[best].mean:+.3f} from "
-            "the base, with 0 inside the interval. Train longer or with a higher learning rate, and see that the "
-            "captions name the trigger.",
-            "nothing learned",
-        )
+        gain = f"{gains[best].mean:+.3f} from the base to the image network"
+        unseen = f"{best.label} is {gain}, with 0 inside the interval"
+        again = gained(found, base, second, interval, SECOND_LOOK) if base.columns.get(second) else {}
+        if not any(gain.is_above_zero for gain in again.values()):
+            both = ", and the CLIP sees no more" if again else ""
+            return Advice(
+                None,
+                f"Nothing was learned that can be seen: the best of them, {unseen}{both}. "
+                "Train longer or with a higher learning rate, and see that the captions name the trigger.",
+                "nothing learned",
+            )
+        measure, gains = second, again
+    shares = {one: weigh(found[one], base, subject, measure) for one in tried}
     honest = [one for one in tried if gains[one].is_above_zero and not shares[one].copies > MOST_COPIES]
     if not honest:
         least = min((one for one in tried if gains[one].is_above_zero), key=lambda one: shares[one].copies)
@@ -101,7 +113,23 @@ def advise(found: Mapping[Candidate, Scores], subject: Subject, photos: Photos, 
             "are. Lower the learning rate or scaling, or try --strengths 0.3,0.5,0.7.",
             "changed",
         )
-    return Advice(best, words(best, shares, tried, measure, photos), "take")
+    text = words(best, shares, tried, measure)
+    if unseen:
+        text += f" So the CLIP says, at {SECOND_LOOK:.0%}; at best {unseen}: look at the pictures below."
+    elif base.columns.get(second):
+        text += f" The CLIP has it {weigh(found[best], base, subject, second).learned:.0%} of the way."
+    return Advice(best, f"{text} {photos.cost()}".strip(), "take")
+
+
+def gained(
+    found: Mapping[Candidate, Scores], base: Scores, measure: str, interval: str, level: float = LEVEL
+) -> dict[Candidate, Figure]:
+    """Returns how much more than the base each candidate's pictures score."""
+    return {
+        one: difference(scores.columns[measure], base.columns[measure], interval, level)
+        for one, scores in found.items()
+        if one.path is not None
+    }
 
 
 def weigh(scores: Scores, base: Scores, subject: Subject, measure: str) -> Shares:
@@ -138,18 +166,17 @@ def mean(column: Column) -> float:
     return fmean(column.values()) if column else math.nan
 
 
-def words(
-    best: Candidate, shares: Mapping[Candidate, Shares], tried: Sequence[Candidate], measure: str, photos: Photos
-) -> str:
+def words(best: Candidate, shares: Mapping[Candidate, Shares], tried: Sequence[Candidate], measure: str) -> str:
     """Returns why that candidate is recommended."""
     own, parts = shares[best], []
-    against = "the held-out photos" if measure == "held_out" else "the photos that it was trained on"
+    against = "the held-out photos" if measure.endswith("held_out") else "the photos that it was trained on"
     parts.append(f"it goes {own.learned:.0%} of the way from the base to what the photos themselves score on {against}")
     if not math.isnan(own.kept):
         parts.append(f"pictures without the trigger moved {1 - own.kept:.0%} of the way to another prompt's")
     if not math.isnan(own.obeyed):
         parts.append(f"it keeps {own.obeyed:.0%} of the base's obedience to prompts")
-    text = f"Of {len(tried)} candidates {best.label} has the best of all together: {'; '.join(parts)}."
+    lead = f"Of {len(tried)} candidates {best.label} has the best of all together" if len(tried) > 1 else best.label
+    text = f"{lead}: {'; '.join(parts)}."
     later = [one for one in tried if one.step > best.step and shares[one].learned > own.learned]
     if later:
         last = max(later, key=lambda one: shares[one].learned)
@@ -162,4 +189,4 @@ def words(
             costs.append(f"{shares[last].copies:.0%} of its pictures are copies")
         if costs:
             text += f" {last.label} is more like the photos, at a price: {', '.join(costs)}."
-    return f"{text} {photos.cost()}".strip()
+    return text

@@ -81,12 +81,18 @@ class Scorer:
         parts = [seen(side) for side in (photos.trained, photos.held_out)]
         trained, held_out = (self._images.of(part) for part in parts)
         clip_trained, clip_held_out = (self._clip.of(part) if self._clip else None for part in parts)
-        ceilings = {
-            "trained": similarity.leave_one_out(trained, *self._reference).tolist(),
-            "held_out": self._fidelity(trained, held_out).tolist() if len(held_out) else [],
-        }
+        ceilings = self._ceilings("", trained, held_out)
+        if clip_trained is not None and clip_held_out is not None:
+            ceilings |= self._ceilings("clip_", clip_trained, clip_held_out)
         closest = similarity.closest_pair(torch.cat([trained, held_out]) if len(held_out) else trained)
         return Subject(trained, held_out, clip_trained, clip_held_out, ceilings, closest)
+
+    def _ceilings(self, seer: str, trained: Tensor, held_out: Tensor) -> dict[str, list[float]]:
+        """Returns what the photographs themselves score, by measure: each trained one against the others."""
+        return {
+            f"{seer}trained": similarity.leave_one_out(trained, *self._reference).tolist(),
+            f"{seer}held_out": self._fidelity(trained, held_out).tolist() if len(held_out) else [],
+        }
 
     @property
     def _reference(self) -> tuple[similarity.Reference, bool]:

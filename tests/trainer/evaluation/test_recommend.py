@@ -69,6 +69,42 @@ def test_noise_is_called_nothing():
     assert "0 inside the interval" in advice.reason
 
 
+def seen_twice(image, clip, seed=0):
+    """Scores of which the CLIP has its own."""
+    both = scores(image, 0.05, seed=seed)
+    both.columns["clip_held_out"] = scores(clip, seed=seed).columns["held_out"]
+    return both
+
+
+TWO_SEE = Subject(torch.eye(4), torch.eye(2), None, None, SUBJECT.ceilings | {"clip_held_out": [0.8] * 4}, 0.85)
+
+
+def test_what_the_clip_alone_sees_was_learned():
+    base, blind = seen_twice(0.3, 0.3), seen_twice(0.3, 0.5, seed=1)
+    advice = recommend.advise({Candidate(0): base, step(100): blind}, TWO_SEE, PHOTOS, "prompts")
+    assert advice.candidate == step(100)
+    assert "40% of the way" in advice.reason
+    assert "So the CLIP says, at 99%; at best step 100 is +0.000 from the base to the image network" in advice.reason
+
+
+def test_the_clip_is_held_to_more_than_who_looked_first():
+    base, close = seen_twice(0.3, 0.3), seen_twice(0.3, 0.3, seed=1)
+    shift = dict(zip(KEYS, np.repeat([0.012, -0.001, 0.004, 0.009, 0.006, -0.003], 3), strict=True))
+    close.columns["clip_held_out"] = {key: base.columns["clip_held_out"][key] + shift[key] for key in KEYS}
+    column, before = close.columns["clip_held_out"], base.columns["clip_held_out"]
+    assert recommend.difference(column, before, "prompts").is_above_zero
+    advice = recommend.advise({Candidate(0): base, step(100): close}, TWO_SEE, PHOTOS, "prompts")
+    assert advice.verdict == "nothing learned"
+    assert "the CLIP sees no more" in advice.reason
+
+
+def test_where_both_see_it_the_image_network_decides_and_the_clip_is_told():
+    found = {Candidate(0): seen_twice(0.3, 0.3), step(100): seen_twice(0.5, 0.75, seed=1)}
+    advice = recommend.advise(found, TWO_SEE, PHOTOS, "prompts")
+    assert "40% of the way" in advice.reason
+    assert "The CLIP has it 90% of the way." in advice.reason
+
+
 def test_copies_of_the_photos_are_reported_and_not_taken():
     advice = advise({step(100): scores(0.7, copy=0.99), step(200): scores(0.75, copy=0.999)})
     assert advice.candidate is None

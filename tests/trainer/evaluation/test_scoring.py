@@ -82,7 +82,7 @@ def test_every_measure_worked_by_hand(paint, photos, tmp_path):
     assert made.columns["prompt"] == pytest.approx({(0, 1): 100, (0, 2): 0, (1, 1): 100, (1, 2): 100})
     assert made.columns["prompt_by_chance"] == pytest.approx(dict.fromkeys(made.columns["prompt"], 0.0))
     assert made.columns["clip_held_out"] == made.columns["held_out"]
-    assert scorer.subject.ceilings == {"trained": [], "held_out": [0.0]}
+    assert scorer.subject.ceilings == {"trained": [], "held_out": [0.0], "clip_trained": [], "clip_held_out": [0.0]}
 
 
 def test_another_prompt_is_as_far_as_its_pictures_of_the_same_seed():
