@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SPARSE, WHOLE = (0.8, 0.9, 1, 1.5, 2, 3, 4), (1, 2, 3)
 ONE_RATE, AS_FAR = "LoRA, at the others' rate", "LoRA, at the rate that moves weights as far as theirs"
-BETWEEN = "LoRA, at a third of that rate"
+BETWEEN = "LoRA, at a rate between the two"
 RATES = (variants.SMALL_RATE, variants.FULL_RATE)
 
 
