@@ -164,7 +164,8 @@ def curves(
     if with_singles(rows):
         hint += f"; {SINGLES}"
     handles, names = canvas.axes[0].get_legend_handles_labels()
-    canvas.legend(
+    legend = canvas.legend(
         handles, names, frameon=False, fontsize=8, ncol=len(names), loc="outside lower center", title_fontsize=8,
         title=f"{title}\n({hint})",
     )  # fmt: skip
+    legend.get_title().set_multialignment("center")
