@@ -58,9 +58,10 @@ def dots(rows: Mapping[str, Any], canvas: Canvas, hint: str) -> None:
             each = row["each"][measure]
             singles(panel, each, [place] * len(each), colour)
             if low is not None and high is not None:
-                panel.plot([low, high], [place, place], color=colour, linewidth=1)
+                panel.plot([low, high], [place, place], color=colour, linewidth=1, alpha=0.35)
         plots.tidy(panel, WORDS.get(measure, measure))
         base_line(rows, panel, measure, "x")
+        panel.locator_params(axis="x", nbins=5)
     first = canvas.axes[0]
     first.set_yticks(range(len(names)), names, fontsize=7)
     first.invert_yaxis()
@@ -77,7 +78,7 @@ def dots(rows: Mapping[str, Any], canvas: Canvas, hint: str) -> None:
 def singles(panel: Any, x: Sequence[float], y: Sequence[float], colour: str) -> None:
     """Draws what a mean is of, small."""
     if len(x) > 1:
-        panel.plot(x, y, "o", color=colour, markersize=2.5, alpha=0.45, markeredgewidth=0)
+        panel.plot(x, y, "o", color=colour, markersize=3, alpha=0.6, markeredgewidth=0)
 
 
 def with_singles(rows: Mapping[str, Any]) -> bool:
