@@ -71,6 +71,7 @@ class _Page:
             "What was made of it: a checkpoint, a LoRA, LoHa, LoKr or full differences",
             "tuned",
             lambda: [*places.checkpoints(), *places.loras()],
+            first=False,  # the loaded one would be the base itself
         )
         with self._gradio.Row():
             budget = self._gradio.Radio(list(BUDGETS), value=next(iter(BUDGETS)), label="Budget")

@@ -14,6 +14,7 @@ from tests.waveft_webui import stand_in
 from tests.waveft_webui.stand_in import CROSS, SHAPES, TE1, TE2, UNET
 from waveft_core import WaveFTError, combine, load
 from waveft_webui import extension, tab
+from waveft_webui.describing import described, preformatted
 from waveft_webui.gate import Gate
 from waveft_webui.places import LOADED, Places
 from waveft_webui.workshop import BUDGETS, Workshop
@@ -184,6 +185,15 @@ def test_inspecting_tells_what_an_adapter_is(work, write):
     assert picture.mode == "RGB"
 
 
+def test_what_is_said_of_sdxls_attention_is_seen_without_scrolling(work, write):
+    blocks = [*(f"input_blocks_{i}" for i in (4, 5, 7, 8)), "middle_block", *(f"output_blocks_{i}" for i in range(6))]
+    kinds = [f"attn{i}_to_{part}" for i in (1, 2) for part in ("q", "k", "v", "out_0")]
+    write("dog", {f"lora_unet_{block}_1_transformer_blocks_0_{kind}": (4, 4) for block in blocks for kind in kinds})
+    lines = ["dog:", *described(load(work.places.adapter("dog")))[0].splitlines()]
+    height, line = (float(found) for found in re.findall(r"(?:max-height|line-height): ([\d.]+)", preformatted("")))
+    assert len(lines) > 30 and len(lines) * line <= height
+
+
 WRONG = {
     "no tag": (LOADED, "", "x", "expected tags such as <lora:dog:0.8>, got none"),
     "words": (LOADED, "a dog <lora:dog:1>", "x", "expected tags such as <lora:dog:0.8>, got a dog"),
@@ -288,6 +298,8 @@ def test_the_page_has_a_part_for_each_tool_and_lists_what_the_ui_has(page):
     checkpoints = [LOADED, "base.safetensors", "fine.safetensors"]
     assert lists["Checkpoint to merge into"] == (checkpoints, LOADED)
     assert lists["Adapter to inspect"] == (["dog"], None)
+    (tuned,) = (given for label, given in lists.items() if label.startswith("What was made of it"))
+    assert tuned[0][:3] == checkpoints and tuned[1] is None  # what is chosen above would be compared with itself
     assert len(page.refreshed) == 6
     labels = [kwargs["label"] for _, _, kwargs in page.gradio.made if "label" in kwargs]
     assert {label for label in labels if labels.count(label) > 1} <= {"Report", tab.PROMPT, "Add an adapter"}
