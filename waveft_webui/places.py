@@ -91,7 +91,9 @@ class Places:
         Raises:
             WaveFTError: a name that is none, or that is taken.
         """
-        return _new(Path(self.shared.cmd_opts.ckpt_dir or self.models.model_path), name)
+        given = self.shared.cmd_opts
+        folders = given.ckpt_dirs if hasattr(given, "ckpt_dirs") else [given.ckpt_dir]  # Neo has a list
+        return _new(Path(next(filter(None, folders), self.models.model_path)), name)
 
     def new_adapter(self, name: str) -> Path:
         """Returns where a new adapter goes.

@@ -6,6 +6,7 @@ where a name or a number differs. `tests/webui` runs the same tests on the real 
 
 from __future__ import annotations
 
+import abc
 import functools
 import sys
 import types
@@ -253,6 +254,36 @@ class Forgeish(nn.Module):
                     at.add_module(name, nn.Module())
                 at = getattr(at, name)
             at.register_parameter(last, nn.Parameter(torch.randn(shape), requires_grad=False))
+
+
+class Kind(abc.ABC):
+    """A kind of GGUF: bytes in the place of floats. Forge's BF16 and K kinds cannot be packed again."""
+
+    @classmethod
+    @abc.abstractmethod
+    def quantize_blocks_pytorch(cls, weight):
+        raise NotImplementedError
+
+
+class Q8_0(Kind):  # noqa: N801 its name
+    @classmethod
+    def quantize_blocks_pytorch(cls, weight):
+        return weight.float().contiguous().view(torch.uint8)
+
+
+class BF16(Kind):
+    """One of those."""
+
+
+class Packed(nn.Parameter):
+    """Forge's parameter of such bytes; one of floats has no kind."""
+
+    def __new__(cls, weight, kind):
+        made = super().__new__(cls, Q8_0.quantize_blocks_pytorch(weight) if kind else weight, requires_grad=False)
+        made.gguf_cls, made.real_shape = kind, weight.shape
+        return made
+
+    shape = property(lambda self: self.real_shape)
 
 
 MODEL_PATHS = {

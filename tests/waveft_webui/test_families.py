@@ -111,6 +111,49 @@ def test_an_overflow_is_refused_before_anything_changes(world, write):
     assert "Lower the strength" in drawn.comments[0]
 
 
+@pytest.fixture
+def packing(world):
+    """Forge, the one that packs a weight again after a merge; `packing.pack(layer, kind)` makes GGUF of one."""
+    if world.title != "Forge":
+        pytest.skip("it does not merge into packed weights")
+    return world
+
+
+def test_gguf_that_cannot_be_packed_again_is_refused_before_anything_changes(packing, write):
+    write("dog")
+    packing.pack(CROSS, "BF16")
+    packing.register()
+    base, held = packing.draw().weights, packing.unpacked(CROSS)
+    drawn = packing.draw("<lora:dog:0.8>")
+    assert same(drawn.weights, base) and torch.equal(packing.unpacked(CROSS), held)
+    assert drawn.hashes == {} and "got GGUF BF16, which Forge cannot pack again" in drawn.comments[0]
+    assert packing.draw("<lora:dog:te=0.8:unet=0>").comments == []
+    packing.networks.dynamic_args = {"online_lora": True}  # "(fp16 LoRA)": it stays as it is
+    packing.current.forge_objects_original.unet.model.storage_dtype = "gguf"
+    packing.merge = lambda: None
+    assert packing.draw("<lora:dog:0.8>").comments == []
+
+
+def test_gguf_that_can_is_merged_into(packing, write):
+    dog = write("dog")
+    packing.pack(UNET, "Q8_0")
+    packing.register()
+    held = packing.unpacked(UNET).float().clone()
+    assert packing.draw("<lora:dog:0.8>").comments == []
+    wanted = dog.add_(held.clone(), UNET, 0.8)
+    assert not torch.equal(packing.unpacked(UNET).float(), held)
+    assert torch.allclose(packing.unpacked(UNET).float(), wanted, atol=float(wanted.abs().max()) / 127)
+
+
+def test_an_overflow_in_floats_that_a_gguf_file_holds_is_refused_as_any(packing, write):
+    packing.dtype = torch.float16
+    packing.switch()
+    packing.pack(UNET, None)
+    packing.register()
+    write("dog")
+    assert "Lower the strength" in packing.draw("<lora:dog:1000000>").comments[0]
+
+
 def test_a_strength_that_is_no_number_is_refused(ui, base, write):
     write("dog")
     drawn = ui.draw("<lora:dog:nan>")

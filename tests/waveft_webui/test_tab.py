@@ -102,6 +102,17 @@ def test_a_merge_is_the_cores_own_with_the_tags_strengths_and_multipliers(work, 
     assert sum(done for done, _ in told) == pytest.approx(told[-1][1], rel=0.5)
 
 
+@pytest.mark.parametrize("named", ["ckpt_dir", "ckpt_dirs"])
+@pytest.mark.parametrize("given", [True, False])
+def test_a_merge_goes_where_the_ui_was_told_that_checkpoints_lie(work, write, models, tmp_path, named, given):
+    write("dog")
+    folder = tmp_path / "elsewhere"
+    told = {"ckpt_dir": folder if given else None, "ckpt_dirs": [folder, tmp_path] if given else []}[named]
+    work.places.shared.cmd_opts = SimpleNamespace(lora_dir=str(tmp_path), **{named: told})
+    work.merge(LOADED, "<lora:dog:0.8>", "merged", nothing)
+    assert (folder if given else tmp_path / "Stable-diffusion").joinpath("merged.safetensors").is_file()
+
+
 def test_a_merge_has_the_bits_that_a_picture_is_drawn_with(work, write, tmp_path):
     dog = write("dog")
     report = work.merge("base.safetensors", "<lora:dog:0.8:attn2=0>", "one", nothing)

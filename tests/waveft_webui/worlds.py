@@ -153,6 +153,7 @@ class ForgeWorld(World):
             extra_weight_calculators=self.calculators,
             model_lora_keys_unet=stand_in.keys_unet,
             model_lora_keys_clip=stand_in.keys_clip,
+            LoraLoader=object,
         )
         lora.load_lora = lambda tensors, to_load: lora.lora_collection_priority[0].load_lora(tensors, to_load)
         return lora
@@ -185,7 +186,28 @@ class ForgeWorld(World):
                 weight = self.base[side][name].float()
                 for strength, patch in patcher.patches.get(name, []):
                     weight = self.patched(weight.clone(), strength, patch)
-                parameter.copy_(weight.to(parameter.dtype))
+                if getattr(parameter, "gguf_cls", None) is None:
+                    parameter.copy_(weight.to(parameter.dtype))
+                elif name in patcher.patches:
+                    parameter.data = parameter.gguf_cls.quantize_blocks_pytorch(weight)
+
+    def pack(self, layer, kind):
+        """Stores a UNet's layer as GGUF of a kind; None: as one that holds floats."""
+        place, name = self._place(layer)
+        packed = stand_in.Packed(getattr(place, name), kind and getattr(stand_in, kind))
+        place._parameters[name] = packed
+
+    def unpacked(self, layer):
+        """Returns the floats of such a layer."""
+        packed = getattr(*self._place(layer))
+        return packed.data.view(torch.float32)
+
+    def _place(self, layer):
+        model = self.current.forge_objects_original.unet.model
+        above, _, name = self.keys_unet(model, {})[layer].rpartition(".")
+        return model.get_submodule(above), name
+
+    keys_unet = staticmethod(stand_in.keys_unet)
 
     def patched(self, weight, strength, patch):
         kind, held = patch

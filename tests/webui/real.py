@@ -282,6 +282,23 @@ class RealForge(_RealForge):
         cpu = torch.device("cpu")
         return self.base_module.ModelPatcher(model, load_device=cpu, offload_device=cpu)
 
+    def keys_unet(self, model, keys):
+        return self.keys.model_lora_keys_unet(model, keys)
+
+    def pack(self, layer, kind):
+        gguf, packing = importlib.import_module("gguf"), importlib.import_module("backend.operations_gguf")
+        place, name = self._place(layer)
+        weight = getattr(place, name).detach()
+        number = getattr(gguf.GGMLQuantizationType, kind or "F16")
+        data = gguf.quantize(weight.float().numpy().reshape(2, -1), number) if kind else weight.numpy()
+        held = SimpleNamespace(tensor_type=number, shape=list(reversed(weight.shape)), data=data)
+        place._parameters[name] = packing.ParameterGGUF(held)
+        if kind:
+            place._parameters[name].gguf_cls.bake(place._parameters[name])
+
+    def unpacked(self, layer):
+        return importlib.import_module("backend.operations_gguf").dequantize_tensor(getattr(*self._place(layer)))
+
     def merged_at_forward(self, patcher, key, _):
         (patches,) = patcher.lora_patches.values()
         weight = patcher.lora_loader.backup[key].detach().clone()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..applying import HANDED, NAME, Patch, check
-from ..core import HEADER, Target, is_waveft
+from ..core import HEADER, Target, WaveFTError, is_waveft
 from ..files import Loaded, read
 from ..gate import Gate, wrapped
 
@@ -62,9 +62,17 @@ class ForgeFamily:
         model = self._target("this checkpoint", self._keys.model_lora_keys_unet, held.unet.model)
         text = self._target("this checkpoint's text encoders", self._keys.model_lora_keys_clip, _encoders(held.clip))
         check(loaded, model, text, unet, te)
+        if hasattr(self._keys, "LoraLoader") and not self._merges_at_every_forward():
+            _check_packing(loaded, [target for target, strength in ((model, unet), (text, te)) if strength != 0])
 
     def applied(self, by_name: Mapping[str, Loaded]) -> None:
         """Nothing: the UI merges later, what it has by then."""
+
+    def _merges_at_every_forward(self) -> bool:
+        """Says whether Forge does so, by its choice "(fp16 LoRA)" and a UNet that is stored in few bits."""
+        stored = getattr(self._model.forge_objects.unet.model, "storage_dtype", None)
+        chosen = getattr(self._networks, "dynamic_args", {}).get("online_lora", False)
+        return bool(chosen) and stored not in (torch.float32, torch.float16, torch.bfloat16)
 
     def _target(self, title: str, named: Callable[..., Mapping[str, Any]], module: Any) -> Target:
         weights = {} if module is None else dict(module.named_parameters())
@@ -158,10 +166,26 @@ def _encoders(clip: Any) -> Any:
     return None if clip is None else clip.cond_stage_model
 
 
+def _check_packing(loaded: Loaded, targets: Iterable[Target]) -> None:
+    """Refuses kinds of GGUF that Forge cannot pack again: it says so while it merges, other layers being done by then."""
+    for target in targets:
+        for layer in loaded.whole.layers:
+            kind = getattr(target.weights.get(target.keys.get(layer, "")), "final", None)
+            if kind is not None:
+                raise WaveFTError(
+                    f'adapter "{loaded.name}", layer "{layer}": expected weights of {target.title} that can be merged '
+                    f'into, got GGUF {kind}, which Forge cannot pack again. Choose "Automatic (fp16 LoRA)" in '
+                    '"Diffusion in Low Bits" above.'
+                )
+
+
 def _as_merged(weight: Any) -> Any:
     """Returns a weight as a patch will see it: packed ones (bitsandbytes, GGUF) are unpacked before the merge."""
-    state = getattr(weight, "quant_state", None)
-    shape = getattr(state, "shape", None) or (weight.shape if hasattr(weight, "gguf_cls") else None)
+    state, kind = getattr(weight, "quant_state", None), getattr(weight, "gguf_cls", None)
+    shape = getattr(state, "shape", None) or (weight.shape if kind is not None else None)
     if shape is None:
         return weight
-    return SimpleNamespace(shape=shape, dtype=weight.dtype, is_floating_point=functools.partial(bool, 1))
+    # Forge's own kinds lack that method where they cannot be packed
+    is_final = getattr(getattr(kind, "quantize_blocks_pytorch", None), "__isabstractmethod__", False)
+    final = kind.__name__ if kind is not None and is_final else None
+    return SimpleNamespace(shape=shape, dtype=weight.dtype, is_floating_point=functools.partial(bool, 1), final=final)
