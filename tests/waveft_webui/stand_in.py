@@ -265,7 +265,7 @@ class Kind(abc.ABC):
         raise NotImplementedError
 
 
-class Q8_0(Kind):  # noqa: N801 its name
+class Q8_0(Kind):
     @classmethod
     def quantize_blocks_pytorch(cls, weight):
         return weight.float().contiguous().view(torch.uint8)

@@ -167,7 +167,7 @@ def _encoders(clip: Any) -> Any:
 
 
 def _check_packing(loaded: Loaded, targets: Iterable[Target]) -> None:
-    """Refuses kinds of GGUF that Forge cannot pack again: it says so while it merges, other layers being done by then."""
+    """Refuses kinds of GGUF that Forge cannot pack again: it says so in the middle of its merge."""
     for target in targets:
         for layer in loaded.whole.layers:
             kind = getattr(target.weights.get(target.keys.get(layer, "")), "final", None)
