@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEDS = (7, 77, 777, 7777, 77777)  # FourierFT's
+# What plots call the rows: the paper's short names say too little alone.
+WORDS = {"LP": "head alone", "full": "all weights", "Adapter": "Adapter, width"}
+WORDS |= {name: f"{name}, rank" for name in ("LoRA", "AdaLoRA")}
 
 
 def cells(
@@ -144,7 +147,7 @@ def draw(made: Mapping[str, Any], figure: Figure, titles: Mapping[str, str], sco
     figure.set_size_inches(9, 4)
     panels = figure.subplots(1, len(made["tasks"]), squeeze=False)[0]
     for panel, (task, methods) in zip(panels, made["tasks"].items(), strict=True):
-        names = [f"{label} ({one['parameters']:,})" for label, one in methods.items()]
+        names = [f"{words(label)} ({one['parameters']:,})" for label, one in methods.items()]
         for place, (label, one) in enumerate(methods.items()):
             colour, own = plots.COLOURS.get(label.split()[0], plots.FAINT), [100 * each for each in one["scores"]]
             panel.plot([min(own), max(own)], [place, place], color=colour, linewidth=1)
@@ -159,3 +162,9 @@ def draw(made: Mapping[str, Any], figure: Figure, titles: Mapping[str, str], sco
         plots.tidy(panel, titles.get(task, task), score)
     hint = "in brackets: numbers that train beside the head; diamond: the median of the seeds, each of which is a dot"
     figure.supxlabel(hint, fontsize=8)
+
+
+def words(label: str) -> str:
+    """Returns what a plot calls a row."""
+    name, _, size = label.partition(" ")
+    return f"{WORDS.get(name, name)} {size}".strip()
