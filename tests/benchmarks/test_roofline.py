@@ -17,14 +17,15 @@ LAYERS = 8 * BLOCKS
 
 
 @pytest.fixture(scope="module")
-def counts():
-    """Each method's step on the tiny UNet, by (method, checkpointing)."""
-    found = {}
-    for method in (fakes.FROZEN, fakes.OURS, "PEFT LoRA r=1"):
-        case = fakes.make(method, "bf16", "tiny", COEFFICIENTS)
-        for again in (False, True):
-            found[method, again] = fakes.count(case, PX, 1, again)
-    return found
+def cases():
+    """Each method in the tiny UNet."""
+    return {m: fakes.make(m, "bf16", "tiny", COEFFICIENTS) for m in (fakes.FROZEN, fakes.OURS, "PEFT LoRA r=1")}
+
+
+@pytest.fixture(scope="module")
+def counts(cases):
+    """Their steps, by (method, checkpointing)."""
+    return {(m, again): fakes.count(case, PX, 1, again) for m, case in cases.items() for again in (False, True)}
 
 
 def over_frozen(counts, method, again, figure):
@@ -61,23 +62,21 @@ def test_checkpointing_holds_less_and_computes_more(counts):
         assert again.total().flops > plain.total().flops
 
 
-def test_a_count_is_the_same_twice_and_leaves_nothing_behind(counts):
-    case = fakes.make(fakes.OURS, "bf16", "tiny", COEFFICIENTS)
-    again = fakes.count(case, PX, 1, False)
-    first = counts[fakes.OURS, False]
+def test_a_count_is_the_same_twice_and_leaves_nothing_behind(counts, cases):
+    first, again = counts[fakes.OURS, False], fakes.count(cases[fakes.OURS], PX, 1, False)
     assert again.tallies == first.tallies
     assert again.peak == first.peak
-    assert {kind: size for kind, size in again.live().items() if kind != "activations"} == {
-        kind: size for kind, size in fakes.count(case, PX, 1, False).live().items() if kind != "activations"
-    }
+    held = [{kind: size for kind, size in one.live().items() if kind != "activations"} for one in (first, again)]
+    assert held[0] == held[1]
+    assert all(held[0].values())
     assert torch.ones(2).sum() == 2  # no fake mode is left on
 
 
 @pytest.mark.parametrize("base", ["fp8", "nf4"])
 def test_bases_of_fewer_bits_weigh_less(base, counts):
-    found = fakes.count(fakes.make(fakes.OURS, base, "tiny", COEFFICIENTS), PX, 1, True)
-    assert found.peak["weights"] < counts[fakes.OURS, True].peak["weights"]
-    assert found.total().launches > counts[fakes.OURS, True].total().launches  # casts, or what runs beside
+    found = fakes.count(fakes.make(fakes.OURS, base, "tiny", COEFFICIENTS), PX, 1, False)
+    assert found.peak["weights"] < counts[fakes.OURS, False].peak["weights"]
+    assert found.total().launches > counts[fakes.OURS, False].total().launches  # casts, or what runs beside
 
 
 def test_a_linear_layer_by_hand():

@@ -24,6 +24,22 @@ def tokenizers(tmp_path_factory):
     return text.make_tokenizers(tmp_path_factory.mktemp("tokenizers"))
 
 
+@pytest.fixture(scope="module")
+def go_on(tokenizers):
+    """The function that trains new networks in a folder, from the state there on, for those rounds."""
+    pool = {"latents": torch.randn(6, 4, 16, 16).half(), "captions": [["a red circle"] * 4] * 6}
+    return lambda folder, *rounds: unet.train_unet(folder, pool, tokenizers, unet.untrained(tokenizers[0]), rounds, 2)
+
+
+@pytest.fixture(scope="module")
+def trained(go_on, tmp_path_factory):
+    """One round, then another: the averages after each, and the step that was saved."""
+    folder = tmp_path_factory.mktemp("rounds")
+    # the first step moves the zeros that hide the rest
+    averages = [go_on(folder, (2, 1e-3)), go_on(folder, (2, 1e-3), (2, 1e-3))]
+    return *averages, torch.load(folder / "unet.pt")["step"]
+
+
 class TestAutoencoder:
     def test_before_training_it_is_nearly_the_means_of_four_by_four_pixels(self):
         torch.manual_seed(0)
@@ -124,33 +140,20 @@ class TestUNet:
         assert weights[-1] == 20
         assert weights[0] < weights[300] < weights[-1]
 
-    def test_training_moves_unet_and_both_encoders_and_goes_on_where_it_stopped(self, tokenizers, tmp_path):
-        pool = {"latents": torch.randn(6, 4, 16, 16).half(), "captions": [["a red circle"] * 4] * 6}
-        made = unet.untrained(tokenizers[0])
-        # the first step moves the zeros that hide the rest
-        unet.train_unet(tmp_path, pool, tokenizers, unet.untrained(tokenizers[0]), [(2, 1e-3)], 2)
-        rounds = [(2, 1e-3), (2, 1e-3)]
-        trained = unet.train_unet(tmp_path, pool, tokenizers, unet.untrained(tokenizers[0]), rounds, 2)
-        assert torch.load(tmp_path / "unet.pt")["step"] == 4
-        pairs = [(made["unet"].conv_in, trained["unet"].conv_in)]
-        pairs += [(made[name].get_input_embeddings(), trained[name].get_input_embeddings()) for name in NAMES]
+    def test_training_moves_unet_and_both_encoders_and_goes_on_where_it_stopped(self, tokenizers, trained):
+        made, (_, averages, step) = unet.untrained(tokenizers[0]), trained
+        assert step == 4
+        pairs = [(made["unet"].conv_in, averages["unet"].conv_in)]
+        pairs += [(made[name].get_input_embeddings(), averages[name].get_input_embeddings()) for name in NAMES]
         for before, after in pairs:
             assert not torch.equal(before.weight, after.weight)
 
-    def test_a_round_begins_from_the_averages_of_the_one_before(self, tokenizers, tmp_path):
-        pool = {"latents": torch.randn(6, 4, 16, 16).half(), "captions": [["a red circle"] * 4] * 6}
-        first, second = tmp_path / "first", tmp_path / "second"
-        for folder in (first, second):
-            folder.mkdir()
-        averages = unet.train_unet(first, pool, tokenizers, unet.untrained(tokenizers[0]), [(2, 1e-3)], 2)
-        torch.save({"nets": averages.state_dict(), "averages": averages.state_dict(), "step": 2,
-                    "optimizer": unet.make_optimizer(averages).state_dict()}, second / "unet.pt")  # fmt: skip
-        rounds = [(2, 1e-3), (2, 1e-3)]
-        made = [
-            unet.train_unet(folder, pool, tokenizers, unet.untrained(tokenizers[0]), rounds, 2)
-            for folder in (first, second)
-        ]
-        pairs = zip(made[0].state_dict().values(), made[1].state_dict().values(), strict=True)
+    def test_a_round_begins_from_the_averages_of_the_one_before(self, go_on, trained, tmp_path):
+        first, second, _ = trained
+        torch.save({"nets": first.state_dict(), "averages": first.state_dict(), "step": 2,
+                    "optimizer": unet.make_optimizer(first).state_dict()}, tmp_path / "unet.pt")  # fmt: skip
+        made = go_on(tmp_path, (2, 1e-3), (2, 1e-3))
+        pairs = zip(made.state_dict().values(), second.state_dict().values(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 
     def test_each_round_has_a_rise_and_a_cosine(self):

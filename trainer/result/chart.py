@@ -57,7 +57,8 @@ def figure(
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
 
     rows = [4, 1] if rates else [1]
-    made = Figure(figsize=(9, 3 if len(rows) == 1 else 3.8), layout="constrained")
+    made = Figure(figsize=(9, 3 if len(rows) == 1 else 3.8))
+    made.subplots_adjust(left=0.08, right=0.99, bottom=0.14, top=0.98)  # a layout that is computed draws all twice
     axes = np.atleast_1d(made.subplots(len(rows), 1, sharex=True, height_ratios=rows))
     steps = np.arange(first_step, first_step + len(losses))
     draw_losses(axes[0], steps, losses, validation)
