@@ -7,6 +7,7 @@ import json
 import pytest
 
 from benchmarks import gpu
+from tests import processes
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -104,11 +105,12 @@ def test_every_piece_is_a_command_that_its_module_knows(name, small, tmp_path, m
     assert parsed[0].json == tmp_path / f"{name}.part"
 
 
-def test_a_piece_leaves_figures_and_tables_or_says_why_not(tmp_path, capsys):
+def test_a_piece_leaves_figures_and_tables_or_says_why_not(tmp_path, capsys, monkeypatch):
     gpu.main(["--out", str(tmp_path), "--device", "cpu", "--small", "--only", "gradient"])
     assert "gradient: done" in capsys.readouterr().out
     assert json.loads((tmp_path / "gradient.json").read_text(encoding="utf-8"))["records"]
     assert "| db1 |" in (tmp_path / "tables.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(gpu.subprocess, "run", lambda words, cwd, **_: processes.run(*words[1:], cwd=cwd))
     gpu.main(["--out", str(tmp_path / "other"), "--device", "nowhere", "--small", "--only", "gradient"])
     assert "gradient: failed" in capsys.readouterr().out
     assert "nowhere" in (tmp_path / "other" / "gradient.failed").read_text(encoding="utf-8")

@@ -48,7 +48,7 @@ def pictures_of(pipeline, prompt, seeds):
         prompt,
         height=64,
         width=64,
-        num_inference_steps=15,
+        num_inference_steps=8,
         guidance_scale=4.0,
         num_images_per_prompt=len(seeds),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],

@@ -1,6 +1,7 @@
 """The tiny base written as one original-layout checkpoint, as UIs use them, and loaded through `from_single_file`."""
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -81,8 +82,8 @@ def load(model, dtype=torch.float32):
     return models.load(model, Precision(torch.device("cpu"), dtype), facts)
 
 
-@pytest.fixture
-def single_file(base_folder, tmp_path):
+@pytest.fixture(scope="module")
+def written(base_folder, tmp_path_factory):
     base = load(schema.Model(pretrained_model_name_or_path=str(base_folder)))
     made = {f"model.diffusion_model.{unet_name(k)}": v for k, v in base.unet.state_dict().items()}
     made |= {f"first_stage_model.{name}": tensor for name, tensor in vae_file(base.vae).items()}
@@ -91,9 +92,15 @@ def single_file(base_folder, tmp_path):
     )
     made |= {f"conditioner.embedders.0.transformer.{k}": v for k, v in first.items()}
     made |= {f"conditioner.embedders.1.model.{k}": v for k, v in second_encoder(second).items()}
-    path = tmp_path / "tiny.safetensors"
+    path = tmp_path_factory.mktemp("single") / "tiny.safetensors"
     save_file({name: tensor.contiguous().clone() for name, tensor in made.items()}, path)
     return path
+
+
+@pytest.fixture
+def single_file(written, tmp_path):
+    """The file, a test's own."""
+    return shutil.copy(written, tmp_path / written.name)
 
 
 def vae_file(vae):

@@ -13,7 +13,7 @@ import torch
 from tests.waveft_webui.stand_in import SHAPES, UNET, Processing
 from tests.waveft_webui.worlds import WORLDS
 from waveft_core import Adapter, Layer, WaveFTError, save
-from waveft_webui import axes, cards, extension, panel, settings, tags
+from waveft_webui import axes, cards, describing, extension, panel, settings, tags
 from waveft_webui.applying import HANDED
 from waveft_webui.describing import preformatted
 
@@ -182,7 +182,22 @@ class Gradio:
         return contextlib.nullcontext()
 
 
-def test_the_accordion_shows_what_the_last_picture_was_drawn_with(ui, write, monkeypatch):
+@pytest.fixture(scope="module")
+def drawn_once():
+    """What draws an adapter's picture for the first UI, and hands the same one to the others."""
+    draw, kept = describing.plot, []
+
+    def plot(adapter, path, **told):
+        if not kept:
+            draw(adapter, path, **told)
+            kept.append(path.read_bytes())
+        path.write_bytes(kept[0])
+
+    return plot
+
+
+def test_the_accordion_shows_what_the_last_picture_was_drawn_with(ui, write, drawn_once, monkeypatch):
+    monkeypatch.setattr(describing, "plot", drawn_once)
     write("dog")
     write("wrong", {UNET: (6, 8)})
     gradio, scripts = Gradio(), SimpleNamespace(Script=object, AlwaysVisible="always")

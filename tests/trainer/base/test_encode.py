@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -27,7 +28,13 @@ def loaded(base_folder):
 
 @pytest.fixture
 def base(loaded):
-    """The tiny base, to be changed as a test likes."""
+    """The tiny base: its settings to be changed as a test likes, its networks everybody's."""
+    return dataclasses.replace(loaded, text=[*loaded.text])
+
+
+@pytest.fixture
+def own_base(loaded):
+    """The same with networks of its own, to be changed too."""
     return copy.deepcopy(loaded)
 
 
@@ -183,20 +190,20 @@ def test_texts_on_the_way_are_remembered_for_a_while(base, monkeypatch):
     assert texts._store.size() == 0
 
 
-def test_encoders_that_train_are_asked_each_time(base, tmp_path):
+def test_encoders_that_train_are_asked_each_time(own_base, tmp_path):
     Texts = encode.Texts
-    Texts(base, CPU, Store(tmp_path), "encoders").prepare(["a"])
-    texts = Texts(base, CPU, Store(tmp_path), "encoders", trained=True)
+    Texts(own_base, CPU, Store(tmp_path), "encoders").prepare(["a"])
+    texts = Texts(own_base, CPU, Store(tmp_path), "encoders", trained=True)
     texts.prepare(["a"])
     before = texts["a"].context
-    base.text[0][1].get_input_embeddings().weight.data.mul_(2)
+    own_base.text[0][1].get_input_embeddings().weight.data.mul_(2)
     assert not torch.equal(texts["a"].context, before)
 
 
-def test_a_text_that_is_not_finite_is_named(base):
-    base.text[1][1].text_projection.weight.data.fill_(float("nan"))
+def test_a_text_that_is_not_finite_is_named(own_base):
+    own_base.text[1][1].text_projection.weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match=r'text "a b".*NaN or infinity in float32'):
-        texts_of(base).prepare(["a b"])
+        texts_of(own_base).prepare(["a b"])
 
 
 def test_another_encoder_has_other_entries(base, tmp_path):
@@ -294,17 +301,17 @@ def test_without_a_cache_nothing_is_kept(base, tmp_path):
     assert latents._store.size() == 0
 
 
-def test_shift_and_deviation_of_newer_vaes_are_undone(base, tmp_path):
-    base.vae.register_to_config(latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1.0, 2.0, 3.0, 4.0])
+def test_shift_and_deviation_of_newer_vaes_are_undone(own_base, tmp_path):
+    own_base.vae.register_to_config(latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1.0, 2.0, 3.0, 4.0])
     one = picture(tmp_path)
     with torch.no_grad():
-        latents = latents_of(base).get(one, View(), seeded())
-        mean = base.vae.encode(images.pixels(one, View())[None]).latent_dist.mean[0]
-        decoded = encode.decode_latents(base, latents)
-        assert torch.allclose(decoded, base.vae.decode(mean[None]).sample[0], atol=1e-5)
+        latents = latents_of(own_base).get(one, View(), seeded())
+        mean = own_base.vae.encode(images.pixels(one, View())[None]).latent_dist.mean[0]
+        decoded = encode.decode_latents(own_base, latents)
+        assert torch.allclose(decoded, own_base.vae.decode(mean[None]).sample[0], atol=1e-5)
 
 
-def test_latents_that_are_not_finite_name_the_picture(base, tmp_path):
-    base.vae.encoder.conv_in.weight.data.fill_(float("nan"))
+def test_latents_that_are_not_finite_name_the_picture(own_base, tmp_path):
+    own_base.vae.encoder.conv_in.weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match=r"broken\.png.*NaN or infinity"):
-        latents_of(base).prepare([picture(tmp_path, name="broken.png")])
+        latents_of(own_base).prepare([picture(tmp_path, name="broken.png")])

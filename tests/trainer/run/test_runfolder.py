@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from tests import processes
 from trainer.job.schema import Save
 from trainer.run.runfolder import RunFolder
 from trainer.system import files
@@ -173,7 +174,7 @@ def test_sweep_takes_the_half_written_files_of_this_name_alone(run):
     assert names(run) == sorted(Path(name).name for name in others)
 
 
-def test_sweep_finds_what_a_killed_writer_leaves(run, in_process):
+def test_sweep_finds_what_a_killed_writer_leaves(run):
     run.folder.mkdir()
     code = (
         "import os, sys; from pathlib import Path; "
@@ -181,7 +182,7 @@ def test_sweep_finds_what_a_killed_writer_leaves(run, in_process):
         "os.fsync = lambda _: os._exit(9); "
         "files.write_atomically(runfolder.RunFolder(Path(sys.argv[1]), 'dog').state(5), b'x')"
     )
-    assert in_process("-c", code, str(run.folder)).returncode == 9
+    assert processes.run("-c", code, run.folder).returncode == 9
     assert len(names(run)) == 1
     assert run.states() == []
     run.sweep()
