@@ -56,7 +56,7 @@ def work(job, log, last, counted):
 
 @pytest.fixture
 def table(job, pictures_in, tmp_path):
-    """Two buckets, accumulation 4, dropout and shuffling, EMA, a mean and deviation to draw from, caches on disk."""
+    """Two buckets, accumulation 2, dropout and shuffling, EMA, a mean and deviation to draw from, caches on disk."""
     wide = tmp_path / "wide"
     pictures_in(wide, 3, (40, 20))
     for path in (*wide.glob("*.png"), *(tmp_path / "pictures").glob("*.png")):
@@ -66,7 +66,7 @@ def table(job, pictures_in, tmp_path):
         "caption_dropout_rate": 0.3, "shuffle_caption": True, "flip_aug": True,
     }  # fmt: skip
     job["datasets"][0]["subsets"] = [{"image_dir": str(tmp_path / "pictures")}, {"image_dir": str(wide)}]
-    job["train"] |= {"max_train_steps": 9, "gradient_accumulation_steps": 4, "ema_decay": 0.9, "threads": 1}
+    job["train"] |= {"max_train_steps": 9, "gradient_accumulation_steps": 2, "ema_decay": 0.9, "threads": 1}
     job["optimizer"] = {"lr_scheduler": "cosine", "learning_rate": 1e-3}
     job["cache"] = {
         "cache_latents_to_disk": True, "cache_text_encoder_outputs_to_disk": True, "sample_posterior": True,
@@ -103,8 +103,22 @@ class Runner:
         assert status == -signal.SIGKILL, self.log.read_text()
 
 
-def kill_and_resume(table, tmp_path, count):
-    expected, done = Runner(table, tmp_path / "whole").finish()
+@pytest.fixture(scope="module")
+def kept():
+    """What the uninterrupted run came to, once it was made; it is the same wherever its folder lies."""
+    return []
+
+
+@pytest.fixture
+def whole(table, tmp_path, kept):
+    """Its file's digest, and how many things it did."""
+    if not kept:
+        kept.append(Runner(table, tmp_path / "whole").finish())
+    return kept[0]
+
+
+def kill_and_resume(table, tmp_path, whole, count):
+    expected, done = whole
     assert done > 100  # or there are too few moments to choose from
     for number, part in enumerate(PARTS[:count]):
         one = Runner(table, tmp_path / f"killed-{number}")
@@ -118,17 +132,17 @@ def kill_and_resume(table, tmp_path, count):
         shutil.rmtree(one.folder)
 
 
-def test_killed_three_times_it_ends_in_the_same_bytes(table, tmp_path):
-    kill_and_resume(table, tmp_path, 3)
+def test_killed_three_times_it_ends_in_the_same_bytes(table, tmp_path, whole):
+    kill_and_resume(table, tmp_path, whole, 3)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_it_ends_in_the_same_bytes(table, tmp_path):
-    kill_and_resume(table, tmp_path, 20)
+def test_killed_twenty_times_it_ends_in_the_same_bytes(table, tmp_path, whole):
+    kill_and_resume(table, tmp_path, whole, 20)
 
 
-def test_a_run_killed_again_and_again_arrives(table, tmp_path):
-    expected, done = Runner(table, tmp_path / "whole").finish()
+def test_a_run_killed_again_and_again_arrives(table, tmp_path, whole):
+    expected, done = whole
     one = Runner(table, tmp_path / "often")
     for part in (5, 4, 6):  # each process on its own way: the second and third begin where a state lies
         one.kill_before(done // part)

@@ -68,8 +68,9 @@ def values(adapter):
 
 
 def test_two_processes_train_what_one_does_with_twice_the_accumulation(train):
-    one, _ = train(1, 2, train={"max_train_steps": 30})
-    two, logs = train(2, 1, train={"max_train_steps": 30})
+    settings = {"train": {"max_train_steps": 10}, "optimizer": {"learning_rate": 3e-4}}
+    one, _ = train(1, 2, **settings)
+    two, logs = train(2, 1, **settings)
     largest = values(one).abs().max()
     assert largest > 1e-3
     assert (values(one) - values(two)).abs().max() <= 0.01 * largest
