@@ -7,6 +7,7 @@ diffusers counts in levels (`down_blocks.1.attentions.0`), so the numbers follow
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -139,7 +140,11 @@ def layer_names(paths: Iterable[str], component: str | None = None) -> dict[str,
         paths: all module paths of one model (or the paths of a state dict's weights), wrapper prefixes allowed.
         component: "unet", "te1" or "te2" in a mapping of models; None for a model on its own.
     """
-    paths = list(paths)
+    return dict(_layer_names(tuple(paths), component))
+
+
+@functools.lru_cache(maxsize=8)  # an attachment asks four times for the names of the same thousands of paths
+def _layer_names(paths: tuple[str, ...], component: str | None) -> dict[str, str]:
     plain = {path: unwrapped(path) for path in paths}
     if component in TEXT_ENCODERS:
         return {
