@@ -274,7 +274,7 @@ def test_lite0s_convolutions_train_in_the_small_form(tmp_path, monkeypatch):
     monkeypatch.setattr(lite0, "is_installed", lambda: True)
     monkeypatch.setitem(classification.SIZES, "digits", (16, 8, 8))
     monkeypatch.setitem(classification.SCATTERED, "coefficients", 24)
-    arguments = ["classification", "--body", "lite0", "--seeds", "1", "--epochs", "2", "--out", str(tmp_path)]
+    arguments = ["classification", "--body", "lite0", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path)]
     assert main(arguments) == 0
     made = json.loads((tmp_path / "summary.json").read_text())["tasks"]["digits-lite0"]
     assert list(made) == list(classification.LITE0)
