@@ -25,11 +25,12 @@ from .cli.transfer import differences_to, trained_on
 from .errors import listed, nearest
 from .format.container import read_layout
 from .format.disk import stamp
-from .format.file import from_tensors, read_header, write_atomically
+from .format.file import from_tensors, read_header
 from .format.hashes import sha256
 from .format.header import HEADER
 from .format.hub import hub_metadata, is_sdxl
 from .format.sniff import is_waveft
+from .format.wholefile import write_atomically
 from .interop.lora import deltas
 from .toolbox.checkpoint import merge_files
 from .toolbox.filters import GROUPS, Emptied, Multipliers, compiled

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
+from waveft_core.errors import WaveFTError
+from waveft_core.format import wholefile
+
 from .console import counted
 
 BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # by which systems tell of a lock that another process holds
@@ -26,12 +29,9 @@ def write_atomically(path: Path, content: bytes | str) -> Path:
     Raises:
         OSError: it cannot be written, or something else than a file lies there; that stands.
     """
-    from waveft_core import WaveFTError
-    from waveft_core.format import file  # imports torch, which who only asks for names and sizes has no need of
-
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        file.write_atomically(path, content.encode() if isinstance(content, str) else content)
+        wholefile.write_atomically(path, content.encode() if isinstance(content, str) else content)
     except WaveFTError as error:
         raise OSError(str(error)) from error
     return path

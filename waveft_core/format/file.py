@@ -30,7 +30,6 @@ from .container import (
 from .disk import is_file, is_folder, opened, what_lies_at
 from .header import HEADER, MAX_BYTES, NEWER, Header, parse_header
 from .layout import Stored
-from .wholefile import atomic
 
 PARTS = ("waveft_indices", "waveft_shape", "waveft_values")
 _ORDER = (torch.float32, torch.int32, torch.bfloat16, torch.float16, torch.uint8)  # of a file's tensors, the library's
@@ -155,12 +154,6 @@ def _tensors(adapter: Adapter, layers: Mapping[str, Layer]) -> dict[str, Tensor]
 
 def _entry(name: str, tensor: Tensor) -> Entry:
     return Entry.of(name, tensor.dtype, tensor.shape, lambda: tensor)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to `path`, whole or not at all; see `wholefile.atomic`."""
-    with atomic(path) as file:
-        file.write(content)
 
 
 @contextmanager

@@ -45,6 +45,12 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes `content` to `path`, whole or not at all; see `atomic`."""
+    with atomic(path) as file:
+        file.write(content)
+
+
 def beside(path: Path, ending: str) -> Path:
     """Returns a new name beside `path`, hidden, no longer than file systems take however long its own is."""
     stem = os.fsencode(path.name)[: MAX_NAME_BYTES - 40].decode("utf-8", "ignore")

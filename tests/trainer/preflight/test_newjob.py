@@ -205,9 +205,9 @@ def test_far_paths_are_written_in_full(tmp_path):
     assert newjobtext.place(str(tmp_path / "a" / "dog"), job) == '"../../dog"'
 
 
-def test_the_command_line(light_base, tmp_path, pictures_in):
+def test_the_command_line(in_process, light_base, tmp_path, pictures_in):
     pictures_in(tmp_path / "dog", 2)
-    done = processes.run("-m", "trainer", "init", "--images", "dog", "--model", light_base.name, cwd=tmp_path)
+    done = in_process("-m", "trainer", "init", "--images", "dog", "--model", light_base.name, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "wrote job.toml\nWhat it would do: python -m waveft train job.toml --dry-run\n"
     schema.Job.model_validate(__import__("tomllib").loads((tmp_path / "job.toml").read_text()))

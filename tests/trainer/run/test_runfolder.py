@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tests import processes
 from trainer.job.schema import Save
 from trainer.run.runfolder import RunFolder
 from trainer.system import files
@@ -56,11 +55,12 @@ def test_no_run_may_be_named_as_another_ones_checkpoint():
         Save(output_name="dog-step00000100")
 
 
-def test_it_imports_no_torch(in_process):
+def test_it_imports_no_torch(in_process, tmp_path):
     code = (
-        "import sys, trainer.run.runfolder, trainer.run.state, trainer.run.trackers; assert 'torch' not in sys.modules"
+        "import sys, pathlib, trainer.run.runfolder, trainer.run.state, trainer.run.trackers, trainer.system.files; "
+        "trainer.system.files.write_atomically(pathlib.Path(sys.argv[1]), 'x'); assert 'torch' not in sys.modules"
     )
-    assert in_process("-c", code).returncode == 0
+    assert in_process("-c", code, str(tmp_path / "a.txt")).returncode == 0
 
 
 def test_states_are_those_of_this_name_oldest_first(run):
@@ -174,7 +174,7 @@ def test_sweep_takes_the_half_written_files_of_this_name_alone(run):
     assert names(run) == sorted(Path(name).name for name in others)
 
 
-def test_sweep_finds_what_a_killed_writer_leaves(run):
+def test_sweep_finds_what_a_killed_writer_leaves(run, in_process):
     run.folder.mkdir()
     code = (
         "import os, sys; from pathlib import Path; "
@@ -182,7 +182,7 @@ def test_sweep_finds_what_a_killed_writer_leaves(run):
         "os.fsync = lambda _: os._exit(9); "
         "files.write_atomically(runfolder.RunFolder(Path(sys.argv[1]), 'dog').state(5), b'x')"
     )
-    assert processes.run("-c", code, run.folder).returncode == 9
+    assert in_process("-c", code, str(run.folder)).returncode == 9
     assert len(names(run)) == 1
     assert run.states() == []
     run.sweep()
