@@ -10,9 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from waveft_core.errors import WaveFTError
-from waveft_core.format import wholefile
-
 from .console import counted
 
 BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # by which systems tell of a lock that another process holds
@@ -29,6 +26,9 @@ def write_atomically(path: Path, content: bytes | str) -> Path:
     Raises:
         OSError: it cannot be written, or something else than a file lies there; that stands.
     """
+    from waveft_core.errors import WaveFTError  # what only asks for names and sizes waits for nothing of the core's
+    from waveft_core.format import wholefile
+
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         wholefile.write_atomically(path, content.encode() if isinstance(content, str) else content)

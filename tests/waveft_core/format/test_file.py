@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 
 from waveft_core import Adapter, Layer, WaveFTError, load, save
-from waveft_core.format.file import from_tensors, read_header, write_atomically
+from waveft_core.format.file import from_tensors, read_header
+from waveft_core.format.wholefile import write_atomically
 
 GOOD = {"level": 1, "mode": "periodization", "scaling": 25.0, "version": 1, "wavelet": "db1"}
 NAME = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
