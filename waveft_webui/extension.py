@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ def _register_callbacks() -> None:
     def before_ui(*_: Any) -> None:  # when the others' scripts have been loaded too
         tell_block_weights(scripts.scripts_data)
         axes.add(scripts.scripts_data)
+        _make_temp_dir()
 
     def tabs() -> list[Any]:  # only where there is a page
         import gradio
@@ -68,3 +70,12 @@ def _register_callbacks() -> None:
     axes.add(scripts.scripts_data)  # A1111 without its page lists them before that call; scripts of its own come first
     script_callbacks.on_before_ui(before_ui)
     script_callbacks.on_ui_tabs(tabs)
+
+
+def _make_temp_dir() -> None:
+    """Makes the folder that the page puts pictures such as ours into: Forge Neo's is made by its webui.bat alone."""
+    from modules import shared
+
+    folder = getattr(shared.opts, "temp_dir", "")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)

@@ -78,6 +78,13 @@ def test_axes_are_there_before_the_ui_is_built_which_is_never_where_it_has_no_pa
     assert len(plot.module.axis_options) == 4
 
 
+@pytest.mark.parametrize("named", ["tmp", ""])
+def test_the_folder_of_the_pages_pictures_is_made_where_the_ui_names_one(world, tmp_path, named):
+    world.modules.shared.opts.temp_dir = named and str(tmp_path / named)
+    world.register()
+    assert (tmp_path / "tmp").is_dir() == bool(named)
+
+
 def test_axes_are_added_once_to_the_uis_script_and_set_what_the_gate_reads():
     other, plot = SimpleNamespace(module=SimpleNamespace()), _plot()
     assert not axes.add([other])
