@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +160,7 @@ def draw(made: Mapping[str, Any], figure: Figure, titles: Mapping[str, str], sco
             )  # fmt: skip
         panel.set_yticks(range(len(names)), names, fontsize=7)
         panel.set_ylim(len(names) - 0.4, -0.7)
-        plots.tidy(panel, titles.get(task, task), score)
+        plots.tidy(panel, textwrap.fill(titles.get(task, task), 96 // len(made["tasks"])), score)
     hint = "in brackets: numbers that train beside the head; diamond: the median of the seeds, each of which is a dot"
     figure.supxlabel(hint, fontsize=8)
 
