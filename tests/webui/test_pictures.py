@@ -156,7 +156,7 @@ def test_hires_fix_has_a_set_of_its_own(webui, plain, write):
     picture, base = plain
     (dog, _), (cat, _) = write("waveft-dog"), write("waveft-cat", seed=7)
     latent = [mode["name"] for mode in webui.call("/sdapi/v1/latent-upscale-modes")]  # Forge Neo has none
-    more = {"enable_hr": True, "hr_scale": 2, "hr_second_pass_steps": 1, "hr_upscaler": [*latent, "Lanczos"][0]}
+    more = {"enable_hr": True, "hr_scale": 2, "hr_second_pass_steps": 1, "hr_upscaler": [*latent, "None"][0]}
     more |= {"denoising_strength": 0.7, "hr_additional_modules": ["Use same choices"]}
     drawn = webui.draw("a dog <lora:waveft-dog:0.5>", **more, hr_prompt="a dog <lora:waveft-cat:1>")
     assert differing(merged(base, (cat, 1.0, 1.0)), webui.weights()) == []
