@@ -102,12 +102,11 @@ def base_line(rows: Mapping[str, Any], panel: Any, measure: str, axis: str) -> N
         measure: its name.
         axis: "x" or "y", on which the measure is.
     """
-    (value,) = [
-        row["figures"][measure][0] for row in rows["rows"] if row["label"] == BASE and measure in row["figures"]
-    ] or [None]
-    low, high = panel.get_xlim() if axis == "x" else panel.get_ylim()
-    if value is None:
+    base = next((row for row in rows["rows"] if row["label"] == BASE), None)
+    if base is None or measure not in base["figures"]:
         return
+    value = base["figures"][measure][0]
+    low, high = panel.get_xlim() if axis == "x" else panel.get_ylim()
     if low - FAR * (high - low) <= value <= high + FAR * (high - low):
         (panel.axvline if axis == "x" else panel.axhline)(value, color=plots.FAINT, linestyle=":", linewidth=1.2)
         return
