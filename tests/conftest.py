@@ -1,9 +1,11 @@
-"""What holds for every test: a module is compiled once, the cores are shared, and Ctrl-C is not ignored."""
+"""What holds for every test: modules are compiled and imported once, cores are shared, Ctrl-C is not ignored."""
 
 import gc
 import os
 import signal
 import sys
+
+import pytest
 
 # The nodes' modules are imported anew by every test of theirs, and hundreds of tests start a Python: without bytecode
 # on the disk each compiles all of it again.
@@ -12,6 +14,10 @@ sys.dont_write_bytecode = False
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker and for what it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Started in the background or by `nohup`, this process ignores what the tests of interrupted runs send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -23,3 +29,13 @@ def pytest_collection_finish():
     """Leaves what was imported, some 600,000 objects, out of every collection of garbage to come."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs):
+    """Has all workers forked off one process that imported torch and the rest."""
+    if sys.platform == "linux":
+        from tests import workers
+
+        for spec in specs:
+            spec.python = workers.command()

@@ -6,11 +6,13 @@ import random
 import shutil
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import toml
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from tqdm import tqdm
 
 import waveft_core
 from tests.processes import ended, prepared
@@ -49,6 +51,7 @@ def work(job, log, last, counted):
     os.dup2(descriptor, 2)
     from trainer import cli
 
+    tqdm.set_lock(threading.RLock())  # tqdm's own is a semaphore of the system's, which a killed process leaves behind
     status = cli.main(["--config", job, "--resume", "latest"])
     counted.value = doings.count
     raise SystemExit(status)
@@ -86,7 +89,7 @@ class Runner:
     def start(self, last=0):
         """Runs until it has done `last` things, or to its end; returns its exit status and how much it did then."""
         processes = prepared()
-        done = processes.Value("q", 0)
+        done = processes.RawValue("q", 0)
         process = processes.Process(target=work, args=(str(self.job), str(self.log), last, done))
         process.start()
         return ended(process), done.value
