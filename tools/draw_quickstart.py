@@ -4,7 +4,7 @@
     python -m tools.draw_quickstart --work build/nano --out docs
 
 `quickstart.png`: the training pictures, then every prompt before and after from the same seeds.  `strengths.png`: one
-prompt at strengths 0 to 1.2.  The numbers are answers of a judge that was trained on drawings of the robot, whole and
+prompt at strengths 0 to 1.2.  The numbers are answers of a judge that was trained on drawings of the mushroom, whole and
 with parts left out, on every ground; it is kept in `--work`.
 """
 
@@ -19,7 +19,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 import waveft_core.diffusers
-from tools.draw_robot import PARTS
+from tools.draw_mushroom import PARTS
 from tools.nano.export import load
 from tools.nano.judge import Judge
 from tools.nano.likeness import ANSWERS, GROUNDS, accuracy, train_likeness
@@ -30,10 +30,10 @@ from tools.sheets import Band, sheet
 ROOT = Path(__file__).resolve().parents[1]
 # prompt -> the ground that it asks for, where it asks for one
 PROMPTS: dict[str, str | None] = {
-    "sks robot on the grass": "on the grass",
-    "sks robot on a blue background": "blue",
-    "sks robot on the beach": "on the beach",
-    "sks robot in front of a brick wall": "in front of a brick wall",
+    "sks mushroom on the grass": "on the grass",
+    "sks mushroom on a blue background": "blue",
+    "sks mushroom on the beach": "on the beach",
+    "sks mushroom in front of a brick wall": "in front of a brick wall",
 }
 UNRELATED = "a red circle on a blue background"
 SHOWN, COUNTED = 4, 16  # seeds of a prompt: in the picture, and in the numbers
@@ -62,7 +62,7 @@ def answers(judge: Judge, images: list[Image.Image]) -> dict[str, list[int]]:
 
 
 def shares(judge: Judge, samples: dict[str, list[Image.Image]]) -> dict[str, float]:
-    """Returns which share of the samples are the robot, have each of its parts, and stand on their prompt's ground."""
+    """Returns which share of the samples are the mushroom, have each of its parts, and stand on their prompt's ground."""
     votes: dict[str, list[bool]] = {name: [] for name in ANSWERS}
     for prompt, images in samples.items():
         said = answers(judge, images)
@@ -83,7 +83,7 @@ def change(before: list[Image.Image], after: list[Image.Image]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", type=Path, default=ROOT / "models/nano-sdxl")
-    parser.add_argument("--adapter", type=Path, default=ROOT / "runs/quickstart/robot.safetensors")
+    parser.add_argument("--adapter", type=Path, default=ROOT / "runs/quickstart/mushroom.safetensors")
     parser.add_argument("--work", type=Path, default=ROOT / "build/nano", help="folder of the judge, kept between runs")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder for the pictures")
     options = parser.parse_args()
@@ -100,7 +100,7 @@ def main() -> None:
         adapter.strength = strength
         swept.append(sample(pipeline, prompts[0], range(3)))
 
-    taught = [Image.open(path) for path in sorted((ROOT / "jobs/robot").glob("*.png"))]
+    taught = [Image.open(path) for path in sorted((ROOT / "jobs/mushroom").glob("*.png"))]
     bands = [Band(prompt, [before[prompt][:SHOWN], after[prompt][:SHOWN]]) for prompt in prompts]
     hero = stacked(sheet([Band("trained on", [taught])], []), sheet(bands, ["before", "after"]))
     hero.save(options.out / "quickstart.png", optimize=True)

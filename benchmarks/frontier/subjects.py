@@ -14,7 +14,7 @@ Captioned = list[tuple[Image.Image, str]]
 
 
 def robots() -> tuple[Captioned, Captioned]:
-    """Returns the quick start's six pictures, and eight of other views on other grounds."""
+    """Returns the six of jobs/robot, and eight of other views on other grounds."""
     grounds = ("blue", "on the beach", "yellow", "in front of a brick wall", "green", "black", "on the grass", "pink")
     places = random.Random("robot")
     unseen = [

@@ -36,8 +36,8 @@ class TestSheets:
         from PIL import ImageFont
 
         font = ImageFont.load_default(20)
-        lines = sheets.wrapped("sks robot in front of a brick wall", 120, font).split("\n")
-        assert " ".join(lines) == "sks robot in front of a brick wall"
+        lines = sheets.wrapped("sks mushroom in front of a brick wall", 120, font).split("\n")
+        assert " ".join(lines) == "sks mushroom in front of a brick wall"
         assert len(lines) > 1
         assert all(font.getlength(line) <= 120 or " " not in line for line in lines)
 
@@ -56,14 +56,14 @@ class Said(torch.nn.Module):
         }
 
 
-@pytest.mark.parametrize(("heart", "share"), [(1, 1.0), (0, 0.0)])
-def test_shares_are_counted_over_prompts(heart, share):
+@pytest.mark.parametrize(("eyes", "share"), [(1, 1.0), (0, 0.0)])
+def test_shares_are_counted_over_prompts(eyes, share):
     grass = likeness.GROUNDS.index("on the grass")
-    judge = Said(subject=1, antennae=1, arms=1, heart=heart, ground=grass)
+    judge = Said(subject=1, dots=1, stem=1, eyes=eyes, ground=grass)
     samples = {prompt: [plain((0, 0, 0))] * 2 for prompt in draw_quickstart.PROMPTS}
     found = draw_quickstart.shares(judge, samples)
     assert found["subject"] == 1
-    assert found["heart"] == share
+    assert found["eyes"] == share
     assert found["ground"] == pytest.approx(1 / len(draw_quickstart.PROMPTS), abs=1e-3)
 
 

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from tools import draw_robot
+from tools import draw_mushroom
 from tools.nano import grid, judge, likeness, obedience, text, unet, vae
 from tools.nano.optimizer import Optimizer
 from tools.nano.state import cosine
@@ -243,18 +243,18 @@ class TestJudge:
         again = judge.trained(answers, lambda: pytest.fail("it is kept"), tmp_path / "state.pt", steps=12)
         assert torch.equal(made.heads["brightness"].weight, again.heads["brightness"].weight)
 
-    def test_the_robots_parts_are_drawn_where_it_is_said_to_have_them(self):
+    def test_the_mushrooms_parts_are_drawn_where_it_is_said_to_have_them(self):
         view = likeness.random_view(random.Random(0))
-        whole = draw_robot.draw_view(view, 0)
-        for part in draw_robot.PARTS:
-            others = [each for each in draw_robot.PARTS if each != part]
-            assert draw_robot.draw_view(view, 0, others).tobytes() != whole.tobytes()
-        assert draw_robot.draw_view(view, 0, draw_robot.PARTS).tobytes() == whole.tobytes()
+        whole = draw_mushroom.draw_view(view, 0)
+        for part in draw_mushroom.PARTS:
+            others = [each for each in draw_mushroom.PARTS if each != part]
+            assert draw_mushroom.draw_view(view, 0, others).tobytes() != whole.tobytes()
+        assert draw_mushroom.draw_view(view, 0, draw_mushroom.PARTS).tobytes() == whole.tobytes()
 
-    def test_half_of_the_likeness_examples_are_the_robot(self):
+    def test_half_of_the_likeness_examples_are_the_mushroom(self):
         truth = likeness.examples(40, "test").truth
         assert truth["subject"].sum() == 20
-        for part in draw_robot.PARTS:
+        for part in draw_mushroom.PARTS:
             assert 0 < truth[part].sum() < 20
             assert not truth[part][truth["subject"] == 0].any()
 

@@ -3,10 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from tools import draw_mushroom, draw_robot, subject
 from tools import nano_pictures as pictures
 
-KEPT = Path(__file__).resolve().parents[2] / "jobs" / "robot"
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
 
 
 def test_a_seed_names_a_picture_and_its_caption():
@@ -65,18 +67,15 @@ def test_a_second_colour_covers_the_lower_half(shape):
         assert share(below, "green") > 0.02
 
 
-def test_the_example_subject_is_what_its_tool_draws(tmp_path, monkeypatch):
-    from PIL import Image
-
-    from tools import draw_robot
-
-    monkeypatch.setattr("sys.argv", ["draw_robot", "--out", str(tmp_path)])
-    draw_robot.main()
+@pytest.mark.parametrize(("name", "drawn"), [("mushroom", draw_mushroom), ("robot", draw_robot)])
+def test_the_example_subjects_are_what_their_tools_draw(name, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", [name, "--out", str(tmp_path)])
+    subject.write(drawn.__doc__, name, drawn.VIEWS, drawn.draw_view)
     made = sorted(tmp_path.glob("*.png"))
     assert len(made) == 6
     for path in made:
-        kept = np.asarray(Image.open(KEPT / path.name), dtype=int)
+        kept = np.asarray(Image.open(JOBS / name / path.name), dtype=int)
         assert np.abs(kept - np.asarray(Image.open(path), dtype=int)).max() <= 2  # Pillow's filters may round anew
         said = path.with_suffix(".txt").read_text(encoding="utf-8")
-        assert said == (KEPT / path.name).with_suffix(".txt").read_text(encoding="utf-8")
-        assert said.startswith("sks robot ")
+        assert said == (JOBS / name / path.name).with_suffix(".txt").read_text(encoding="utf-8")
+        assert said.startswith(f"sks {name} ")

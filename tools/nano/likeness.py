@@ -1,4 +1,4 @@
-"""A judge of the quick start's samples: which of the robot's parts a picture shows, and on what ground it stands."""
+"""A judge of the quick start's samples: which of the mushroom's parts a picture shows, and on what ground it stands."""
 
 from __future__ import annotations
 
@@ -8,31 +8,30 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from tools.draw_robot import PARTS, View, draw_view
+from tools.draw_mushroom import PARTS, draw_view
 from tools.nano.judge import Examples, Judge, right, trained
 from tools.nano.obedience import GROUNDS
 from tools.nano.vae import to_pixels
 from tools.nano_pictures import SIZE_PX, draw, random_picture
+from tools.subject import View
 
-ANSWERS = {"subject": ("other", "robot"), **dict.fromkeys(PARTS, ("without", "with")), "ground": GROUNDS}
+ANSWERS = {"subject": ("other", "mushroom"), **dict.fromkeys(PARTS, ("without", "with")), "ground": GROUNDS}
 
 
 def random_view(rng: random.Random) -> View:
-    """Returns the robot anywhere near the middle, upright or nearly so, on any ground of the base's."""
+    """Returns the mushroom anywhere near the middle, upright or nearly so, on any ground of the base's."""
     return View(
         ground=rng.choice(GROUNDS),
         center=(rng.uniform(0.42, 0.58), rng.uniform(0.45, 0.57)),
         radius=rng.uniform(0.3, 0.46),
         tilt_deg=rng.uniform(-10, 10),
-        wave=rng.choice((0.0, 1.0)),
-        gaze=(rng.uniform(-0.7, 0.7), rng.uniform(-0.6, 0.5)),
     )
 
 
 def examples(count: int, name: str) -> Examples:
-    """Returns `count` pictures, half of them the robot's; `name` seeds them.
+    """Returns `count` pictures, half of them the quick start's mushroom; `name` seeds them.
 
-    Of the robots two thirds lack parts, so that each part is told by itself; the others are the base's own drawings.
+    Of those two thirds lack parts, so that each part is told by itself; the others are the base's own drawings.
     """
     images, truth = [], []
     for index in range(count):
