@@ -39,14 +39,14 @@ def draw_view(view: View, seed: int, parts: Collection[str] = PARTS) -> Image.Im
 
 
 def _mushroom(brush: Brush, parts: Collection[str]) -> None:
-    brush.slab(-0.48, -0.05, 0.48, 0.95, 0.22, YELLOW if "stem" in parts else WHITE)
+    brush.slab(-0.42, 0, 0.42, 0.95, 0.2, YELLOW if "stem" in parts else WHITE)
     brush.dome(0, 0, 0.95, TEAL)
     if "dots" in parts:
         for x, y in ((-0.45, -0.3), (0.45, -0.3), (0, -0.62)):
             brush.disc(x, y, 0.2, PINK)
     if "eyes" in parts:
         for side in (-1, 1):
-            brush.oval(side * 0.23, 0.4, 0.13, 0.18, INK)
+            brush.oval(side * 0.2, 0.35, 0.11, 0.15, INK)
 
 
 if __name__ == "__main__":
