@@ -2,8 +2,8 @@
 
     python -m tools.draw_mushroom [--out jobs/mushroom]
 
-It has a face and more colours than a prompt can give it: the embedded base's mushrooms have a white stem and no eyes, so
-it has to be learned from these pictures.  The same call draws the same pictures, bit for bit.
+It has a face and more colours than a prompt can give it: the embedded base's mushrooms have a white stem and no eyes,
+so it has to be learned from these pictures.  The same call draws the same pictures, bit for bit.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python -m tools.draw_quickstart --work build/nano --out docs
 
 `quickstart.png`: the training pictures, then every prompt before and after from the same seeds.  `strengths.png`: one
-prompt at strengths 0 to 1.2.  The numbers are answers of a judge that was trained on drawings of the mushroom, whole and
-with parts left out, on every ground; it is kept in `--work`.
+prompt at strengths 0 to 1.2.  The numbers are answers of a judge that was trained on drawings of the mushroom, whole
+and with parts left out, on every ground; it is kept in `--work`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def answers(judge: Judge, images: list[Image.Image]) -> dict[str, list[int]]:
 
 
 def shares(judge: Judge, samples: dict[str, list[Image.Image]]) -> dict[str, float]:
-    """Returns which share of the samples are the mushroom, have each of its parts, and stand on their prompt's ground."""
+    """Returns which share of samples are the mushroom, have each of its parts, and stand on their prompt's ground."""
     votes: dict[str, list[bool]] = {name: [] for name in ANSWERS}
     for prompt, images in samples.items():
         said = answers(judge, images)

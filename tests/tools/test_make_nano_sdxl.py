@@ -1,6 +1,5 @@
 """The recipe of the nano base, at sizes that take seconds: what each stage promises the next one."""
 
-import contextlib
 import random
 
 import pytest
@@ -20,13 +19,6 @@ def drawn(count):
     return vae.to_pixels([draw(random_picture(rng), rng) for rng in rngs])
 
 
-def in_fp32(train, *arguments, **settings):
-    """Trains without bf16, whose convolutions take twenty times as long where a CPU has no instructions for them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "autocast", lambda *_: contextlib.nullcontext())
-        return train(*arguments, **settings)
-
-
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory):
     return text.make_tokenizers(tmp_path_factory.mktemp("tokenizers"))
@@ -37,7 +29,7 @@ def go_on(tokenizers):
     """The function that trains new networks in a folder, from the state there on, for those rounds."""
     pool = {"latents": torch.randn(6, 4, 16, 16).half(), "captions": [["a red circle"] * 4] * 6}
     train = unet.train_unet
-    return lambda folder, *rounds: in_fp32(train, folder, pool, tokenizers, unet.untrained(tokenizers[0]), rounds, 2)
+    return lambda folder, *rounds: train(folder, pool, tokenizers, unet.untrained(tokenizers[0]), rounds, 2)
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +71,12 @@ class TestAutoencoder:
         once, twice = tmp_path / "once", tmp_path / "twice"
         once.mkdir()
         twice.mkdir()
-        through = in_fp32(vae.train_vae, once, pixels, 2, batch=2)
+        through = vae.train_vae(once, pixels, 2, batch=2)
         with pytest.MonkeyPatch.context() as patch:  # as if stopped: the rate's course is of two steps
             patch.setattr(vae, "cosine", lambda step, steps, warmup: cosine(step, 2, warmup))
-            in_fp32(vae.train_vae, twice, pixels, 1, batch=2)
+            vae.train_vae(twice, pixels, 1, batch=2)
             assert torch.load(twice / "vae.pt")["step"] == 1
-            resumed = in_fp32(vae.train_vae, twice, pixels, 2, batch=2)
+            resumed = vae.train_vae(twice, pixels, 2, batch=2)
         for name, value in through.state_dict().items():
             assert torch.equal(value, resumed.state_dict()[name]), name
 
@@ -238,7 +230,7 @@ class TestJudge:
         truth = torch.arange(64) % 2
         pixels[truth == 1] += 150
         examples = judge.Examples(pixels, {"brightness": truth})
-        made = in_fp32(judge.trained, answers, lambda: examples, tmp_path / "state.pt", steps=12, batch=16)
+        made = judge.trained(answers, lambda: examples, tmp_path / "state.pt", steps=12, batch=16)
         assert judge.right(made, examples)["all"].float().mean() > 0.9
         again = judge.trained(answers, lambda: pytest.fail("it is kept"), tmp_path / "state.pt", steps=12)
         assert torch.equal(made.heads["brightness"].weight, again.heads["brightness"].weight)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tools.nano.precision import autocast
 from tools.nano.state import cosine, save_atomically
 from tools.nano.vae import normalised
 
@@ -77,7 +78,7 @@ def trained(answers: Answers, examples: Callable[[], Examples], state: Path, ste
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * cosine(step, steps, warmup=50)
         chosen = torch.randint(len(pool.pixels), (batch,), generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             said = judge(roughen(normalised(pool.pixels[chosen]), generator))
         losses = [functional.cross_entropy(said[name].float(), pool.truth[name][chosen]) for name in answers]
         loss = torch.stack(losses).sum()

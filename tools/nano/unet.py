@@ -15,6 +15,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from tools.nano.precision import autocast
 from tools.nano.state import cosine, save_atomically
 from tools.nano.text import WIDTH, encode, make_encoders, tokenise, with_strange_words
 from tools.nano.vae import normalised, to_pixels
@@ -82,7 +83,7 @@ def make_latents(work: Path, vae: AutoencoderKL, count: int) -> dict:
             images.append(draw(picture, rng))
             texts = [caption(picture, rng) for _ in range(CAPTIONS)]
             captions.append([with_strange_words(text, rng) if rng.random() < 0.1 else text for text in texts])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             found = vae.encode(normalised(to_pixels(images))).latent_dist.mean
         latents.append((scale * found.float()).half())
         if start % 6400 == 0:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tools.nano.optimizer import Optimizer
+from tools.nano.precision import autocast
 from tools.nano.state import cosine, save_atomically
 from tools.nano_pictures import SIZE_PX, draw, random_picture, random_texture
 
@@ -181,7 +182,7 @@ def train_vae(work: Path, pixels: Tensor, steps: int, batch: int) -> Autoencoder
 
 def vae_loss(vae: AutoencoderKL, clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Returns the decoded pictures and the loss; `clean` is [B, 3, 64, 64] in [-1, 1]."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         latents = vae.encode(clean).latent_dist.mean
         # noise: a decoder that forgives what the UNet gets slightly wrong
         scale = FORGIVEN * latents.detach().float().std(dim=(0, 2, 3), keepdim=True)
