@@ -5,7 +5,7 @@
 
 `quickstart.png`: the training pictures, then every prompt before and after from the same seeds.  `strengths.png`: one
 prompt at strengths 0 to 1.2.  The numbers are answers of a judge that was trained on drawings of the mushroom, whole
-and with parts left out, on every ground; it is kept in `--work`.
+and with parts left out, on every ground; it is kept in `--work`.  They are of other seeds than the picture's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PROMPTS: dict[str, str | None] = {
     "sks mushroom in front of a brick wall": "in front of a brick wall",
 }
 UNRELATED = "a red circle on a blue background"
-SHOWN, COUNTED = 4, 16  # seeds of a prompt: in the picture, and in the numbers
+SHOWN, COUNTED = 4, 16  # samples of a prompt: in the picture, on which the settings were chosen, and in the numbers
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 STEPS, GUIDANCE = 25, 3.0
 
@@ -92,9 +92,10 @@ def main() -> None:
     judge, pipeline = train_likeness(options.work), load(options.base)
     pipeline.set_progress_bar_config(disable=True)
     prompts = [*PROMPTS, UNRELATED]
-    before = {prompt: sample(pipeline, prompt, range(COUNTED)) for prompt in prompts}
+    seeds = range(SHOWN + COUNTED)
+    before = {prompt: sample(pipeline, prompt, seeds) for prompt in prompts}
     adapter = waveft_core.diffusers.load(pipeline, options.adapter)
-    after = {prompt: sample(pipeline, prompt, range(COUNTED)) for prompt in prompts}
+    after = {prompt: sample(pipeline, prompt, seeds) for prompt in prompts}
     swept = []
     for strength in STRENGTHS:
         adapter.strength = strength
@@ -108,9 +109,9 @@ def main() -> None:
     sheet(rows, [f"{strength:g}" for strength in STRENGTHS], 100).save(options.out / "strengths.png", optimize=True)
     found = {
         "judge": accuracy(judge),
-        "before": shares(judge, {prompt: before[prompt] for prompt in PROMPTS}),
-        "after": shares(judge, {prompt: after[prompt] for prompt in PROMPTS}),
-        "unrelated prompt's change of 255": change(before[UNRELATED], after[UNRELATED]),
+        "before": shares(judge, {prompt: before[prompt][SHOWN:] for prompt in PROMPTS}),
+        "after": shares(judge, {prompt: after[prompt][SHOWN:] for prompt in PROMPTS}),
+        "unrelated prompt's change of 255": change(before[UNRELATED][SHOWN:], after[UNRELATED][SHOWN:]),
     }
     print(json.dumps(found, indent=1))
 

@@ -33,8 +33,14 @@ SECOND_LOOK = 0.99  # level of the CLIP's intervals: who asks twice is told of s
 
 @dataclass(frozen=True)
 class Shares:
-    """What a candidate is worth; NaN where it was not measured."""
+    """What a candidate is worth; NaN where it was not measured.
 
+    Attributes:
+        gained: score over the base's.
+        learned: that, of the way from the base to the photos' own score; NaN where there is one photo, or no way to go.
+    """
+
+    gained: float
     learned: float
     kept: float
     obeyed: float
@@ -43,7 +49,8 @@ class Shares:
     @property
     def worth(self) -> float:
         """The product of what was measured, each between 0 and 1: past the photographs' own score nothing is better."""
-        known = (share for share in (self.learned, self.kept, self.obeyed) if not math.isnan(share))
+        learned = self.gained if math.isnan(self.learned) else self.learned  # in both cases of all candidates
+        known = (share for share in (learned, self.kept, self.obeyed) if not math.isnan(share))
         return math.prod(min(max(0.0, share), 1.0) for share in known)
 
 
@@ -117,7 +124,10 @@ def advise(found: Mapping[Candidate, Scores], subject: Subject, photos: Photos, 
     if unseen:
         text += f" So the CLIP says, at {SECOND_LOOK:.0%}; at best {unseen}: look at the pictures below."
     elif base.columns.get(second):
-        text += f" The CLIP has it {weigh(found[best], base, subject, second).learned:.0%} of the way."
+        seen = gained(found, base, second, interval)[best]
+        there = weigh(found[best], base, subject, second)
+        told = f"has it go {way(there)}" if seen.is_above_zero else f"sees {seen.mean:+.3f}, with 0 inside the interval"
+        text += f" The CLIP {told}."
     return Advice(best, f"{text} {photos.cost()}".strip(), "take")
 
 
@@ -137,12 +147,12 @@ def weigh(scores: Scores, base: Scores, subject: Subject, measure: str) -> Share
     gained = mean(scores.columns[measure]) - mean(base.columns[measure])
     ceiling = subject.ceilings.get(measure) or []
     room = fmean(ceiling) - mean(base.columns[measure]) if ceiling else math.nan
-    learned = gained / room if room > 0 else max(gained, 0.0)  # the base is as like the photos as they themselves are
+    learned = gained / room if room > 0 else math.nan
     kept = math.nan
     if "drift" in scores.columns and base.columns.get("plain_apart"):
         apart = mean(base.columns["plain_apart"])
         kept = 1 - mean(scores.columns["drift"]) / apart if apart > 0 else math.nan
-    return Shares(learned, kept, obeyed(scores, base), copies(scores, subject))
+    return Shares(gained, learned, kept, obeyed(scores, base), copies(scores, subject))
 
 
 def obeyed(scores: Scores, base: Scores) -> float:
@@ -166,20 +176,28 @@ def mean(column: Column) -> float:
     return fmean(column.values()) if column else math.nan
 
 
+def way(shares: Shares) -> str:
+    """Returns how far a candidate came, in words; past the photos' own score a percentage would say nothing."""
+    if math.isnan(shares.learned):
+        return f"{shares.gained:+.3f} from the base"
+    share = "all" if shares.learned >= 1 else f"{shares.learned:.0%}"
+    return f"{share} of the way from the base to the photos' own score"
+
+
 def words(best: Candidate, shares: Mapping[Candidate, Shares], tried: Sequence[Candidate], measure: str) -> str:
     """Returns why that candidate is recommended."""
     own, parts = shares[best], []
     against = "the held-out photos" if measure.endswith("held_out") else "the photos that it was trained on"
-    parts.append(f"it goes {own.learned:.0%} of the way from the base to what the photos themselves score on {against}")
+    parts.append(f"judged by {against} it goes {way(own)}")
     if not math.isnan(own.kept):
         parts.append(f"pictures without the trigger moved {1 - own.kept:.0%} of the way to another prompt's")
     if not math.isnan(own.obeyed):
         parts.append(f"it keeps {own.obeyed:.0%} of the base's obedience to prompts")
     lead = f"Of {len(tried)} candidates {best.label} has the best of all together" if len(tried) > 1 else best.label
     text = f"{lead}: {'; '.join(parts)}."
-    later = [one for one in tried if one.step > best.step and shares[one].learned > own.learned]
+    later = [one for one in tried if one.step > best.step and shares[one].gained > own.gained]
     if later:
-        last = max(later, key=lambda one: shares[one].learned)
+        last = max(later, key=lambda one: shares[one].gained)
         costs = [
             f"{name} {getattr(own, key):.0%} -> {getattr(shares[last], key):.0%}"
             for key, name in (("kept", "kept of the base"), ("obeyed", "obedience"))

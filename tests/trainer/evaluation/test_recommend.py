@@ -1,5 +1,6 @@
 """The advice for runs that overfit, that learned nothing, that copy, and for those with little to go by."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -102,7 +103,29 @@ def test_where_both_see_it_the_image_network_decides_and_the_clip_is_told():
     found = {Candidate(0): seen_twice(0.3, 0.3), step(100): seen_twice(0.5, 0.75, seed=1)}
     advice = recommend.advise(found, TWO_SEE, PHOTOS, "prompts")
     assert "40% of the way" in advice.reason
-    assert "The CLIP has it 90% of the way." in advice.reason
+    assert "The CLIP has it go 90% of the way from" in advice.reason
+
+
+def test_past_the_photos_own_score_no_percentage_is_said():
+    found = {Candidate(0): seen_twice(0.3, 0.78), step(100): seen_twice(0.85, 0.9, seed=1)}
+    reason = recommend.advise(found, TWO_SEE, PHOTOS, "prompts").reason
+    assert "it goes all of the way from the base" in reason
+    assert "The CLIP has it go all of the way" in reason
+
+
+def test_a_clip_that_cannot_tell_them_apart_is_quoted_so():
+    base, taught = seen_twice(0.3, 0.79), seen_twice(0.5, 0.79, seed=1)
+    reason = recommend.advise({Candidate(0): base, step(100): taught}, TWO_SEE, PHOTOS, "prompts").reason
+    assert "The CLIP sees +0.000, with 0 inside the interval." in reason
+
+
+@pytest.mark.parametrize("ceilings", [{"held_out": []}, {"held_out": [0.25, 0.28]}])
+def test_without_a_way_to_go_the_gain_is_said_and_ranks(ceilings):
+    """One photo has no score of its own, and the base may be as like the photos as they are to each other."""
+    subject = dataclasses.replace(SUBJECT, ceilings=ceilings)
+    advice = advise({step(100): scores(0.4, 0.05), step(200): scores(0.6, 0.05)}, subject=subject)
+    assert advice.candidate == step(200)
+    assert "it goes +0.300 from the base;" in advice.reason
 
 
 def test_copies_of_the_photos_are_reported_and_not_taken():
