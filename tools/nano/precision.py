@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 
@@ -15,5 +17,5 @@ def autocast() -> torch.autocast:
 
 def has_bf16() -> bool:
     """Returns whether this CPU has instructions for bf16, as far as the installed torch can say."""
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
