@@ -1,11 +1,9 @@
-"""What holds for every test: modules are compiled and imported once, cores are shared, Ctrl-C is not ignored."""
+"""What holds for every test: a module is compiled once, the cores are shared, and Ctrl-C is not ignored."""
 
 import gc
 import os
 import signal
 import sys
-
-import pytest
 
 # The nodes' modules are imported anew by every test of theirs, and hundreds of tests start a Python: without bytecode
 # on the disk each compiles all of it again.
@@ -29,13 +27,3 @@ def pytest_collection_finish():
     """Leaves what was imported, some 600,000 objects, out of every collection of garbage to come."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(specs):
-    """Has all workers forked off one process that imported torch and the rest."""
-    if sys.platform == "linux":
-        from tests import workers
-
-        for spec in specs:
-            spec.python = workers.command()
