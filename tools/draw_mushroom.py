@@ -16,7 +16,7 @@ from tools import subject
 from tools.subject import INK, PINK, TEAL, YELLOW, Brush, View
 
 WHITE = (245, 245, 240)
-PARTS = ("dots", "stem", "eyes")  # which tell it from the base's own mushrooms
+PARTS = ("dots", "stem", "eyes")  # pink dots, a yellow stem, eyes: the base draws none of these unasked
 VIEWS = (
     View("on the grass", (0.50, 0.52), 0.40, 0),
     View("white", (0.48, 0.51), 0.43, -8),

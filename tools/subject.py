@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from tools.nano_pictures import COLORS, draw_ground
 
-SIZE_PX = 128
-_CANVAS_PX = 4 * SIZE_PX  # drawn at four times the size and averaged down, as the base's own pictures are
+PICTURE_PX = 128
+_CANVAS_PX = 4 * PICTURE_PX  # drawn at four times the size and averaged down, as the base's own pictures are
 
 Color = tuple[int, int, int]
 TEAL, YELLOW, PINK, INK = (0, 150, 140), (250, 215, 50), (240, 90, 140), (25, 25, 40)
@@ -70,14 +70,14 @@ class Brush:
 
 
 def standing(view: View, seed: int, figure: Callable[[Brush], None]) -> Image.Image:
-    """Returns what `figure` draws, standing as `view` says: RGB, `SIZE_PX` square; `seed` picks the grass and stars."""
+    """Returns what `figure` draws, standing as `view` says: RGB, `PICTURE_PX` square; `seed` picks grass and stars."""
     canvas = draw_ground(view.ground, random.Random(seed)).resize((_CANVAS_PX, _CANVAS_PX), Image.Resampling.BICUBIC)
     layer = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
     center = (_CANVAS_PX * view.center[0], _CANVAS_PX * view.center[1])
     figure(Brush(layer, center, _CANVAS_PX * view.radius))
     layer = layer.rotate(-view.tilt_deg, Image.Resampling.BICUBIC, center=center)
     canvas.paste(layer, (0, 0), layer)
-    return canvas.resize((SIZE_PX, SIZE_PX), Image.Resampling.BOX)
+    return canvas.resize((PICTURE_PX, PICTURE_PX), Image.Resampling.BOX)
 
 
 def caption(name: str, ground: str) -> str:

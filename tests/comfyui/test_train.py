@@ -1,4 +1,4 @@
-"""WaveFT Train in the real ComfyUI, with the real trainer, on the nano base and the quick start's robot."""
+"""WaveFT Train in the real ComfyUI, with the real trainer, on the nano base and its robot."""
 
 import contextlib
 import re

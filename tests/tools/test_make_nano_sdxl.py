@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tools import draw_mushroom
-from tools.nano import grid, judge, likeness, obedience, text, unet, vae
+from tools.nano import grid, judge, likeness, obedience, precision, text, unet, vae
 from tools.nano.optimizer import Optimizer
 from tools.nano.state import cosine
 from tools.nano_pictures import SIZE_PX, draw, random_picture, vocabulary
@@ -176,6 +176,14 @@ class TestUNet:
         loss = unet.batch_loss(made, encoders, alphas, drawn)
         expected = unet.loss_weight(alphas[drawn.timesteps]) * drawn.noise.square().mean(dim=(1, 2, 3))
         assert torch.allclose(loss, expected.mean(), rtol=1e-2)
+
+
+@pytest.mark.parametrize("found", [{"amx_bf16": False, "avx512_bf16": True}, {"neon": True, "bf16": False}, {}])
+def test_bf16_is_taken_where_the_cpu_computes_in_it(monkeypatch, found):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    with precision.autocast():
+        made = torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2))
+    assert made.dtype == (torch.bfloat16 if "avx512_bf16" in found else torch.float32)
 
 
 class TestOptimizer:

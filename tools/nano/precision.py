@@ -1,4 +1,4 @@
-"""In what the nano base is trained: bf16 where the CPU computes in it, float32 where it would only emulate it."""
+"""In what the nano base's autoencoder and judges compute: bf16, or float32 where the CPU would only emulate it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def autocast() -> torch.autocast:
-    """Returns the context of a training step's networks.
+    """Returns the context of their steps.
 
     A convolution in emulated bf16 takes twenty times as long as in float32.
     """

@@ -49,7 +49,9 @@ class Shares:
     @property
     def worth(self) -> float:
         """The product of what was measured, each between 0 and 1: past the photographs' own score nothing is better."""
-        learned = self.gained if math.isnan(self.learned) else self.learned  # in both cases of all candidates
+        learned = (
+            self.gained if math.isnan(self.learned) else self.learned
+        )  # NaN of all candidates or of none: the order holds
         known = (share for share in (learned, self.kept, self.obeyed) if not math.isnan(share))
         return math.prod(min(max(0.0, share), 1.0) for share in known)
 
@@ -126,7 +128,8 @@ def advise(found: Mapping[Candidate, Scores], subject: Subject, photos: Photos, 
     elif base.columns.get(second):
         seen = gained(found, base, second, interval)[best]
         there = weigh(found[best], base, subject, second)
-        told = f"has it go {way(there)}" if seen.is_above_zero else f"sees {seen.mean:+.3f}, with 0 inside the interval"
+        inside = "" if seen.is_below_zero else ", with 0 inside the interval"
+        told = f"has it go {way(there)}" if seen.is_above_zero else f"sees {seen.mean:+.3f}{inside}"
         text += f" The CLIP {told}."
     return Advice(best, f"{text} {photos.cost()}".strip(), "take")
 

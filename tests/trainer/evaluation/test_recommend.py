@@ -117,6 +117,9 @@ def test_a_clip_that_cannot_tell_them_apart_is_quoted_so():
     base, taught = seen_twice(0.3, 0.79), seen_twice(0.5, 0.79, seed=1)
     reason = recommend.advise({Candidate(0): base, step(100): taught}, TWO_SEE, PHOTOS, "prompts").reason
     assert "The CLIP sees +0.000, with 0 inside the interval." in reason
+    worse = seen_twice(0.5, 0.6, seed=1)
+    reason = recommend.advise({Candidate(0): base, step(100): worse}, TWO_SEE, PHOTOS, "prompts").reason
+    assert reason.endswith("The CLIP sees -0.190.")
 
 
 @pytest.mark.parametrize("ceilings", [{"held_out": []}, {"held_out": [0.25, 0.28]}])
