@@ -12,6 +12,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,8 @@ def start(options: argparse.Namespace) -> int:
     home = options.config.resolve().parent
     ready = preflight.check(job, resume, console.counter("checking pictures"), home)
     if options.dry_run:
+        if resume:
+            ready = replace(ready, notices=(*ready.notices, *agreed(ready, resume)))
         say(dryrun.text(ready, resume, options.verbose))
         return 0
     for line in dryrun.describe(ready, resume):
@@ -163,6 +166,19 @@ def is_whole(path: Path) -> bool:
             return stored and held.testzip() is None
     except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile):
         return False
+
+
+def agreed(ready: preflight.Ready, saved: Path) -> list[str]:
+    """Returns what may surprise in going on from a state, torch imported for it, as the run itself does it.
+
+    Raises:
+        UserError: the state is of another run, or this machine has no such device.
+    """
+    from . import resume
+    from .base import precision
+    from .run import state
+
+    return resume.agree(ready, state.load(saved), precision.choose(ready.job.train, 0).device)
 
 
 def train(ready: preflight.Ready, resume: Path | None, began: float) -> int:

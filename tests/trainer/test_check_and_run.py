@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 import waveft_core
-from trainer import setup
+from trainer import cli, setup
 from trainer.base import layershapes, models, precision
 from trainer.job import networks, optim, schema
 from trainer.job.values import WAVELETS
@@ -216,3 +216,17 @@ def test_what_is_tried_is_what_is_made(monkeypatch):
     optim.make(settings, [{"params": [torch.nn.Parameter(torch.zeros(2))], "lr": 1e-4}], 7)
     assert made == [7]
     assert trial.optim is optim
+
+
+def test_a_dry_run_goes_on_from_a_state_as_the_run_does(job, write_job, capsys):
+    path = str(write_job(job))
+    assert cli.main(["--config", path]) == 0
+    dry = ["--config", path, "--dry-run", "--resume", "latest"]
+    assert cli.main(dry) == 0
+    assert "notice: " not in capsys.readouterr().out
+    assert cli.main([*dry, "--set", "train.max_train_steps=9"]) == 0
+    assert "max_train_steps: 3 in the saved run, 9 now" in capsys.readouterr().out
+    for wanted in (["--dry-run"], []):
+        line = ["--config", path, *wanted, "--resume", "latest", "--set", "network.coefficients=32"]
+        assert cli.main(line) == 2
+        assert "coefficients: expected 64 as in the saved run, got 32." in capsys.readouterr().err

@@ -196,6 +196,8 @@ def words(best: Candidate, shares: Mapping[Candidate, Shares], tried: Sequence[C
         parts.append(f"pictures without the trigger moved {1 - own.kept:.0%} of the way to another prompt's")
     if not math.isnan(own.obeyed):
         parts.append(f"it keeps {own.obeyed:.0%} of the base's obedience to prompts")
+    else:
+        parts.append("its obedience to prompts is not known (no [evaluation] clip_model, or a base that obeys none)")
     lead = f"Of {len(tried)} candidates {best.label} has the best of all together" if len(tried) > 1 else best.label
     text = f"{lead}: {'; '.join(parts)}."
     later = [one for one in tried if one.step > best.step and shares[one].gained > own.gained]

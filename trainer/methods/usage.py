@@ -54,7 +54,7 @@ OURS = Usage(
     needs=", with `waveft_core` installed from the same clone (`pip install .`)",
     imports=("import waveft_core.diffusers",),
     code=("waveft_core.diffusers.load(pipe, {file}, strength=1.0)",),
-    inspect="python -m waveft_core inspect {name}",
+    inspect="python -m waveft_core inspect {name} --json",
 )
 UIS = (
     "**ComfyUI**: put {bare} into `models/loras`, and add the node *Load LoRA*. **A1111, Forge and others**: put it",

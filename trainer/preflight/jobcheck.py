@@ -181,19 +181,22 @@ def output_faults(job: Job, resumed: bool) -> list[str]:
     run = RunFolder(Path(job.save.output_dir), job.save.output_name)
     if fault := name_fault(job, run):
         return [fault]  # and nothing of that name can be asked for
-    states = run.states()
     places = {"[save] output_dir": job.save.output_dir}
     if job.cache.cache_latents_to_disk or job.cache.cache_text_encoder_outputs_to_disk:
         places["[cache] cache_dir"] = job.cache.cache_dir
     if job.logging.log_with != "none":
         places["[logging] logging_dir"] = job.logging.logging_dir
     found = [text for where, path in places.items() if path and (text := unwritable(where, Path(path)))]
-    if found or resumed or job.save.overwrite:
-        return found
-    if there := earlier(run):
-        go_on = " go on with --resume latest," if states else ""
-        return [f'[save] output_name: "{there}" exists. Choose another name,{go_on} or set overwrite = true.']
-    return []
+    return found or existing_faults(job, resumed)
+
+
+def existing_faults(job: Job, resumed: bool) -> list[str]:
+    """Returns what would be overwritten: the one fault that hinders no other check."""
+    run = RunFolder(Path(job.save.output_dir), job.save.output_name)
+    if resumed or job.save.overwrite or not (there := earlier(run)):
+        return []
+    go_on = " go on with --resume latest," if run.states() else ""
+    return [f'[save] output_name: "{there}" exists. Choose another name,{go_on} or set overwrite = true.']
 
 
 def name_fault(job: Job, run: RunFolder) -> str:

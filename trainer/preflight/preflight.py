@@ -1,6 +1,6 @@
 """Everything that can be known of a job before torch is imported, and the checked job that the rest works from.
 
-First the job's keys, paths and files' headers, all faults together (`read`, `check_job`); then pictures and captions
+First the job's keys, paths and files' headers, all faults together (`read`, `job_faults`); then pictures and captions
 (`check`). What only the device and the loaded base can tell comes later, in `setup`.
 """
 
@@ -118,18 +118,6 @@ def read(path: Path, overrides: Iterable[str] = ()) -> Job:
     return job
 
 
-def check_job(job: Job, resume: Path | None = None) -> ModelFacts:
-    """Returns what the base's files say of it.
-
-    Raises:
-        UserError: with every fault of paths and headers, and of what the job's keys say against each other.
-    """
-    facts, problems = job_faults(job, resume)
-    if problems:
-        raise UserError(problems)
-    return facts
-
-
 def job_faults(job: Job, resume: Path | None = None) -> tuple[ModelFacts, list[str]]:
     """Returns what the base's files say, and the faults that can be known before pictures are opened."""
     facts, problems = modelcheck.check(job.model)
@@ -153,13 +141,22 @@ def check(job: Job, resume: Path | None = None, progress: Progress | None = None
         home: folder of the job's file; None = the one that the process is in.
 
     Raises:
-        UserError: with every fault of paths and headers or, where there is none, of pictures and captions.
+        UserError: with every fault of paths and headers or, where there is none but files of an earlier run, of those,
+            pictures and captions.
     """
-    facts = check_job(job, resume)
+    facts, problems = job_faults(job, resume)
+    if problems and problems != jobcheck.existing_faults(job, resume is not None):
+        raise UserError(problems)
     resolution, multiple = sizes(job, facts)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     ready = Ready(job, (), (), resolution, multiple, facts, world_size, home=home or Path.cwd())
-    return again(ready, progress)
+    try:
+        ready = again(ready, progress)
+    except UserError as error:
+        raise UserError([*problems, *error.problems]) from None
+    if problems:
+        raise UserError(problems)
+    return ready
 
 
 def again(ready: Ready, progress: Progress | None = None) -> Ready:

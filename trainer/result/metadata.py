@@ -98,7 +98,7 @@ def modelspec(ready: Ready, base: Base, tensor_hash: str) -> dict[str, str]:
         "title": given.metadata_title or job.save.output_name,
         "resolution": f"{ready.resolution[0]}x{ready.resolution[1]}",
         "prediction_type": "v" if base.prediction == "v_prediction" else "epsilon",
-        "usage_hint": method.USAGE.hint,
+        "usage_hint": method.USAGE.hint if is_sdxl(base) else f"{base_name(job)} alone, which no UI loads: from Python",
         "hash_sha256": f"0x{tensor_hash}",
         **{key: value for key, value in optional.items() if value},
     }

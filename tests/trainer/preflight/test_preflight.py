@@ -153,6 +153,17 @@ def test_a_job_without_faults_is_read(light_job, write_job):
     assert preflight.read(path, ["train.seed=9"]) == config.load(path, ["train.seed=9"])
 
 
+def test_an_earlier_runs_files_hide_no_other_fault(light_job, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/waveft.safetensors").touch()
+    (there,) = faults(light_job)
+    assert there.startswith("[save] output_name: ")
+    (tmp_path / "pictures/01.png").write_bytes(b"no image")
+    first, second = faults(light_job)
+    assert first == there
+    assert "01.png" in second
+
+
 def test_the_first_checks_of_a_large_base_read_its_header_alone(light_job, write_job, light_base):
     """A header of SDXL's size, with a hole of 6.5 GB for its numbers."""
     shapes = {f"down_blocks.1.attentions.0.transformer_blocks.{n}.attn1.to_q.weight": [1280, 1280] for n in range(2000)}
@@ -164,7 +175,8 @@ def test_the_first_checks_of_a_large_base_read_its_header_alone(light_job, write
     with (light_base / "unet" / "diffusion_pytorch_model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + ends)
-    facts = preflight.check_job(preflight.read(write_job(light_job)))
+    facts, problems = preflight.job_faults(preflight.read(write_job(light_job)))
+    assert not problems
     assert facts.unet_parameters == 2000 * 1280 * 1280
 
 

@@ -141,7 +141,7 @@ def test_what_it_says_of_the_training(make_parts):
     assert "# My \\| dog\n\nA dog.\n" in text
     assert "| steps | 500 of 500, each of 4 pictures: 2000 in all, 50.0 epochs |" in text
     assert "| adapter | 1234 coefficients in 7 layers, db1, scaling 25 |" in text
-    assert "waveft_core inspect" in text
+    assert re.search("waveft_core inspect .* --json`", text)
     assert "waveft_core inspect" not in card(make_parts(no_metadata=True))
     assert "v-prediction" in card(make_parts(prediction="v_prediction"))
     assert "v-prediction" not in text
