@@ -105,6 +105,7 @@ def test_a_hub_id_is_no_path(make_ready):
 def test_what_other_tools_look_for(ready):
     made = collect(ready)
     assert made["modelspec.architecture"] == "stable-diffusion-xl-v1-base/waveft"
+    assert made["modelspec.usage_hint"].startswith("ComfyUI: the node Load WaveFT")
     assert made["modelspec.resolution"] == "16x24"
     assert made["modelspec.title"] == made["ss_output_name"] == "waveft"
     assert (made["modelspec.author"], made["modelspec.prediction_type"]) == ("x", "epsilon")
@@ -150,6 +151,7 @@ def test_a_base_of_another_size_is_called_by_its_name(ready):
     for config in ({**SDXL, "cross_attention_dim": 128}, {}):
         made = collect(ready, on=base(**config))
         assert made["modelspec.architecture"] == "light-sdxl/waveft"
+        assert made["modelspec.usage_hint"] == "light-sdxl alone, which no UI loads: from Python"
         assert made["ss_base_model_version"] == "light-sdxl"
 
 
