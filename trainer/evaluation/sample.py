@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--adapter", type=Path, metavar="FILE", help="a checkpoint; the run's own adapter unless given")
     made.add_argument("--name", default="", metavar="NAME", help="the run's output_name, where a folder holds several")
     made.add_argument("--out", type=Path, metavar="PNG", help=f"NAME{ENDING} in the run's folder unless given")
+    made.add_argument("--overwrite", action="store_true", help="replace a picture that is there")
     made.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
         help="change one key of the job, such as sample.guidance_scale=4 or train.seed=7; may be given again",
@@ -58,12 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Draws the grid; returns the exit status.
 
     Raises:
-        UserError: no such run or adapter, or the base or a prompt is not what it should be.
+        UserError: no such run or adapter, a picture that is there already, or the base or a prompt is not what it
+            should be.
         TrainingStopped: a picture came out not finite.
     """
     options = parser().parse_args(arguments)
     job, folder = command.read(options.run, options.name, options.overrides)
     adapter = finished(folder, options.adapter)
+    out = options.out or folder.output(ENDING)
+    check_new(out, options.overwrite)
     job = asked(job, options.prompts, options.seeds)
     facts, problems = modelcheck.check(job.model)
     resolution, multiple = preflight.sizes(job, facts)
@@ -71,13 +75,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if problems:
         raise UserError(problems)
     shots = prompts.shots(job, resolution)
-    out = options.out or folder.output(ENDING)
     say(f"drawing {counted(len(shots), 'picture')} at {len(options.strengths)} strengths with {adapter.name}")
     quiet_libraries(job.model.allow_download)
     from . import strengths
 
     say(f"  {strengths.draw(strengths.Request(job, facts, adapter, shots, options.strengths, out))}")
     return 0
+
+
+def check_new(out: Path, overwrite: bool) -> None:
+    """Refuses a picture that exists, as the words on files do, before it is drawn.
+
+    Raises:
+        UserError: it is there and may not be replaced, or no file could take its place.
+    """
+    try:
+        there = out.exists()
+    except (OSError, ValueError) as error:
+        raise UserError(f'out "{out}": expected a name that a file can have, got another ({error}).') from None
+    if there and not overwrite:
+        raise UserError(
+            f'out "{out}": expected a new name, got one that exists. Choose another with --out, or give --overwrite.'
+        )
+    if there and not out.is_file():
+        raise UserError(f'out "{out}": expected a file, got something else of that name. Choose another with --out.')
 
 
 def finished(folder: RunFolder, given: Path | None) -> Path:

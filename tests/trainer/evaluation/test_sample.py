@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +61,37 @@ def test_prompts_of_the_command_line_take_the_place_of_the_jobs(finished_run, tm
     assert [(shot.prompt, shot.seed) for shot in request.shots] == [("a sks dog asleep", 5), ("a cat", 5)]
     assert request.strengths == (0.0, 0.5, 1.0)
     assert request.out.name == "my.png"
+
+
+def test_a_picture_that_is_there_is_kept_unless_it_may_be_replaced(finished_run, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(strengths, "draw", lambda request: asked.append(request) or request.out)
+    monkeypatch.setattr(sample.modelcheck, "check", lambda model: asked.append(model))  # nothing is looked at before
+    own, other = tmp_path / "out" / "waveft-strengths.png", tmp_path / "a.png"
+    for path, line in ((own, []), (other, ["--out", str(other)])):
+        path.write_bytes(b"an earlier one")
+        assert main(["sample", str(finished_run), *line]) == 2
+        said = (
+            f'out "{path}": expected a new name, got one that exists. Choose another with --out, or give --overwrite.'
+        )
+        assert said in capsys.readouterr().err
+        assert path.read_bytes() == b"an earlier one"
+    assert main(["sample", str(finished_run), "--out", str(tmp_path), "--overwrite"]) == 2
+    assert "expected a file, got something else" in capsys.readouterr().err
+    assert not asked
+    monkeypatch.undo()
+    monkeypatch.setattr(strengths, "draw", lambda request: asked.append(request) or request.out)
+    assert main(["sample", str(finished_run), "--overwrite"]) == 0
+    assert [request.out for request in asked] == [own]
+
+
+def test_the_page_names_every_option_of_sample():
+    page = (Path(__file__).parents[3] / "docs" / "commands.md").read_text(encoding="utf-8")
+    section = page.partition("\n## sample\n")[2].partition("\n## ")[0]
+    known = {word for action in sample.parser()._actions for word in action.option_strings} - {"-h", "--help"}
+    assert known == set(re.findall(r"--[a-z]+", section))
+    told = section.rpartition("\n\n")[2]
+    assert all(word in told for word in ("--name", "--out", "--overwrite"))
 
 
 def test_a_run_that_is_not_finished_is_drawn_with_its_newest_checkpoint(tmp_path):
