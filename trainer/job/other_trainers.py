@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 NO_CONVOLUTIONS = "write targets in [network] for other layers; network_dim and network_alpha hold for all of them"
+RANK = "write coefficients in [network]; of method lora, loha, lokr or vera the rank is network_dim"
+ALPHA = "write scaling in [network]; of method lora, loha, lokr or adalora alpha is network_alpha"
+COEFFICIENTS = "write coefficients in [network], how many each layer trains"
 PATTERNS = "write patterns: [network] coefficients_pattern or exclude, [optimizer] learning_rate_pattern"
 FP32_ALWAYS = "coefficients are always fp32; the base follows [train] mixed_precision. Remove it"
 ATTENTION = 'write attention in [train]: "sdpa", "xformers" or "eager"'
@@ -24,7 +27,8 @@ FOREIGN = {
     # the network
     "network_module": 'write method in [network]: "waveft", "lora", "loha", "lokr" and others',
     "algo": "write method in [network]",
-    **dict.fromkeys(("network_rank", "rank"), 'write network_dim in [network], with method = "lora"'),
+    **dict.fromkeys(("network_rank", "rank", "r", "lora_r", "lora_rank", "dim"), RANK),
+    **dict.fromkeys(("alpha", "lora_alpha"), ALPHA),
     **dict.fromkeys(("conv_dim", "conv_alpha"), NO_CONVOLUTIONS),
     **dict.fromkeys(
         ("block_lr", "block_dims", "block_alphas", "conv_block_dims", "block_lr_zero_threshold", "down_lr_weight"),
@@ -32,7 +36,15 @@ FOREIGN = {
     ),
     **dict.fromkeys(("mid_lr_weight", "up_lr_weight", "train_blocks"), PATTERNS),
     "network_args": "write its entries as keys of [network]",
-    "num_coefficients": "write coefficients in [network]",
+    # the paper's names of WaveFT's settings, and PEFT's
+    **dict.fromkeys(("lambda", "lambda_", "lamda", "lambd"), "write scaling in [network], which is the paper's lambda"),
+    **dict.fromkeys(("num_coefficients", "n_coefficients", "p"), COEFFICIENTS),
+    "wavelet_family": "write wavelet in [network]",
+    "use_idwt": 'write wavelet in [network]: "identity" is without the transform',
+    "n_frequency_pattern": "write coefficients_pattern in [network]",
+    "proportional_parameters": 'write allocation = "proportional" in [network]',
+    **dict.fromkeys(("layers_to_transform", "layers_pattern"), "write include or exclude in [network]"),
+    "exclude_modules": "write exclude in [network]",
     "target_modules": "write targets in [network]",
     "location_seed": 'write locations = "uniform:SEED" in [network]',
     "level": "the transform goes one level deep, as the paper's. Remove it",

@@ -63,6 +63,18 @@ def told(**sections):
             "training_arguments: unknown section. Of its keys write seed in [train] or [[sample.prompts]], resolution "
             "in [general] or [[datasets]].",
         ),
+        # the paper's names, PEFT's and those of a LoRA, which the method of a job without one does not have
+        ({"network": {"lambda": 25}}, "[network] lambda: write scaling in [network]"),
+        ({"network": {"p": 2592}}, "[network] p: write coefficients in [network]"),
+        ({"network": {"alpha": 8}}, "[network] alpha: write scaling in [network]"),
+        ({"network": {"lora_alpha": 8}}, "[network] lora_alpha: write scaling in [network]"),
+        ({"network": {"rank": 8}}, "[network] rank: write coefficients in [network]"),
+        ({"network": {"r": 8}}, "[network] r: write coefficients in [network]"),
+        (
+            {"network": {"n_frequency": 8}},
+            "[network] n_frequency: a key of method fourierft; the job's method is waveft, and coefficients",
+        ),
+        ({"network": {"wavelet_family": "db1"}}, "[network] wavelet_family: write wavelet in [network]"),
         ({"network": {"network_dim": 4}}, "[network] network_dim: a key of method lora, loha, lokr or vera"),
     ],
 )
