@@ -196,7 +196,7 @@ def is_environment(python: Path, folder: Path) -> bool:
 
 
 def install(root: Path, python: Path, extras: "tuple[str, ...]") -> None:
-    """Installs the core's dependencies and those of `extras`, PyTorch first; nothing where that was done already."""
+    """Installs the core's dependencies and those of `extras`, PyTorch first; nothing that was installed already."""
     constraints = root / "constraints.txt"
     needed = {extra: requirements(root, extra) for extra in extras}
     stamps = {extra: root / ".venv" / f"installed-{extra}" for extra in extras}
@@ -213,14 +213,24 @@ def install(root: Path, python: Path, extras: "tuple[str, ...]") -> None:
     pip = [str(python), "-m", "pip", "install", "-c", str(constraints), "--no-input", "--progress-bar", "off"]
     pip.append("--disable-pip-version-check")
     begin = time.monotonic()
-    print("Installing PyTorch, the largest part (once; later runs begin at once)", flush=True)
-    install_torch(pip, log, takes_cpu_build(python))
+    if not has_torch(root):
+        print("Installing PyTorch, the largest part (once; later runs begin at once)", flush=True)
+        install_torch(pip, log, takes_cpu_build(python))
     print(f"Installing the libraries of: {', '.join(missing)}", flush=True)
     run_pip([*pip, *sorted({line for extra in missing for line in needed[extra]})], log)
     run_pip([*pip, "--no-deps", VOCABULARY], log)
     for extra in missing:  # last: an interrupted installation must not look finished
         stamps[extra].write_text(prints[extra])
     print(f"The environment is ready ({time.monotonic() - begin:.0f} s)", flush=True)
+
+
+def has_torch(root: Path) -> bool:
+    """Tells whether `.venv` holds the PyTorch of constraints.txt, of whichever build: pip writes its name last."""
+    pin = re.search(r"^torch==([\w.]+)", (root / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    inside = ("lib/python*/site-packages", "Lib/site-packages")  # of Windows the second
+    places = [place for folder in inside for place in (root / ".venv").glob(folder + "/torch-*.dist-info/RECORD")]
+    held = [place.parent.name[len("torch-") : -len(".dist-info")].partition("+")[0] for place in places]
+    return pin is not None and pin.group(1) in held
 
 
 def takes_cpu_build(python: Path, filesystem: Path = Path("/")) -> bool:

@@ -183,6 +183,28 @@ def test_torch_comes_first_and_a_second_run_installs_nothing(clone):
     assert asked[3:] == [["torch"], ["numpy", "pytest", "torch"], [start.VOCABULARY]]
 
 
+@pytest.mark.parametrize("libraries", ["lib/python3.11", "Lib"])
+@pytest.mark.parametrize("build", ["9.9", "9.9+cpu"])
+def test_a_torch_that_is_there_is_neither_said_nor_asked_to_be_installed(clone, capsys, libraries, build):
+    root, asked = clone
+    start.install(root, Path("python"), ("train",))
+    assert "Installing PyTorch" in capsys.readouterr().out
+    record = root / ".venv" / libraries / "site-packages" / f"torch-{build}.dist-info" / "RECORD"
+    record.parent.mkdir(parents=True)
+    start.install(root, Path("python"), ("train", "dev"))  # an interrupted installation has no record
+    assert "Installing PyTorch" in capsys.readouterr().out
+    record.write_text("")
+    (root / ".venv" / "installed-dev").unlink()
+    start.install(root, Path("python"), ("train", "dev"))
+    said = capsys.readouterr().out
+    assert "PyTorch" not in said
+    assert "Installing the libraries of: dev\n" in said
+    assert asked[6:] == [["numpy", "pytest", "torch"], [start.VOCABULARY]]
+    (root / "constraints.txt").write_text("torch==9.10\n")
+    start.install(root, Path("python"), ("train",))
+    assert "Installing PyTorch" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["constraints.txt", "pyproject.toml"])
 def test_changed_requirements_are_installed(clone, name):
     root, asked = clone
