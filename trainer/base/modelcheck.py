@@ -9,7 +9,7 @@ from typing import Any
 from ..job.config import is_hub_id
 from ..job.schema import Model
 from ..system import commandline
-from ..system.errors import UserError
+from ..system.errors import RELATIVE, UserError
 from ..system.plaintext import shown
 from . import basetensors, headers, modelfacts, vocabulary
 from .headers import Header
@@ -26,6 +26,7 @@ SECOND_ENCODER = "conditioner.embedders.1."  # the one thing that every SDXL che
 LATENT_CHANNELS = 4  # inpainting UNets see a mask and its picture beside them; the VAEs of later models have 16
 REMEDY = "Name an SDXL base: a diffusers folder or a .safetensors checkpoint"
 PACKAGES = {"xformers": "xformers", "nf4": "bitsandbytes"}  # what a job asks for -> what must be installed
+TO_DOWNLOAD = " To download a hub id set allow_download = true."
 
 
 def check(model: Model) -> tuple[ModelFacts, list[str]]:
@@ -37,8 +38,8 @@ def check(model: Model) -> tuple[ModelFacts, list[str]]:
         facts = ModelFacts() if problems else modelfacts.of_hub(model)
         return facts, problems + prediction_faults(model, facts)
     if not path.exists():
-        hint = " To download a hub id set allow_download = true." if is_hub_id("/".join(path.parts[-2:])) else ""
-        text = f'{where}: nothing at "{path}". Relative paths are relative to the folder of the job file.{hint}'
+        hint = TO_DOWNLOAD if is_hub_id("/".join(path.parts[-2:])) else ""
+        text = f'{where}: nothing at "{path}". {RELATIVE}{hint}'
         return ModelFacts(), [text, *problems]
     if path.is_dir():
         faults = check_folder(path)
@@ -241,8 +242,8 @@ def check_vae(model: Model) -> list[str]:
         return []
     where = f'[model] vae "{path}"'
     if not path.exists():
-        hint = " To download a hub id set allow_download = true." if is_hub_id("/".join(path.parts[-2:])) else ""
-        return [f"{where}: nothing there. Relative paths are relative to the folder of the job file.{hint}"]
+        hint = TO_DOWNLOAD if is_hub_id("/".join(path.parts[-2:])) else ""
+        return [f"{where}: nothing there. {RELATIVE}{hint}"]
     if path.is_dir() and not (path / "config.json").is_file():
         return [f"{where}: expected a folder with config.json and weights, in diffusers' layout."]
     if path.is_dir():

@@ -197,8 +197,8 @@ def override(table: dict[str, Any], text: str) -> str | None:
 
 
 def is_hub_id(text: str) -> bool:
-    """Returns whether the text has the form of a hub id, `owner/name`."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text) is not None
+    """Returns whether the text has the form of a hub id, `owner/name`, and not that of a file of weights."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?<!\.safetensors)(?<!\.ckpt)", text) is not None
 
 
 def absolute(text: str, folder: Path) -> str:

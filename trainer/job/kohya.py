@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..system.errors import UserError, reason
+from ..system.errors import RELATIVE, UserError, reason
 from ..system.reading import decoded, parse_json, read_bytes, read_text
 
 DATASET_TABLES = ("general", "datasets")
@@ -41,7 +41,7 @@ def read_dataset_config(path: Path) -> dict[str, Any]:
 def read_table(path: Path) -> dict[str, Any]:
     """Returns the content of a TOML or JSON file."""
     where = f'dataset_config "{path}"'
-    text = read_text(path, where, "Relative paths are relative to the folder of the job file.")
+    text = read_text(path, where, RELATIVE)
     try:
         table = parse_json(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -125,7 +125,7 @@ def read_entries(path: Path) -> dict[str, Any]:
             return {line["image_path"]: line for line in lines}
         found = parse_json(text)
     except FileNotFoundError:
-        raise UserError(f"{where}: not found. Relative paths are relative to the folder of the job file.") from None
+        raise UserError(f"{where}: not found. {RELATIVE}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where}: expected kohya's JSON of captions, got: {error}. Make it again.") from None
     if not isinstance(found, dict):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..system import commandline
 from ..system.console import counted
-from ..system.errors import UserError
+from ..system.errors import RELATIVE, UserError
 from .formats import ENDINGS as IMAGE_EXTENSIONS
 from .formats import PLUGINS
 
@@ -110,7 +110,7 @@ def not_a_folder(path: Path) -> str:
     if count:
         return f'{missing} "{parent}" itself holds {counted(count, "image")}: name that one.'
     holds = f'"{parent}" holds {listed(names)}.' if names else f'"{parent}" is empty.'
-    return f"{missing} {holds} Relative paths are relative to the folder of the job file."
+    return f"{missing} {holds} {RELATIVE}"
 
 
 def no_images(folder: Path) -> str:

@@ -19,7 +19,7 @@ from ..pictures.contents import look
 from ..run.runfolder import RunFolder
 from ..system import commandline
 from ..system.console import say
-from ..system.errors import UserError
+from ..system.errors import RELATIVE, UserError
 from ..system.files import write_atomically
 from ..system.reading import read_text
 from . import jobcheck, kohyajob, preflight
@@ -119,7 +119,8 @@ def write(images: Path, model: str, output: Path | None = None, trigger: str | N
         what = folders.no_images(images) if found else folders.not_a_folder(images)
         problems.append(f'--images "{images}": {what}')
     if problems or found is None:
-        raise UserError(problems)
+        here = "Relative paths start from the folder that you are in."  # there is no job file yet, and no key of it
+        raise UserError(text.replace(RELATIVE, here).replace(modelcheck.TO_DOWNLOAD, "") for text in problems)
     folder = output.resolve().parent
     name = free_name(plain_name(images.name), folder)
     lines = [*head(found, output), *job_lines(found, base, (is_hub, fetches), facts, trigger, folder, name)]

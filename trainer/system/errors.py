@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from .plaintext import shown
 
+RELATIVE = "Relative paths are relative to the folder of the job file."  # said where nothing is at a path
+
 
 class UserError(ValueError):
     """A job that cannot be run, with everything that is wrong with it.

@@ -137,6 +137,15 @@ def test_faults_of_base_and_pictures_come_together(tmp_path):
     with pytest.raises(UserError) as raised:
         newjob.write(tmp_path / "dog", str(tmp_path / "base"), tmp_path / "job.toml")
     assert [text.split(":")[0].split()[0] for text in raised.value.problems] == ["--model", "--images"]
+    assert all(text.endswith("start from the folder that you are in.") for text in raised.value.problems)
+    assert not any("job file" in text for text in raised.value.problems)
+
+
+@pytest.mark.parametrize("name", ["models/sdxl.safetensors", "models/sdxl.ckpt"])
+def test_a_file_that_is_not_there_is_no_hub_id(tmp_path, pictures_in, name):
+    pictures_in(tmp_path / "dog", 1)
+    with pytest.raises(UserError, match="--model: nothing at"):
+        newjob.write(tmp_path / "dog", name, tmp_path / "job.toml")
 
 
 def test_a_hub_id_is_allowed_to_be_fetched(tmp_path, pictures_in):
