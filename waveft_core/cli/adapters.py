@@ -59,7 +59,7 @@ def merge(base: Path, adapters: Sequence[tuple[Path, float]], out: Path, overwri
         of = "the one layer not" if written.touched == 1 else f"none of {written.touched:,} layers"
         say(f"{of} changed: {why}")
     for name in written.left_out:
-        say(f"left out: {name} (the unmerged weights in another form)")
+        say(f"left out: {name} (of the unmerged model)")
     say(f"wrote {out} ({size_text(written.size)})")
 
 

@@ -53,7 +53,8 @@ class Written:
         size: bytes.
         layers: how many weights were changed: a strength of 0, or an update that the dtype rounds away, changes none.
         touched: how many weights the adapters are for.
-        left_out: files of the base's folder that hold the unmerged weights in another form, and were not copied.
+        left_out: files of the base's folder that were not copied: the unmerged weights in another form, and the README
+            and pictures that present the unmerged model.
     """
 
     path: Path

@@ -14,6 +14,7 @@ from ..format.folders import WEIGHT_FILES, component_files, is_pipeline
 from ..format.wholefile import atomic, beside, check_name
 
 _NOT_MODELS = (".git", ".cache")  # a download's own bookkeeping, as large as the model
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")  # of what the unmerged model draws
 _SPARE_BYTES = 2**20  # headers, and what a file system rounds up
 
 
@@ -88,7 +89,7 @@ def tree_of(base: Path, used: set[Path], touched: set[Path]) -> tuple[list[Path]
     """Returns the files of a model's folder that belong in its merged copy, and those that do not.
 
     A file that holds a touched component's weights in another form (a variant, a pickle, a whole checkpoint beside the
-    components) would be the unmerged model under the new name.
+    components) would be the unmerged model under the new name; so would its README and its pictures. A licence stays.
 
     Args:
         base: the folder.
@@ -100,8 +101,13 @@ def tree_of(base: Path, used: set[Path], touched: set[Path]) -> tuple[list[Path]
     left_out: list[Path] = []
     for file in files_below(base, _NOT_MODELS):
         other = file not in used and file.parent in stale and _holds_weights(file, used)
-        (left_out if other else kept).append(file)
+        (left_out if other or _presents(file) else kept).append(file)
     return kept, left_out
+
+
+def _presents(file: Path) -> bool:
+    """Returns whether a file shows or tells people what the unmerged model is."""
+    return file.suffix.lower() in _PICTURES or file.name.lower() in ("readme", "readme.md", "readme.txt")
 
 
 def _holds_weights(file: Path, used: set[Path]) -> bool:

@@ -265,8 +265,9 @@ def test_a_pipelines_folder_becomes_one_of_the_same_layout(tmp_path, nano_adapte
     out = tmp_path / "new"
     written = merge_files(NANO, [(nano_adapter, 1.0)], out)
     before, after = files_of(NANO), files_of(out)
-    assert before.keys() == after.keys()
-    changed = {name for name in before if before[name] != after[name]}
+    assert before.keys() - after.keys() == {"README.md", "samples.png"} == set(written.left_out)
+    assert after.keys() < before.keys()
+    changed = {name for name in after if before[name] != after[name]}
     assert changed == {"unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"}
     assert written.size == sum(map(len, after.values()))
     merged, old = Weights.open(out), Weights.open(NANO)
@@ -314,6 +315,22 @@ def test_other_forms_of_the_touched_weights_are_left_behind(tmp_path, make_adapt
     left = {"unet/config.json", "unet/diffusion_pytorch_model.safetensors", "model_index.json", "vae/config.json"}
     left |= {"vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.bin"}
     assert {name.replace(os.sep, "/") for name in files_of(out)} == left
+
+
+def test_what_presents_the_unmerged_model_is_left_behind_and_a_licence_is_not(tmp_path, make_adapter):
+    base, out = tmp_path / "base", tmp_path / "new"
+    shutil.copytree(NANO / "unet", base / "unet")
+    (base / "model_index.json").write_text("{}")
+    (base / "images").mkdir()
+    telling = {"README.md", "unet/readme.md", "images/a.JPG", "samples.png"}
+    staying = {"LICENSE.md", "LICENSE", "NOTICE.txt", "model_index.json", "unet/config.json", ".gitattributes"}
+    for name in (telling | staying) - {"model_index.json", "unet/config.json"}:
+        (base / name).write_text("of the base")
+    name, slot = next((name, slot) for name, slot in Weights.open(base).slots.items() if name.endswith("to_q"))
+    written = merge_files(base, [(make_adapter({name: slot.shape}), 1.0)], out)
+    assert {name.replace(os.sep, "/") for name in written.left_out} == telling
+    weights = {"unet/diffusion_pytorch_model.safetensors"}
+    assert {name.replace(os.sep, "/") for name in files_of(out)} == staying | weights
 
 
 def test_shards_stay_shards(tmp_path, make_adapter, bits):
