@@ -24,6 +24,14 @@ from .console import complain, say_anything
 _PROGRAM = os.environ.get("WAVEFT_PROGRAM", "python -m waveft_core")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 FORMS = ("waveft", "peft", "diff")
+# What the core advises whoever calls it from Python -> the same in options: each a remedy's own words, held by a test.
+_AS_OPTIONS = {
+    "or give overwrite=True.": "or give --overwrite.",
+    "Bring it there with reproject,": "Bring it there with --reproject,",
+    "got zeros. Use keep.": "got zeros. Use --keep.",
+    'or use wavelet = "identity", which': "or use --wavelet identity, which",
+    "Give a larger max_entries.": "Get the file from its maker.",
+}
 _MODEL = "a .safetensors file or a diffusers folder"
 
 
@@ -50,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `... | head`: whoever read has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except WaveFTError as error:
-        return _refused(str(error))
+        return _refused(in_options(str(error)))
     except MemoryError:
         return _refused("memory: expected enough for these files, got too little. Free some, or give smaller ones.")
     except OSError as error:
@@ -60,6 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("waveft: interrupted, nothing was written.")
         return 130
     return 0
+
+
+def in_options(message: str) -> str:
+    """Returns the core's message as the command line says it: options in the place of Python's arguments."""
+    for argument, option in _AS_OPTIONS.items():
+        message = message.replace(argument, option)
+    return message
 
 
 def _refused(message: str) -> int:

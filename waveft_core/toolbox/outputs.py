@@ -56,7 +56,7 @@ def check_new(out: Path, overwrite: bool) -> None:
     if not is_folder(out.parent):
         raise WaveFTError(f'out "{out}": expected an existing folder, got none at "{out.parent}". Make it first.')
     if exists(out) and not overwrite:
-        remedy = "Choose another, or give --overwrite (overwrite=True)."
+        remedy = "Choose another, or give overwrite=True."
         raise WaveFTError(f'out "{out}": expected a new name, got one that exists. {remedy}')
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from waveft_core import Spec, attach, load, save
+from waveft_core import Spec, WaveFTError, attach, load, save
 from waveft_core.cli.console import progress_bar, size_text
-from waveft_core.cli.parser import main, parser, weighted
+from waveft_core.cli.parser import _AS_OPTIONS, in_options, main, parser, weighted
 from waveft_core.toolbox.algebra import combine, energy, prune
 from waveft_core.toolbox.checkpoint import merge_files
 
@@ -168,6 +168,31 @@ def test_merge_writes_what_merge_files_writes(adapter, base, make_adapter, capsy
     refused(capsys, (*words, "--out", "new.safetensors"), "--overwrite")
     refused(capsys, (*words, "--out", "dog.safetensors", "--overwrite"), "another place than the adapters")
     assert run(*words, "--out", "new.safetensors", "--overwrite") == 0
+
+
+def test_a_remedy_names_options_and_not_pythons_arguments(adapter, base, make_adapter, capsys):
+    Path("there.safetensors").touch()
+    save(make_adapter(SHAPES, wavelet="db2"), "other.safetensors")
+    zeros = make_adapter(SHAPES)
+    for layer in zeros.layers.values():
+        layer.values.zero_()
+    save(zeros, "zero.safetensors")
+    merge_line = ("merge", "--base", "base.safetensors", "--adapter", "dog.safetensors", "--out", "there.safetensors")
+    refused(capsys, merge_line, r"got one that exists\. Choose another, or give --overwrite\.$")
+    line = ("combine", "dog.safetensors", "other.safetensors", "--out", "new.safetensors")
+    refused(capsys, line, "Bring it there with --reproject,")
+    line = ("prune", "zero.safetensors", "--energy", 0.5, "--out", "new.safetensors")
+    refused(capsys, line, r"Use --keep\.$")
+    with pytest.raises(WaveFTError, match=r"or give overwrite=True\.$"):
+        merge_files("base.safetensors", [(adapter, 1.0)], "there.safetensors")
+
+
+def test_what_is_said_in_options_is_said_by_the_core():
+    core = ROOT / "waveft_core"
+    text = "".join(path.read_text(encoding="utf-8") for path in core.rglob("*.py") if path.parent.name != "cli")
+    for argument, option in _AS_OPTIONS.items():
+        assert argument in text, argument
+        assert in_options(f"a: {argument} b") == f"a: {option} b"
 
 
 def test_combine_is_exact(adapter, make_adapter, capsys):
