@@ -48,6 +48,8 @@ VOCABULARY = "open_clip_torch"
 SAID_ABOVE_BYTES = 20e6  # downloads smaller than this are not worth a line
 SAY_EVERY_S = 20
 
+LARGEST_JOB_BYTES = 2**24  # what is larger is no job, and the trainer says so
+
 CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
 GPU_SIGNS = ("proc/driver/nvidia", "dev/nvidia*", "usr/lib/wsl/lib/libcuda.so*", "dev/kfd")  # the last one is AMD's
 # What further words stand on: HF PEFT's methods beside ours, and a network that sees.
@@ -128,7 +130,7 @@ def plan(arguments: "list[str]", root: Path) -> "tuple[tuple[str, ...], list[str
 def extras_of(name: str, rest: "list[str]") -> "tuple[str, ...]":
     """Returns the extras that a word needs: a job that is trained, or `--set`, may ask for HF PEFT's methods."""
     text = "\n".join(rest)
-    if name == "train" and rest and Path(rest[0]).is_file():
+    if name == "train" and rest and Path(rest[0]).is_file() and Path(rest[0]).stat().st_size < LARGEST_JOB_BYTES:
         text += "\n" + Path(rest[0]).read_text(encoding="utf-8", errors="replace")
     return ("train", *FURTHER.get(name, ("methods",) if OF_PEFT.search(text) else ()))
 

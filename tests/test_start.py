@@ -183,6 +183,14 @@ def test_torch_comes_first_and_a_second_run_installs_nothing(clone):
     assert asked[3:] == [["torch"], ["numpy", "pytest", "torch"], [start.VOCABULARY]]
 
 
+def test_what_is_too_large_for_a_job_is_not_read_for_its_method(tmp_path):
+    job = tmp_path / "sdxl.safetensors"
+    job.write_text('method = "lora"\n')
+    assert start.extras_of("train", [str(job)]) == ("train", "methods")
+    os.truncate(job, start.LARGEST_JOB_BYTES)
+    assert start.extras_of("train", [str(job)]) == ("train",)
+
+
 @pytest.mark.parametrize("libraries", ["lib/python3.11", "Lib"])
 @pytest.mark.parametrize("build", ["9.9", "9.9+cpu"])
 def test_a_torch_that_is_there_is_neither_said_nor_asked_to_be_installed(clone, capsys, libraries, build):

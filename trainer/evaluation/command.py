@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..job import config
+from ..job import config, notjob
+from ..job.notjob import JOB
 from ..job.schema import Job
-from ..run.runfolder import JOB, RunFolder
+from ..run.runfolder import RunFolder
 from ..system import commandline
 from ..system.console import say
 from ..system.errors import UserError
@@ -92,7 +93,9 @@ def proposal(folder: RunFolder, best: tuple[int, float] | None) -> str:
     return f"least validation loss after step {best[0]} ({best[1]:.4f}); which step draws best: {how}"
 
 
-def read(run: Path, name: str, overrides: Sequence[str], given: Path | None = None) -> tuple[Job, RunFolder]:
+def read(
+    run: Path, name: str, overrides: Sequence[str], given: Path | None = None, adapter: str = ""
+) -> tuple[Job, RunFolder]:
     """Returns the job of a job file or of a run's folder, and where the run's files are.
 
     Args:
@@ -100,10 +103,13 @@ def read(run: Path, name: str, overrides: Sequence[str], given: Path | None = No
         name: the run's output_name, where the folder holds several; "" = the only one, or the job's.
         overrides: "SECTION.KEY=VALUE" of the command line.
         given: the run's job, where a folder does not hold it or holds another.
+        adapter: the option that takes an adapter, "" where the command has none.
 
     Raises:
         UserError: it cannot be read, or there is no such run, or there are several.
     """
+    if told := notjob.told_of_run(run, adapter):
+        raise UserError(f'run "{run}": expected a job file or the output_dir of a run, {told}')
     if run.is_file():
         if given is not None:
             raise UserError(f'--config "{given}": expected none, since "{run}" is a job itself. Leave one of them out.')

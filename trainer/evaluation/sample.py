@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         TrainingStopped: a picture came out not finite.
     """
     options = parser().parse_args(arguments)
-    job, folder = command.read(options.run, options.name, options.overrides)
+    job, folder = command.read(options.run, options.name, options.overrides, adapter="--adapter")
     adapter = finished(folder, options.adapter)
     out = options.out or folder.output(ENDING)
     check_new(out, options.overwrite)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from ..system.console import say
 from ..system.errors import UserError
 from ..system.reading import read_text
-from . import kohya, networks
+from . import kohya, networks, notjob
 from .faults import describe_all
 from .schema import Job
 from .tables import Loc, walk
@@ -134,6 +134,8 @@ def read_toml(path: Path) -> dict[str, Any]:
             f'job file "{path}": expected a .toml file, got {path.suffix}. A job is TOML: key = value below [section]. '
             "Begin with one that `python -m trainer init` writes; docs/job.md has every key."
         )
+    if told := notjob.told(path):
+        raise UserError(f'job file "{path}": expected a .toml file, {told}')
     text = read_text(path, f'job file "{path}"')
     try:
         return tomllib.loads(text)

@@ -20,7 +20,7 @@ from ..system import commandline
 from ..system.console import complain, say
 from ..system.errors import TrainingStopped, UserError, reason
 from ..system.files import readable_size
-from ..system.reading import read_text
+from ..system.reading import read_text, tensors
 
 TOKENS = "https://huggingface.co/settings/tokens"
 
@@ -117,6 +117,11 @@ def check_repo(repo: str) -> None:
 
 def find_run(folder: Path, name: str) -> str:
     """Returns the name of the run to upload: the one asked for, or the only one in the folder."""
+    if folder.is_file():
+        got = tensors(folder) or "a file"
+        raise UserError(
+            f'"{folder}": expected the output folder of a run, got {got}. Name "{folder.parent}", its folder.'
+        )
     if not folder.is_dir():
         raise UserError(f'"{folder}": expected the output folder of a run, got nothing there.')
     cards = (path.name.removesuffix(CARD) for path in folder.glob(f"*{CARD}"))

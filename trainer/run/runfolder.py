@@ -11,11 +11,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..job.notjob import JOB
 from ..system.console import say
 from ..system.errors import UserError, reason
 from ..system.files import InUse, locked
 
-ADAPTER, STATE, JOB, CARD = ".safetensors", ".state", "-job.toml", "-README.md"
+ADAPTER, STATE, CARD = ".safetensors", ".state", "-README.md"
 # What stands in a hidden name between the run's own and the file's ending. A run "dog" must not touch what "dog-2" or
 # "dog-cat" has in work at the same moment, so that only endings which this trainer makes are taken for its own.
 OWN = r"((-tensors(-\d+)?|-diff|-step\d{8,})?\.safetensors|-step\d{8,}\.state|-[A-Za-z]+\.(?!safetensors|state)\w+)"

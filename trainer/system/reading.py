@@ -16,6 +16,12 @@ from .plaintext import unwritten
 
 LARGEST_TEXT = 2**24  # bytes of a text that people write: a job, captions, prompts
 
+# Files of tensors by their endings: never a text, and mostly larger than one may be.
+TENSORS = {
+    ".safetensors": "an adapter or a model (.safetensors)",
+    ".state": "a run's state (.state)",
+    **{ending: f"a file of tensors ({ending})" for ending in (".ckpt", ".pt", ".pth", ".bin", ".gguf")},
+}
 KINDS = {
     stat.S_ISDIR: "a folder",
     stat.S_ISFIFO: "a pipe",
@@ -62,6 +68,11 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def tensors(path: Path) -> str:
+    """Returns what a file that is there holds by its ending, where that is tensors; else ""."""
+    return TENSORS.get(path.suffix.lower(), "") if is_file(path) else ""
+
+
 def read_text(path: Path, where: str, missing: str = "Correct the path.") -> str:
     """Returns a text file's content.
 
@@ -73,6 +84,8 @@ def read_text(path: Path, where: str, missing: str = "Correct the path.") -> str
     Raises:
         UserError: it is not there, or is no such text.
     """
+    if held := tensors(path):
+        raise UserError(f"{where}: expected a text, got {held}. {missing}")
     try:
         return decoded(read_bytes(path, LARGEST_TEXT))
     except FileNotFoundError:
