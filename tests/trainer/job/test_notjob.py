@@ -1,5 +1,7 @@
 """What is told of an adapter that stands where a job or a run belongs."""
 
+from pathlib import Path
+
 import pytest
 
 from trainer import cli
@@ -35,7 +37,9 @@ def said(capsys, *words):
 @pytest.mark.parametrize("words", [["train"], ["--config"], ["compare"], ["evaluate", "output", "--config"]])
 def test_words_that_take_a_job_name_it(run, capsys, name, words):
     told = said(capsys, *words, f"output/{name}")
-    assert f'"output/{name}": expected a .toml file, got {GOT[name]}. Its job is "dog-job.toml" beside it' in told
+    assert (
+        f'"{Path("output", name)}": expected a .toml file, got {GOT[name]}. Its job is "dog-job.toml" beside it' in told
+    )
     (run / "dog-job.toml").rename(run / "cat-job.toml")
     assert "Name the job that it was trained by." in said(capsys, *words, f"output/{name}")
 
@@ -44,8 +48,8 @@ def test_words_that_take_a_job_name_it(run, capsys, name, words):
 @pytest.mark.parametrize("word", ["sample", "evaluate"])
 def test_words_that_take_a_run_name_its_folder_and_its_job(run, capsys, name, word):
     told = said(capsys, word, f"output/{name}")
-    assert f'run "output/{name}": expected a job file or the output_dir of a run, got {GOT[name]}. ' in told
-    assert 'Name "output", its folder, or "output/dog-job.toml", its job' in told
+    assert f'run "{Path("output", name)}": expected a job file or the output_dir of a run, got {GOT[name]}. ' in told
+    assert f'Name "output", its folder, or "{Path("output", "dog-job.toml")}", its job' in told
     takes_it = word == "sample" and name != STATE
     assert ("; the file itself goes to --adapter." in told) is takes_it
     (run / "dog-job.toml").unlink()
@@ -54,7 +58,10 @@ def test_words_that_take_a_run_name_its_folder_and_its_job(run, capsys, name, wo
 
 def test_publish_names_the_folder(run, capsys):
     told = said(capsys, "publish", f"output/{ADAPTER}", "--repo", "me/dog")
-    assert f'"output/{ADAPTER}": expected the output folder of a run, got {GOT[ADAPTER]}. Name "output", its' in told
+    assert (
+        f'"{Path("output", ADAPTER)}": expected the output folder of a run, got {GOT[ADAPTER]}. Name "output", its'
+        in told
+    )
     assert "got a file. Name" in said(capsys, "publish", "output/dog-job.toml", "--repo", "me/dog")
 
 
