@@ -36,6 +36,8 @@ class Method(ABC):
         USAGE: where its file loads.
         ARCHITECTURE: what tools call such a file, behind the base's name.
         TAPPED: bytes by token and width that it keeps of each transformer block for its own gradients, as counted.
+        BESIDE: bytes by token and width, in and out, that it moves in a pass through a layer whose weight is in eight
+            or four bits, and kernels that it starts there, as counted.
     """
 
     NAME: ClassVar[str]
@@ -48,6 +50,7 @@ class Method(ABC):
     USAGE: ClassVar[Usage]
     ARCHITECTURE: ClassVar[str] = "lora"
     TAPPED: ClassVar[float] = 0.0
+    BESIDE: ClassVar[tuple[float, float]] = (0.0, 0.0)
 
     def __init__(self, network: Network) -> None:
         self.network = network

@@ -27,6 +27,7 @@ class SparseMethod(Method):
     USAGE = OURS
     ARCHITECTURE = "waveft"
     TAPPED = 4.0  # both attentions' inputs in 16 bits
+    BESIDE = 53.0, 16.0  # transforms in float32, of what a layer sees and gives
     network: Sparse
     OWN: ClassVar[tuple[str, ...]] = ()  # what is said of it beside p and scaling
 

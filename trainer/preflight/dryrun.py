@@ -230,6 +230,7 @@ def costs(ready: Ready, verbose: bool = False) -> Iterator[str]:
         yield f"            libraries and gaps {gigabytes['overhead']:.2f}"
     views = ready.steps * ready.pictures_per_step
     times = [
-        f"{clock(max(1.0, seconds))} on {device}" for device, seconds in estimate.seconds(facts, given, views).items()
+        f"{clock(max(1.0, seconds))} on {device}"
+        for device, seconds in estimate.seconds(job, facts, given, views).items()
     ]
     yield f"time        about {', '.join(times)} (an estimate, for {counted(views, 'view')})"

@@ -31,6 +31,8 @@ MOMENTS = {"SGD": 4, "Lion": 4, "Lion8bit": 4, "Adafactor": 4, "Prodigy": 16}  #
 NF4 = 0.53  # bytes by weight, its block's scale among them
 # TFLOP/s that a run of SDXL's reaches in practice, base frozen, bf16 on the GPUs; rough
 REACHED = {"an H100": 65.0, "an RTX 4090": 27.0, "an RTX 3090": 12.0, "8 CPU cores": 0.3}
+BANDWIDTH = {"an H100": 3350 * GB, "an RTX 4090": 1008 * GB, "an RTX 3090": 936 * GB, "8 CPU cores": 50 * GB}  # per s
+START = 5e-6  # seconds that starting a kernel takes a GPU's host
 
 
 @dataclass(frozen=True)
@@ -202,28 +204,52 @@ def flops(facts: ModelFacts, given: Setting) -> float:
     """Returns the floating-point operations of the UNet's forward pass on one picture."""
     pixels, total = seen(facts, given), 0.0
     for path, shape in layershapes.shapes(facts).items():
-        places = pixels(path)
-        if path.endswith(("attn2.to_k", "attn2.to_v")):
-            places = TOKENS
-        elif "emb" in path:
-            places = 1
-        total += 2 * layershapes.numel(shape) * places
+        count = 1 if "emb" in path else places(path, pixels)
+        total += 2 * layershapes.numel(shape) * count
         if path.endswith("attn1.to_q"):
-            total += 4 * places**2 * shape[0]
+            total += 4 * count**2 * shape[0]
         elif path.endswith("attn2.to_q"):
-            total += 4 * places * TOKENS * shape[0]
+            total += 4 * count * TOKENS * shape[0]
     return total
 
 
-def seconds(facts: ModelFacts, given: Setting, pictures: int) -> dict[str, float]:
+def seconds(job: Job, facts: ModelFacts, given: Setting, pictures: int) -> dict[str, float]:
     """Returns device -> how long training on so many views takes: forward, backward to the inputs, and blocks again.
 
     A small base computes less than starting its kernels takes: then that is the time.
     """
-    work = flops(facts, given) * (3 if given.checkpointing else 2) * pictures / 1e12
-    launches = len(layershapes.shapes(facts)) * pictures / given.batch
-    least = {device: LAUNCH["cpu" if device.endswith("cores") else "gpu"] * launches for device in REACHED}
-    return {device: max(work / rate, least[device]) for device, rate in REACHED.items()}
+    work = flops(facts, given) * passes(given) * pictures / 1e12
+    moved, started = beside(job, facts, given)
+    steps, layers, found = pictures / given.batch, len(layershapes.shapes(facts)), {}
+    for device, rate in REACHED.items():
+        cpu = device.endswith("cores")
+        least = steps * (LAUNCH["cpu" if cpu else "gpu"] * layers + (0.0 if cpu else START * started))
+        found[device] = max(work / rate + pictures * moved / BANDWIDTH[device], least)
+    return found
+
+
+def passes(given: Setting) -> int:
+    """Returns how often a step goes through the UNet: forward, back, and forward again where nothing was kept."""
+    return 3 if given.checkpointing else 2
+
+
+def beside(job: Job, facts: ModelFacts, given: Setting) -> tuple[float, float]:
+    """Returns the bytes that an update moves by picture, and the kernels that it starts, in a step beside the weights.
+
+    That is where these are held in eight or four bits; into others it is written, once a step.
+    """
+    each, kernels = registry.of(job.network).BESIDE
+    if given.base not in ("fp8", "nf4"):
+        return 0.0, 0.0
+    shapes, pixels = layershapes.shapes(facts), seen(facts, given)
+    layers = [one for one in layershapes.layers(facts, job.model, job.network) or [] if one.path in shapes]
+    through = sum(places(one.path, pixels) * (one.rows + one.columns) for one in layers)
+    return passes(given) * each * through, passes(given) * kernels * len(layers)
+
+
+def places(path: str, pixels: Callable[[str], float]) -> float:
+    """Returns how many places a layer computes for: those of the picture, or of the text that it reads."""
+    return TOKENS if path.endswith(("attn2.to_k", "attn2.to_v")) else pixels(path)
 
 
 def file_bytes(job: Job, facts: ModelFacts) -> int | None:

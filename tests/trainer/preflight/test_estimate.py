@@ -153,9 +153,22 @@ def test_the_work_of_a_forward_pass(facts):
     made = job()
     # 2.98 T multiply-adds for a picture of 1024 px without attention's own products, as is commonly counted
     assert 6e12 < estimate.flops(facts, setting(made)) < 7e12
-    assert estimate.seconds(facts, setting(made), 20)["an H100"] == pytest.approx(
-        10 * estimate.seconds(facts, setting(made), 2)["an H100"]
+    assert estimate.seconds(made, facts, setting(made), 20)["an H100"] == pytest.approx(
+        10 * estimate.seconds(made, facts, setting(made), 2)["an H100"]
     )
+
+
+def test_an_update_beside_weights_of_eight_bits_takes_its_time(facts):
+    """What `python -m benchmarks.roofline` counted beside the frozen model: 1024 px, blocks computed again."""
+    made, given = job(), setting(job(), base="fp8")
+    moved, started = estimate.beside(made, facts, given)
+    assert moved == pytest.approx(214e9 - 7.8e9, rel=0.03)  # without what the gradient takes on any base
+    assert started == pytest.approx(26_721, rel=0.03)
+    assert estimate.beside(made, facts, setting(made)) == (0.0, 0.0)
+    lora = job(network={"method": "lora"})
+    assert estimate.beside(lora, facts, given) == (0.0, 0.0)
+    slower = estimate.seconds(made, facts, given, 2000)["an RTX 4090"]
+    assert slower > 1.2 * estimate.seconds(lora, facts, given, 2000)["an RTX 4090"]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +215,7 @@ def choosing_rows(facts):
         made = job()
         given = setting(made, **other)
         memory = estimate.memory(made, facts, given).total / estimate.GB
-        minutes = (f"{seconds / 60:.0f}" for seconds in list(estimate.seconds(facts, given, 2000).values())[:3])
+        minutes = (f"{seconds / 60:.0f}" for seconds in list(estimate.seconds(made, facts, given, 2000).values())[:3])
         yield f"| {name} | {memory:.1f} GB | {' | '.join(minutes)} |"
 
 
@@ -280,8 +293,8 @@ def test_presets_fit_their_cards_and_see_four_pictures_a_step(facts):
 
 def card_rows(facts):
     """The table of README and docs/training.md: memory and minutes by card."""
-    for size, _, given, gigabytes in presets(facts):
-        minutes = (f"{seconds / 60:.0f}" for seconds in list(estimate.seconds(facts, given, 2000).values())[:3])
+    for size, made, given, gigabytes in presets(facts):
+        minutes = (f"{seconds / 60:.0f}" for seconds in list(estimate.seconds(made, facts, given, 2000).values())[:3])
         how = f"{CARDS[size]}, {'on' if given.checkpointing else 'off'}, {given.batch}"
         name = f"[sdxl-{size}gb.toml](PATH/sdxl-{size}gb.toml)"
         yield f"| {size} GB | {name} | {how} | {gigabytes:.1f} GB | {' | '.join(minutes)} |"
